@@ -1,0 +1,21 @@
+"""What flows from the data to the modules."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """B images, ready for a network, with all that a loss, a cache or a callback needs to know of them.
+
+    Attributes:
+        image: float (B, C, H, W), normalised.
+        label: int64 (B,), the class, in [0, classes).
+        index: int64 (B,), the image's place in the whole training set (in the test set, when testing).
+        view: int64 (B,), which of the finite augmentations the image got; 0 is none.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+    view: Tensor

@@ -1,0 +1,8 @@
+"""What happens beside training: results, pictures and the bias fix."""
+
+from kd_lightning.callbacks.bias_correction import BiasCorrection
+from kd_lightning.callbacks.confusion import ConfusionMatrix
+from kd_lightning.callbacks.predictions import PredictionWriter
+from kd_lightning.callbacks.results import ResultsWriter
+
+__all__ = ["BiasCorrection", "ConfusionMatrix", "PredictionWriter", "ResultsWriter"]

@@ -1,0 +1,88 @@
+"""Pictures of which class is taken for which."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from kd_lightning.batch import Batch
+from kd_lightning.callbacks.results import run_folder
+
+MOST_NUMBERS = 30
+"""Classes above which the cells carry no numbers: they would not be readable."""
+
+
+def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Figure:
+    """Draw counts (classes, classes), row = label, column = prediction, as a heat map with numbers."""
+    classes = len(class_names)
+    side = 2.0 + 0.42 * min(classes, MOST_NUMBERS)
+    figure = Figure(figsize=(side, side), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    top = max(1, int(counts.max()))
+    axes.imshow(counts.numpy(), cmap="Blues", vmin=0, vmax=top)
+    axes.set(title=title, xlabel="predicted", ylabel="label")
+    if classes <= MOST_NUMBERS:
+        turn = 90 if max(map(len, class_names)) > 3 else 0
+        axes.set_xticks(range(classes), class_names, rotation=turn)
+        axes.set_yticks(range(classes), class_names)
+        for label, row in enumerate(counts.tolist()):
+            for predicted, count in enumerate(row):
+                if count:
+                    colour = "white" if count > top / 2 else "black"
+                    axes.text(predicted, label, str(count), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+class ConfusionMatrix(Callback):
+    """Draws, for every test, the confusion matrix and the heat map of its errors alone.
+
+    Both go beside the results, as `confusion.png` and `errors.png`, and to TensorBoard's images.
+
+    Source: the second is that of the reproduction of Hinton et al. 2015, section 3, on MNIST.
+    """
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self._counts = MulticlassConfusionMatrix(trainer.datamodule.num_classes).to(pl_module.device)  # type: ignore[attr-defined]
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count one batch."""
+        self._counts.update(outputs, batch.label)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what was counted."""
+        counts = self._counts.compute().cpu()  # on every process: it adds up their counts
+        if not trainer.is_global_zero:
+            return
+        errors = counts - counts.diag().diag()
+        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        total, wrong = int(counts.sum()), int(errors.sum())
+        self._show(trainer, "confusion", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
+        self._show(trainer, "errors", draw_confusion(errors, names, f"{wrong} errors of {total}"))
+
+    def _show(self, trainer: Trainer, name: str, figure: Figure) -> None:
+        run = run_folder(trainer)
+        run.mkdir(parents=True, exist_ok=True)
+        figure.savefig(Path(run, f"{name}.png"))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                pixels = torch.frombuffer(bytearray(figure.canvas.buffer_rgba()), dtype=torch.uint8)  # type: ignore[attr-defined]
+                width, height = figure.canvas.get_width_height()
+                image = pixels.view(height, width, 4)[..., :3]
+                logger.experiment.add_image(f"test/{name}", image, trainer.current_epoch, dataformats="HWC")

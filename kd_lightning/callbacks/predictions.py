@@ -1,0 +1,34 @@
+"""Writes what a network says of each image."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from kd_lightning.callbacks.results import run_folder
+from kd_lightning.results import write_text
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes `predictions.csv` into the run folder: index in the test set, class name, its probability."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        """Write all predictions; several processes write a file each."""
+        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["index", "class", "probability"])
+        for batch, places in zip(predictions, batch_indices[0], strict=True):
+            confidence, predicted = batch.max(dim=-1)
+            rows = zip(places, predicted.tolist(), confidence.tolist(), strict=True)
+            writer.writerows([place, names[c], f"{p:.6f}"] for place, c, p in rows)
+        part = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
+        write_text(run_folder(trainer) / f"predictions{part}.csv", table.getvalue())

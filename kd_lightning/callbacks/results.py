@@ -1,0 +1,89 @@
+"""Writes a run's `results.json`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from kd_lightning.results import RESULTS_FILE, machine, update_results, versions
+
+MEBIBYTE = 2**20
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Where a run keeps its files: the logger's folder, else the trainer's."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def size_in_bytes(network: nn.Module) -> int:
+    """Bytes of a network's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+
+
+class ResultsWriter(Callback):
+    """Keeps the figures of fit and test, with what is needed to repeat them, in the run folder.
+
+    A new fit clears what an earlier one left there (its figures, its best checkpoint, its events), so that nothing
+    stale is read for new; resuming clears nothing.
+    """
+
+    def __init__(self) -> None:
+        self._start = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock on a clean folder."""
+        self._start = time.perf_counter()
+        if trainer.is_global_zero and not trainer.ckpt_path:
+            run = run_folder(trainer)
+            stale = [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *run.glob("*.png")]
+            current = {getattr(logger.experiment, "file_writer", None) for logger in trainer.loggers}
+            in_use = {Path(w.event_writer._file_name).name for w in current if w is not None}  # type: ignore[attr-defined]
+            stale += [file for file in run.glob("events.out.tfevents.*") if file.name not in in_use]
+            for file in stale:
+                file.unlink(missing_ok=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what training took."""
+        if trainer.is_global_zero:
+            fit = {
+                "seconds": round(time.perf_counter() - self._start, 2),
+                "epochs": trainer.current_epoch,
+                "steps": trainer.global_step,
+                "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),
+            }
+            update_results(run_folder(trainer), fit=fit, command=sys.argv[1:], **_setting(trainer, pl_module))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the test measured."""
+        if not trainer.is_global_zero:
+            return
+        test: dict[str, Any] = {
+            name.removeprefix("test/"): round(float(value), 6)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("test/")
+        }
+        test["errors"] = round(test["errors"])
+        test["images"] = len(trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
+        test["right"] = test["images"] - test["errors"]
+        update_results(run_folder(trainer), test=test, **_setting(trainer, pl_module))
+
+
+def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    network = module.net
+    assert isinstance(network, nn.Module)
+    on_gpu = module.device.type == "cuda"
+    return {
+        "network": {
+            "name": type(network).__name__,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "mebibytes": round(size_in_bytes(network) / MEBIBYTE, 3),
+        },
+        "versions": versions(),
+        "machine": machine(torch.cuda.get_device_name(module.device) if on_gpu else module.device.type),
+        "devices": trainer.world_size,
+    }

@@ -1,0 +1,174 @@
+"""The stock Lightning CLI: `fit`, `validate`, `test` and `predict`."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from kd_lightning.callbacks import ConfusionMatrix, PredictionWriter, ResultsWriter
+from kd_lightning.errors import UserError
+from kd_lightning.modules import ClassifierModule
+from kd_lightning.teachers import resolve_checkpoint
+
+PROGRESS_EVERY = 50
+"""Steps between two refreshes of the progress bar: at every step it would cost more than a small network's step."""
+
+NOISE = (
+    r".*does not have many workers.*",  # what is loaded are indices
+    r".*LeafSpec.*",
+    r".*Total length of `list` across ranks is zero.*",  # no validation images asked for
+    r"LightningCLI's args parameter is intended.*",  # the words are the command line's, or a recipe's
+    r".*could not find the monitored key.*",  # no validation: there is no best checkpoint, only the last
+    r".*Checkpoint directory .* exists and is not empty.*",  # a stage run again replaces its checkpoint
+    r".*The number of training batches .* is smaller than the logging interval.*",  # logging is by the epoch
+)
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong in one line, without a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(_one_line(message)) from ex
+
+
+class _FitConfig(SaveConfigCallback):
+    """Keeps `config.yaml` as it was for training; a later test of the run does not replace it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class _CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads of torch; its own choice by default. Small networks are fastest with one.",
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Options on the command line stand; hyperparameters of a checkpoint do not replace them."""
+
+    def before_instantiate_classes(self) -> None:
+        """Let `--ckpt_path` be a run folder; without one, evaluation takes the run that the config names."""
+        config = self.config[self.subcommand]
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        path = config.get("ckpt_path")
+        if path in ("last", "hpc", "registry"):  # Lightning's own words, for resuming
+            return
+        if path is None and self.subcommand != "fit":
+            path = _run_of(config)
+        if path is not None:
+            config["ckpt_path"] = str(resolve_checkpoint(path, "ckpt_path"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.subcommand]["trainer"]
+        callbacks: list[Any] = list(config.get("callbacks") or [])
+        if config.get("enable_progress_bar") is None:
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()  # a bar in a file is a line an epoch
+        if kwargs.get("enable_progress_bar", config.get("enable_progress_bar")) and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TQDMProgressBar(refresh_rate=PROGRESS_EVERY))
+        if config.get("enable_checkpointing") is not False:
+            callbacks += [
+                ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False),
+                ModelCheckpoint(filename="last", enable_version_counter=False),
+            ]
+        callbacks += [ResultsWriter(), ConfusionMatrix(), PredictionWriter()]
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+class _Parsed(_CLI):
+    """The command line and its configs, read and not acted on."""
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def _run_of(config: Any) -> Path:
+    """The run folder that a config's logger writes to."""
+    logger = config.trainer.get("logger")
+    options = getattr(logger, "init_args", None)
+    if options is None or options.get("version") is None:
+        raise UserError("ckpt_path: none found, a checkpoint or run folder expected (--ckpt_path PATH)")
+    version = options.version if isinstance(options.version, str) else f"version_{options.version}"
+    return Path(options.save_dir, options.get("name") or "", version)
+
+
+def _one_line(message: str) -> str:
+    """What is wrong, without the types that the parser tried in turn."""
+    message = " ".join(message.split())
+    key, tried, rest = message.partition(": Does not validate against any of the Union subtypes")
+    if not tried:
+        return message
+    reasons, _, value = rest.partition("Errors: - ")[2].partition(" Given value type: ")
+    found = value.partition("Given value: ")[2]
+    reason = max(reasons.split(" - "), key=len)  # the longest is the one that names something
+    return f"{key.removeprefix('Parser key ')}: {reason}; found {found}"
+
+
+def _not_a_tip(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
+
+
+def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)
+    if not torch.cuda.is_available():
+        # Lightning asks for CUDA checks through NVML, which then re-opens it at every optimizer step.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    return cli(
+        ClassifierModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        parser_class=_Parser,
+        save_config_callback=_FitConfig,
+        save_config_kwargs={"overwrite": True},
+        args=args,
+    )
+
+
+def main(args: ArgsType = None) -> None:
+    """Run one command of the Lightning CLI.
+
+    Args:
+        args: words after `kd-lightning`, such as ["fit", "--config", "configs/digits/teacher.yaml"]; those of the
+            process by default.
+
+    Raises:
+        UserError: a mistake in the command line, a config or the data.
+    """
+    _make(_CLI, args)
+
+
+def parse(args: list[str]) -> dict[str, Any]:
+    """Read a command line and its configs as `main` would, and stop there: nothing is built or run.
+
+    Returns:
+        Every option with its value, plain types, without the command itself.
+
+    Raises:
+        UserError: a mistake in the command line or a config.
+    """
+    cli = _make(_Parsed, args)
+    cli._dump_config()
+    return cli.config_dump

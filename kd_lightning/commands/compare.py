@@ -1,0 +1,176 @@
+"""Published figures beside ours: the table in the terminal, and the report with its figure."""
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from kd_lightning.commands.recipe import Recipe, Stage
+from kd_lightning.results import read_results, write_text
+
+RULES = {
+    "as_trained": "bias as trained",
+    "frequency": "bias by class frequency, no test labels",
+    "test_optimal": "bias chosen on the test set, as the paper",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage, or a stage under one rule of the bias fix, over all seeds that were run."""
+
+    name: str
+    published: float | str | None
+    figures: list[float]
+    errors: list[int]
+    class_errors: list[int]
+    parameters: int
+    mebibytes: float
+    reduction: float | None
+    seconds: list[float]
+
+
+def mean_and_spread(values: list[float] | list[int], digits: int) -> str:
+    """Write `mean ± standard deviation (n)`; of a single value no spread."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f} (n={len(values)})" if len(values) > 1 else mean
+
+
+def collect(recipe: Recipe, runs: Path) -> list[Row]:
+    """Read what was measured of a recipe; a stage of which no run was tested is left out.
+
+    Args:
+        recipe: what to look for.
+        runs: folder that holds `<recipe>/<stage>/seed_<n>/`.
+    """
+    rows: list[Row] = []
+    sizes: dict[str, float] = {}
+    for stage in recipe.stages.values():
+        found = [read_results(run) for run in sorted((runs / recipe.name / stage.name).glob("seed_*"))]
+        found = [results for results in found if "test" in results and "fit" in results]
+        if not found:
+            continue
+        sizes[stage.name] = found[0]["network"]["mebibytes"]
+        teacher = sizes.get(stage.teacher or "")
+        reduction = 1 - sizes[stage.name] / teacher if teacher else None
+        rows.append(_row(recipe, stage, stage.name, stage.published, found, None, reduction))
+        for rule in RULES if "bias_correction" in found[0] else ():
+            name = f"{stage.name}, {RULES[rule]}"
+            rows.append(_row(recipe, stage, name, stage.corrected.get(rule), found, rule, reduction))
+    return rows
+
+
+def _row(
+    recipe: Recipe,
+    stage: Stage,
+    name: str,
+    published: float | str | None,
+    found: list[dict[str, Any]],
+    rule: str | None,
+    reduction: float | None,
+) -> Row:
+    images = found[0]["test"]["images"]
+    part = [results["bias_correction"][rule] if rule else results["test"] for results in found]
+    errors = [figures["errors"] for figures in part]
+    by_metric = {
+        "errors": [float(e) for e in errors],
+        "right": [float(images - e) for e in errors],
+        "accuracy": [1 - e / images for e in errors],
+    }
+    return Row(
+        name=name,
+        published=published,
+        figures=by_metric[recipe.metric],
+        errors=errors,
+        class_errors=[figures["class_errors"] for figures in part] if rule else [],
+        parameters=found[0]["network"]["parameters"],
+        mebibytes=found[0]["network"]["mebibytes"],
+        reduction=reduction,
+        seconds=[results["fit"]["seconds"] for results in found],
+    )
+
+
+def cells(row: Row, metric: str) -> dict[str, str]:
+    """What a row shows, by column."""
+    shown = {
+        "stage": row.name,
+        "published": "" if row.published is None else str(row.published),
+        "ours": mean_and_spread(row.figures, 4 if metric == "accuracy" else 1),
+        "errors": mean_and_spread(row.errors, 1),
+        "parameters": f"{row.parameters:,}",
+        "MiB": f"{row.mebibytes:.3f}",
+        "smaller by": "" if row.reduction is None else f"{row.reduction:.2%}",
+        "seconds": f"{statistics.fmean(row.seconds):.1f}",
+    }
+    if row.class_errors:
+        shown["errors"] += f"; on the classes concerned {mean_and_spread(row.class_errors, 1)}"
+    return shown
+
+
+def terminal_table(recipe: Recipe, rows: list[Row]) -> Table:
+    """The comparison, for a terminal."""
+    table = Table(title=f"{recipe.title} ({recipe.metric} on the test set)", caption=recipe.source)
+    shown = [cells(row, recipe.metric) for row in rows]
+    for column in shown[0]:
+        table.add_column(column, justify="left" if column in ("stage", "published") else "right")
+    for row in shown:
+        table.add_row(*row.values())
+    return table
+
+
+def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> Path:
+    """Write `report.md`, `comparison.png` and `comparison.json` into the recipe's folder of runs.
+
+    Returns:
+        The report's path.
+    """
+    folder = runs / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_errors(recipe, rows).savefig(folder / "comparison.png")
+    write_text(folder / "comparison.json", json.dumps([vars(row) for row in rows], indent=2) + "\n")
+    shown = [cells(row, recipe.metric) for row in rows]
+    lines = [
+        f"# {recipe.title}",
+        "",
+        f"Source: {recipe.source}. Figures: {recipe.metric} on the test set, mean ± standard deviation over the "
+        "seeds (n). Seconds: one training, without the test.",
+        "",
+        f"    {command}",
+        "",
+        "| " + " | ".join(shown[0]) + " |",
+        "|" + "---|" * len(shown[0]),
+        *("| " + " | ".join(row.values()) + " |" for row in shown),
+        "",
+        "![test errors of every run](comparison.png)",
+        "",
+        "## Errors of the first run of each stage",
+        "",
+    ]
+    for stage in recipe.stages.values():
+        run = Path(stage.name, "seed_0")
+        if (folder / run / "errors.png").is_file():
+            lines += [f"### {stage.name}", "", f"![errors]({run}/errors.png) ![confusion]({run}/confusion.png)", ""]
+    report = folder / "report.md"
+    write_text(report, "\n".join(lines))
+    return report
+
+
+def draw_errors(recipe: Recipe, rows: list[Row]) -> Figure:
+    """Draw the test errors of every run as a dot, one line a row, with the published figure as a bar."""
+    figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for y, row in enumerate(rows):
+        axes.plot(row.errors, [y] * len(row.errors), "o", color="tab:blue", alpha=0.6)
+        if recipe.metric == "errors" and isinstance(row.published, int | float):
+            axes.plot([row.published], [y], "|", color="tab:red", markersize=16, markeredgewidth=2)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set(xlabel="test errors (dots: our runs, red bars: published)", ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", alpha=0.3)
+    return figure

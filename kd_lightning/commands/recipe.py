@@ -1,0 +1,108 @@
+"""What a recipe is: the stages of one published system, and the figures it published."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kd_lightning.errors import UserError
+
+METRICS = ("right", "errors", "accuracy")
+"""What a recipe's figures are: right images, wrong images, or the part of right ones in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a recipe.
+
+    Attributes:
+        name: of the stage and of its folder of runs.
+        config: file that `fit` and `test` take.
+        published: the source's figure, a number or a few words; None if it has none.
+        corrected: the source's figures after the bias fix, by rule.
+        teacher: the stage whose first run is this one's teacher; None if it has none.
+        seeds: how often it is run; None for as often as asked for.
+        main: whether it belongs to the source's main table, which is run by default.
+        options: further options, by dotted name, set after the config.
+    """
+
+    name: str
+    config: Path
+    published: float | str | None = None
+    corrected: dict[str, float | str] = field(default_factory=dict)
+    teacher: str | None = None
+    seeds: int | None = None
+    main: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The stages of one published system, in the order in which they run.
+
+    Attributes:
+        name: of its folder.
+        title: for people.
+        source: where it was published.
+        metric: what the published figures are, one of `METRICS`.
+        seeds: how often a stage is run by default.
+        stages: by name.
+    """
+
+    name: str
+    title: str
+    source: str
+    metric: str
+    seeds: int
+    stages: dict[str, Stage]
+
+    def choose(self, names: list[str] | None) -> list[Stage]:
+        """The stages named, with the teachers they need; the main ones by default.
+
+        Raises:
+            UserError: a name that is not a stage.
+        """
+        unknown = [name for name in names or () if name not in self.stages]
+        if unknown:
+            raise UserError(f"--stages: {', '.join(unknown)} found, some of {', '.join(self.stages)} expected")
+        chosen = set(names) if names else {stage.name for stage in self.stages.values() if stage.main}
+        for stage in reversed(self.stages.values()):  # a teacher stands before its students
+            if stage.name in chosen and stage.teacher:
+                chosen.add(stage.teacher)
+        return [stage for stage in self.stages.values() if stage.name in chosen]
+
+
+def find_recipe(name: str, configs: Path) -> Recipe:
+    """Read `configs/<name>/recipe.yaml`, or that of the folder that `name` is the path of.
+
+    Raises:
+        UserError: there is no such recipe, or its file is not one.
+    """
+    folder = configs / name if (configs / name / "recipe.yaml").is_file() else Path(name)
+    file = folder / "recipe.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(f.parent.name for f in configs.glob("*/recipe.yaml"))) or f"none in {configs}"
+        raise UserError(f"recipe: {name} found, one of {known} expected, or a folder with a recipe.yaml")
+    try:
+        return _read(file)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file}: not a recipe ({' '.join(str(error).split())})") from error
+
+
+def _read(file: Path) -> Recipe:
+    content = yaml.safe_load(file.read_text())
+    stages = {
+        name: Stage(name=name, **{**stage, "config": file.parent / stage["config"]})
+        for name, stage in content.pop("stages").items()
+    }
+    recipe = Recipe(name=file.resolve().parent.name, stages=stages, **content)
+    if recipe.metric not in METRICS:
+        raise UserError(f"{file}: metric {recipe.metric} found, one of {', '.join(METRICS)} expected")
+    before: set[str] = set()
+    for stage in stages.values():
+        if stage.teacher and stage.teacher not in before:
+            raise UserError(f"{file}: teacher {stage.teacher} of {stage.name} found, an earlier stage expected")
+        before.add(stage.name)
+    return recipe
+

@@ -1,0 +1,187 @@
+"""A recipe, end to end: teacher, baseline, distilled students, and how they compare."""
+
+import argparse
+import hashlib
+import json
+import logging
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from kd_lightning import cli
+from kd_lightning.commands.compare import collect, terminal_table, write_report
+from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
+from kd_lightning.errors import UserError
+from kd_lightning.results import read_results, update_results
+
+CONFIGS = Path("configs")
+"""Where recipes are looked for, below the working folder."""
+
+LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a stage with one seed, in a folder of its own."""
+
+    stage: Stage
+    seed: int
+    folder: Path
+    options: list[str]
+    config: dict[str, Any]
+    fingerprint: str
+    """Of every option, and of the teacher's run: what the figures depend on."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it was trained and tested with these very options."""
+        results = read_results(self.folder)
+        return results.get("fingerprint") == self.fingerprint and "test" in results
+
+
+def main(words: list[str]) -> None:
+    """Run `kd-lightning reproduce` with the words after it.
+
+    Raises:
+        UserError: a mistake in the command line, a config or the data.
+    """
+    options, overrides = _arguments().parse_known_args(words)
+    if options.seeds is not None and options.seeds < 1:
+        raise UserError(f"--seeds: {options.seeds} found, at least 1 expected")
+    recipe = find_recipe(options.recipe, CONFIGS)
+    stages = recipe.choose(options.stages.split(",") if options.stages else None)
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, _pairs(overrides))
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+    for number, run in enumerate(plan, start=1):
+        label = f"[{number}/{len(plan)}] {recipe.name}: {run.stage.name}, seed {run.seed}"
+        if run.done and not options.force:
+            console.print(f"{label}: finished before, kept ({run.folder})")
+        else:
+            console.print(label)
+            _carry_out(run)
+            results = read_results(run.folder)
+            console.print(f"    {results['test']['errors']} errors, {results['fit']['seconds']:.1f} s")
+    rows = collect(recipe, options.runs)
+    command = shlex.join(["kd-lightning", "reproduce", *words])
+    report = write_report(recipe, rows, options.runs, command)
+    console.print(terminal_table(recipe, rows), soft_wrap=not console.is_terminal)
+    console.print(f"report: {report}")
+    console.print(f"curves: tensorboard --logdir {options.runs / recipe.name}")
+
+
+class _Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"reproduce: {message}")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = _Arguments(
+        prog="kd-lightning reproduce",
+        description="Train a recipe's teacher, baseline and distilled students, test each, and compare.",
+        epilog="Any further option is one of `kd-lightning fit`, for every stage that has it: --data.root PATH, "
+        "--data OTHER.yaml, --trainer.max_epochs N, --model.temperature T, …",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", nargs="?", default="digits", help="folder below configs/, or a path (default: digits)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each student, seeds 0 to N-1 (default: recipe's)")
+    parser.add_argument("--stages", metavar="A,B", help="stages to run, with the teachers they need (default: main ones)")
+    parser.add_argument("--force", action="store_true", help="run anew what is finished")
+    parser.add_argument("--runs", type=Path, default=Path("lightning_logs"), help="folder for runs (default: %(default)s)")
+    return parser
+
+
+def _pairs(words: list[str]) -> list[list[str]]:
+    """Take the options apart, each with its value: ["--a", "1", "--b=2"] to [["--a", "1"], ["--b=2"]]."""
+    pairs: list[list[str]] = []
+    for word in words:
+        if word.startswith("--"):
+            pairs.append([word])
+        elif pairs and len(pairs[-1]) == 1 and "=" not in pairs[-1][0]:
+            pairs[-1].append(word)
+        else:
+            raise UserError(f"reproduce: {word} found, an option (--name value) expected")
+    return pairs
+
+
+def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]) -> list[Run]:
+    """Read every config before anything is trained: a mistake in the last stage is no reason to wait for it."""
+    plan: list[Run] = []
+    taken: set[str] = set()
+    for stage in stages:
+        fitting = [pair for pair in overrides if _fits(stage, pair)]
+        taken.update(pair[0] for pair in fitting)
+        for seed in range(stage.seeds or seeds):
+            plan.append(_run(recipe, stage, seed, runs, fitting, plan))
+    for pair in overrides:
+        if pair[0] not in taken:
+            _parse_with(stages[-1], pair)  # says what is wrong with it
+    return plan
+
+
+def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
+    return cli.parse(["fit", "--config", str(stage.config), *pair])
+
+
+def _fits(stage: Stage, pair: list[str]) -> bool:
+    """Whether a stage has an option: a baseline has no temperature, say. Data and trainer options fit all or none."""
+    if not pair[0].startswith("--model."):
+        return True
+    try:
+        _parse_with(stage, pair)
+    except UserError as error:
+        if "not accepted" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _run(recipe: Recipe, stage: Stage, seed: int, runs: Path, overrides: list[list[str]], before: list[Run]) -> Run:
+    folder = runs / recipe.name / stage.name / f"seed_{seed}"
+    options = [
+        f"--config={stage.config}",
+        *(f"--{name}={json.dumps(value)}" for name, value in stage.options.items()),
+        f"--seed_everything={seed}",
+        f"--trainer.logger={LOGGER}",
+        f"--trainer.logger.save_dir={runs}",
+        f"--trainer.logger.name={recipe.name}/{stage.name}",
+        f"--trainer.logger.version=seed_{seed}",
+        "--trainer.enable_model_summary=false",
+    ]
+    teacher = next((run for run in before if run.stage.name == stage.teacher), None)
+    if teacher:
+        options.append(f"--model.teacher_ckpt={teacher.folder}")
+    options += [word for pair in overrides for word in pair]
+    config = cli.parse(["fit", *options])
+    depends_on = {**config, "teacher": teacher.fingerprint if teacher else None}
+    fingerprint = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
+    return Run(stage, seed, folder, options, config, fingerprint)
+
+
+def _carry_out(run: Run) -> None:
+    fit = ["fit", *run.options]
+    if _spawns_processes(run.config["trainer"]):
+        # Lightning starts the further processes by repeating this command line: it must be the stage's own.
+        if subprocess.run([sys.executable, "-m", "kd_lightning", *fit], check=False).returncode:
+            raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
+    else:
+        cli.main(fit)
+    one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+    cli.main(["test", *run.options, *one_device, f"--ckpt_path={run.folder}", "--verbose=false"])
+    update_results(run.folder, fingerprint=run.fingerprint)
+
+
+def _spawns_processes(trainer: dict[str, Any]) -> bool:
+    devices = trainer["devices"]
+    if trainer["num_nodes"] > 1:
+        return True
+    if devices in ("auto", -1, "-1"):
+        return trainer["accelerator"] != "cpu" and torch.cuda.device_count() > 1
+    return (len(devices) if isinstance(devices, list) else int(devices)) > 1

@@ -1,0 +1,69 @@
+"""MNIST, through torchvision."""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchvision.datasets import MNIST
+
+from kd_lightning.data.base import ClassificationDataModule, ImageSet
+from kd_lightning.errors import UserError
+
+DOWNLOAD_TIMEOUT = 10.0
+"""Seconds without an answer after which a mirror counts as unreachable."""
+
+
+class MNISTDataModule(ClassificationDataModule):
+    """60,000 training and 10,000 test images of handwritten digits, 28x28 grey pixels.
+
+    Args:
+        root: folder that holds, or will hold, `MNIST/raw/`; what is missing is downloaded.
+        mean: normalisation, of pixels in [0, 1].
+        std: normalisation, of pixels in [0, 1].
+        **kwargs: see `ClassificationDataModule`.
+
+    Raises:
+        UserError: the files are neither in `root` nor to be downloaded, or cannot be read.
+
+    Source: LeCun et al. 1998, Gradient-based learning applied to document recognition.
+    """
+
+    class_names = tuple("0123456789")
+    image_shape = (1, 28, 28)
+
+    def __init__(
+        self, root: str = "data", mean: Sequence[float] = (0.1307,), std: Sequence[float] = (0.3081,), **kwargs: Any
+    ) -> None:
+        super().__init__(mean=mean, std=std, **kwargs)
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Download what is missing; files already there are taken as they are."""
+        folder = Path(self.root, "MNIST", "raw")
+        patience = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+        try:
+            MNIST(self.root, train=True, download=True)
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"MNIST: not found in {folder} and not to be downloaded ({_one_line(error)}); put its four files "
+                "(train-images-idx3-ubyte, … or their .gz) there, or name the folder above with --data.root"
+            ) from error
+        finally:
+            socket.setdefaulttimeout(patience)
+
+    def load(self, train: bool) -> ImageSet:
+        """Read the two files of one part."""
+        try:
+            part = MNIST(self.root, train=train)
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:
+            raise UserError(
+                f"MNIST: cannot read the files in {Path(self.root, 'MNIST', 'raw')} ({_one_line(error)}); "
+                "delete the damaged file to have it downloaded anew"
+            ) from error
+        return ImageSet(part.data.unsqueeze(1), part.targets)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

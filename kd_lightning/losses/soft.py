@@ -1,0 +1,40 @@
+"""Losses between the softened outputs of a teacher and a student."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """KL divergence from the teacher's softened distribution to the student's, times the temperature squared.
+
+    T² · mean over the batch of Σ_c p_c (log p_c - log q_c), with p = softmax(teacher / T) and
+    q = softmax(student / T). The factor T² keeps the gradient's size about constant in T, so that a weight
+    chosen at one temperature holds at another. Computed from log-probabilities in float32 (float64 stays),
+    whatever the precision of the logits, so that confident logits give no infinity.
+
+    Args:
+        student_logits: (B, classes), before any softmax.
+        teacher_logits: (B, classes), before any softmax.
+        temperature: above 0; the sources use 2 to 20.
+
+    Returns:
+        A scalar, in nats times T², 0 where the two agree.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not above 0.
+
+    Source: Hinton, Vinyals and Dean 2015, section 2 (arXiv 1503.02531).
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} differ"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+    if student_logits.dtype.itemsize < 4:
+        student_logits = student_logits.float()
+    if teacher_logits.dtype.itemsize < 4:
+        teacher_logits = teacher_logits.float()
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2

@@ -1,0 +1,157 @@
+"""What teacher, baseline and distilled student have in common."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kd_lightning.batch import Batch
+from kd_lightning.errors import UserError
+from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
+
+
+class ClassifierModule(LightningModule):
+    """A network that tells classes apart; a subclass says by which losses it learns.
+
+    Training logs `train/…` once an epoch: every part of the loss, and the accuracy. Validation and test log the
+    figures of `EvaluationMetrics` as `val/…` and `test/…`.
+
+    Args:
+        net: images (B, C, H, W) to logits (B, classes).
+        optimizer: makes the optimizer from the trainable parameters; fused where optimizer and device can.
+        lr_scheduler: makes the schedule from the optimizer. One that counts `total_steps` (`CosineDecay`,
+            `OneCycleLR`) is stepped every step, any other every epoch.
+
+    Raises:
+        UserError: the network's outputs do not match the data's classes, or a loss stops being a number.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.train_means = RunningMeans()
+        self.evaluation = EvaluationMetrics()
+
+    @abstractmethod
+    def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
+        """Scalar losses by name: `loss`, which is minimised, and the parts that it is made of."""
+
+    def teacher_logits(self, batch: Batch) -> Tensor | None:  # noqa: ARG002 - for those that have a teacher
+        """What the teacher, if there is one, says of a batch: (B, classes)."""
+        return None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, classes) of normalised images (B, C, H, W)."""
+        return self.net(image.to(self.dtype))
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - the check is the same for all stages
+        """Compare the network's outputs with the data's classes before any step."""
+        self.check_outputs(self.net, "network")
+
+    def check_outputs(self, network: nn.Module, name: str) -> None:
+        """Show one blank image to a network; raise `UserError` if it cannot read it or has other classes."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:  # loaders given one by one, from Python
+            return
+        was_training = network.training
+        parameter = next(network.parameters(), torch.empty(0))
+        image = torch.zeros(1, *data.image_shape, device=parameter.device, dtype=parameter.dtype)
+        try:
+            with torch.no_grad():
+                logits = network.eval()(image)
+        except RuntimeError as error:
+            shape = "x".join(map(str, data.image_shape))
+            raise UserError(f"{name}: {type(network).__name__} cannot read images of {shape} ({error})") from error
+        finally:
+            network.train(was_training)
+        if logits.shape != (1, data.num_classes):
+            raise UserError(
+                f"{name}: {type(network).__name__} gives {logits.shape[-1]} classes, the data has {data.num_classes}"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """The loss of one batch."""
+        logits = self(batch.image).float()
+        parts = self.losses(batch, logits)
+        accuracy = (logits.detach().argmax(dim=-1) == batch.label).float().mean()
+        self.train_means.update({**parts, "accuracy": accuracy}, len(batch.label))
+        return parts["loss"]
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means; stop before a checkpoint is written if one of them is no number."""
+        means = self.train_means.compute()
+        self._stop_unless_finite({name: value for name, value in means.items() if name != "accuracy"}, "training")
+        self.log_dict({f"train/{name}": value for name, value in means.items()}, sync_dist=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Measure one batch."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """Measure one batch; its logits (B, classes) go to the callbacks."""
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """Class probabilities (B, classes)."""
+        return self(batch.image).float().softmax(dim=-1)
+
+    def _evaluate(self, batch: Batch) -> Tensor:
+        logits = self(batch.image).float()
+        self.evaluation.update(logits, batch.label, self.teacher_logits(batch))
+        return logits
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures; stop before a checkpoint is written if the likelihood is no number."""
+        figures = self.evaluation.compute()
+        if not self.trainer.sanity_checking:
+            self._stop_unless_finite({"nll": figures["nll"]}, "validation")
+        self.log_dict({f"val/{name}": value for name, value in figures.items()})
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures."""
+        self.log_dict({f"test/{name}": value for name, value in self.evaluation.compute().items()})
+
+    def _stop_unless_finite(self, figures: dict[str, Tensor], where: str) -> None:
+        if problem := first_not_finite(figures):
+            raise UserError(
+                f"{where}: {problem} in epoch {self.current_epoch}, a finite number expected; the last good "
+                "checkpoint is kept; a lower learning rate or gradient_clip_val usually helps"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Build optimizer and schedule for the trainable parameters."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = _fused_if_possible(self.optimizer, parameters)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
+        if hasattr(scheduler, "total_steps"):
+            config["interval"] = "step"
+            scheduler.total_steps = scheduler.total_steps or int(self.trainer.estimated_stepping_batches)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["monitor"] = scheduler.monitor
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def _fused_if_possible(make: Callable[..., Optimizer], parameters: Iterable[Tensor]) -> Optimizer:
+    """Make an optimizer, in one fused kernel a step where its class and the parameters' device have one."""
+    parameters = list(parameters)
+    if getattr(make, "keywords", {}).get("fused") is None:  # what the user chose stays
+        try:
+            return make(parameters, fused=True)
+        except (TypeError, RuntimeError):
+            pass  # this optimizer, device or set of options has no fused form
+    return make(parameters)

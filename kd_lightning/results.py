@@ -1,0 +1,65 @@
+"""The schema of `results.json`: what one run measured, and what it takes to measure it again.
+
+    {"fit":  {"seconds", "epochs", "steps", "seed"},
+     "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "agreement"},
+     "network": {"name", "parameters", "mebibytes"},
+     "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
+     "versions": {PACKAGE: VERSION}, "machine": {"processor", "cores", "accelerator"},
+     "command": [WORD, …]}
+
+Each part is written when it is known; a new fit starts a new file.
+"""
+
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS_FILE = "results.json"
+
+PACKAGES = ("kd-lightning", "torch", "torchvision", "lightning", "torchmetrics")
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """The results of a run folder; empty where there are none, or none that can be read."""
+    try:
+        return json.loads((run / RESULTS_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def update_results(run: Path, **parts: Any) -> None:
+    """Set parts of a run's results, the others stay; the file is replaced whole or not at all."""
+    write_text(run / RESULTS_FILE, json.dumps({**read_results(run), **parts}, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name beside it, then rename: readers see the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def machine(accelerator: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "accelerator": accelerator,
+    }

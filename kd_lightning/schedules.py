@@ -1,0 +1,41 @@
+"""Learning-rate schedules that torch does not have."""
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class CosineDecay(LRScheduler):
+    """Linear warm-up, then half a cosine down to zero at the last step of the run, however long that is.
+
+    Stepped once a training step. torch's `CosineAnnealingLR` wants the length written down a second time, where
+    `--trainer.max_epochs` would not reach it.
+
+    Args:
+        optimizer: whose learning rates, as given, are the peak.
+        warmup: fraction of the run, in [0, 1), in which the rate rises from near zero to the peak.
+        total_steps: length of the run; by default the module fills it in from the trainer.
+
+    Source: Loshchilov and Hutter 2017, SGDR, section 3 (arXiv 1608.03983), without restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.0, total_steps: int | None = None) -> None:
+        self.warmup = warmup
+        self.total_steps = total_steps
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """The fraction of the peak rate at a step, in [0, 1]."""
+        if self.total_steps is None:
+            return 1.0
+        warmup_steps = self.warmup * self.total_steps
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = min(1.0, (step - warmup_steps) / max(1.0, self.total_steps - warmup_steps))
+        return (1 + math.cos(math.pi * progress)) / 2
+
+    def get_lr(self) -> list[Any]:
+        """The rate of each parameter group at the current step."""
+        return [peak * self.factor(self.last_epoch) for peak in self.base_lrs]

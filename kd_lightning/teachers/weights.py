@@ -1,0 +1,110 @@
+"""Weights from a file: one of our checkpoints, a run folder, or a state dict that someone else saved."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kd_lightning.errors import UserError
+
+NETWORK_PREFIX = "net."
+"""Under which a `ClassifierModule` keeps its network in its checkpoints."""
+
+FOREIGN_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What wrappers (data parallelism, compilation, a surrounding module) put before every name."""
+
+
+def resolve_checkpoint(path: str | Path, option: str) -> Path:
+    """Find the file that a user means: the file itself, or a run folder's best checkpoint, else its last.
+
+    Args:
+        path: a file, or a run folder as under `lightning_logs/`.
+        option: what the user set it with, for the error.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (file := path / "checkpoints" / name).is_file():
+                return file
+        raise UserError(f"{option}: {path} has no checkpoints/best.ckpt or checkpoints/last.ckpt; train it first")
+    if not path.is_file():
+        raise UserError(f"{option}: no file or run folder {path}; train it first, or name another")
+    return path
+
+
+def load_weights(network: nn.Module, path: Path, option: str) -> None:
+    """Load a file's weights into a network, every name and shape matched; no code in the file is run.
+
+    Args:
+        network: receives the weights.
+        path: `.ckpt` of ours, or a state dict as `.pt`, `.pth` or `.safetensors`.
+        option: what the user set it with, for errors.
+
+    Raises:
+        UserError: the file is damaged, no checkpoint, a pickled module, or of another architecture.
+    """
+    found = _without_prefix(_state_dict(_read(path, option), path, option), network)
+    expected = network.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not in the network" for name in found if name not in expected]
+    problems += [
+        f"{name} is {_shape(found[name])} in the file and {_shape(tensor)} in the network"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{option}: the weights in {path} do not fit {type(network).__name__}: {'; '.join(problems[:3])}{more}"
+        )
+    network.load_state_dict(found)
+
+
+def _read(path: Path, option: str) -> Any:
+    if path.stat().st_size == 0:
+        raise UserError(f"{option}: {path} is empty (0 bytes), a checkpoint expected")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+            raise UserError(
+                f"{option}: {path} holds pickled Python objects, which are never run; "
+                "where you trust it, save its tensors alone: torch.save(network.state_dict(), 'weights.pt')"
+            ) from error
+        raise UserError(f"{option}: {path} is not a checkpoint (.ckpt, .pt, .pth or .safetensors)") from error
+    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{option}: {path} cannot be read: it is damaged, cut short, or no checkpoint") from error
+
+
+def _state_dict(content: Any, path: Path, option: str) -> dict[str, Tensor]:
+    """Find the network's tensors in a file's content."""
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+        ours = {k.removeprefix(NETWORK_PREFIX): v for k, v in content.items() if k.startswith(NETWORK_PREFIX)}
+        content = ours or content
+    if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
+        raise UserError(f"{option}: {path} holds no state dict: names with tensors were expected")
+    return content
+
+
+def _without_prefix(found: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    expected = network.state_dict()
+    while expected.keys() != found.keys():
+        prefix = next((p for p in FOREIGN_PREFIXES if all(k.startswith(p) for k in found)), None)
+        if prefix is None:
+            break
+        found = {k.removeprefix(prefix): v for k, v in found.items()}
+    return found
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
