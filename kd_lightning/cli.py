@@ -77,7 +77,9 @@ class _CLI(LightningCLI):
         callbacks: list[Any] = list(config.get("callbacks") or [])
         if config.get("enable_progress_bar") is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()  # a bar in a file is a line an epoch
-        if kwargs.get("enable_progress_bar", config.get("enable_progress_bar")) and not any(isinstance(c, ProgressBar) for c in callbacks):
+        if kwargs.get("enable_progress_bar", config.get("enable_progress_bar")) and not any(
+            isinstance(c, ProgressBar) for c in callbacks
+        ):
             callbacks.append(TQDMProgressBar(refresh_rate=PROGRESS_EVERY))
         if config.get("enable_checkpointing") is not False:
             callbacks += [
@@ -147,17 +149,20 @@ def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
     )
 
 
-def main(args: ArgsType = None) -> None:
+def main(args: ArgsType = None) -> LightningCLI:
     """Run one command of the Lightning CLI.
 
     Args:
         args: words after `kd-lightning`, such as ["fit", "--config", "configs/digits/teacher.yaml"]; those of the
             process by default.
 
+    Returns:
+        The CLI after its command, with its `trainer`, `model` and `datamodule`.
+
     Raises:
         UserError: a mistake in the command line, a config or the data.
     """
-    _make(_CLI, args)
+    return _make(_CLI, args)
 
 
 def parse(args: list[str]) -> dict[str, Any]:

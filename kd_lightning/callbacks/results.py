@@ -41,9 +41,8 @@ class ResultsWriter(Callback):
         if trainer.is_global_zero and not trainer.ckpt_path:
             run = run_folder(trainer)
             stale = [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *run.glob("*.png")]
-            current = {getattr(logger.experiment, "file_writer", None) for logger in trainer.loggers}
-            in_use = {Path(w.event_writer._file_name).name for w in current if w is not None}  # type: ignore[attr-defined]
-            stale += [file for file in run.glob("events.out.tfevents.*") if file.name not in in_use]
+            # The newest event file is this fit's own, opened a moment ago.
+            stale += sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
             for file in stale:
                 file.unlink(missing_ok=True)
 

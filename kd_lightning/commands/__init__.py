@@ -1,0 +1,1 @@
+"""What `kd-lightning` does beyond the Lightning CLI."""

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from kd_lightning.commands.recipe import Recipe, Stage
+from kd_lightning.commands.recipe import Recipe
 from kd_lightning.results import read_results, write_text
 
 RULES = {
@@ -58,16 +58,15 @@ def collect(recipe: Recipe, runs: Path) -> list[Row]:
         sizes[stage.name] = found[0]["network"]["mebibytes"]
         teacher = sizes.get(stage.teacher or "")
         reduction = 1 - sizes[stage.name] / teacher if teacher else None
-        rows.append(_row(recipe, stage, stage.name, stage.published, found, None, reduction))
+        rows.append(_row(recipe, stage.name, stage.published, found, None, reduction))
         for rule in RULES if "bias_correction" in found[0] else ():
             name = f"{stage.name}, {RULES[rule]}"
-            rows.append(_row(recipe, stage, name, stage.corrected.get(rule), found, rule, reduction))
+            rows.append(_row(recipe, name, stage.corrected.get(rule), found, rule, reduction))
     return rows
 
 
 def _row(
     recipe: Recipe,
-    stage: Stage,
     name: str,
     published: float | str | None,
     found: list[dict[str, Any]],
@@ -154,7 +153,12 @@ def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> P
     for stage in recipe.stages.values():
         run = Path(stage.name, "seed_0")
         if (folder / run / "errors.png").is_file():
-            lines += [f"### {stage.name}", "", f"![errors]({run}/errors.png) ![confusion]({run}/confusion.png)", ""]
+            lines += [
+                f"### {stage.name}",
+                "",
+                f"![errors]({run}/errors.png) ![confusion]({run}/confusion.png)",
+                "",
+            ]
     report = folder / "report.md"
     write_text(report, "\n".join(lines))
     return report

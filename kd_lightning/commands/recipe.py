@@ -105,4 +105,3 @@ def _read(file: Path) -> Recipe:
             raise UserError(f"{file}: teacher {stage.teacher} of {stage.name} found, an earlier stage expected")
         before.add(stage.name)
     return recipe
-

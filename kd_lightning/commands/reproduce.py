@@ -19,9 +19,12 @@ from kd_lightning.commands.compare import collect, terminal_table, write_report
 from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
 from kd_lightning.errors import UserError
 from kd_lightning.results import read_results, update_results
+from kd_lightning.teachers import resolve_checkpoint
 
 CONFIGS = Path("configs")
 """Where recipes are looked for, below the working folder."""
+
+DEFAULT_RECIPE = "digits"
 
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 
@@ -51,10 +54,12 @@ def main(words: list[str]) -> None:
     Raises:
         UserError: a mistake in the command line, a config or the data.
     """
-    options, overrides = _arguments().parse_known_args(words)
+    # The recipe is the first word: argparse would take the value of an option it does not know for one.
+    name, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (DEFAULT_RECIPE, words)
+    options, overrides = _arguments().parse_known_args(rest)
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds: {options.seeds} found, at least 1 expected")
-    recipe = find_recipe(options.recipe, CONFIGS)
+    recipe = find_recipe(name, CONFIGS)
     stages = recipe.choose(options.stages.split(",") if options.stages else None)
     for logger in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.WARNING)
@@ -85,16 +90,23 @@ class _Arguments(argparse.ArgumentParser):
 def _arguments() -> argparse.ArgumentParser:
     parser = _Arguments(
         prog="kd-lightning reproduce",
-        description="Train a recipe's teacher, baseline and distilled students, test each, and compare.",
+        usage="%(prog)s [RECIPE] [--seeds N] [--stages A,B] [--force] [--runs DIR] [OPTION OF FIT ...]",
+        description=f"Train a recipe's teacher, baseline and distilled students, test each, and compare. RECIPE is a "
+        f"folder below {CONFIGS}/, or the path of one (default: {DEFAULT_RECIPE}).",
         epilog="Any further option is one of `kd-lightning fit`, for every stage that has it: --data.root PATH, "
         "--data OTHER.yaml, --trainer.max_epochs N, --model.temperature T, …",
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", nargs="?", default="digits", help="folder below configs/, or a path (default: digits)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each student, seeds 0 to N-1 (default: recipe's)")
-    parser.add_argument("--stages", metavar="A,B", help="stages to run, with the teachers they need (default: main ones)")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs of each student, seeds 0 to N-1 (default: recipe's)"
+    )
+    parser.add_argument(
+        "--stages", metavar="A,B", help="stages to run, with the teachers they need (default: main ones)"
+    )
     parser.add_argument("--force", action="store_true", help="run anew what is finished")
-    parser.add_argument("--runs", type=Path, default=Path("lightning_logs"), help="folder for runs (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("lightning_logs"), help="folder for runs (default: %(default)s)"
+    )
     return parser
 
 
@@ -118,8 +130,18 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
     for stage in stages:
         fitting = [pair for pair in overrides if _fits(stage, pair)]
         taken.update(pair[0] for pair in fitting)
+        teacher = next((run for run in plan if run.stage.name == stage.teacher), None)
+        options = [
+            f"--config={stage.config}",
+            "--trainer.enable_model_summary=false",
+            f"--trainer.logger={LOGGER}",
+        ]
+        options += [f"--{name}={json.dumps(value)}" for name, value in stage.options.items()]
+        options += [f"--model.teacher_ckpt={teacher.folder}"] if teacher else []
+        options += [word for pair in fitting for word in pair]
+        config = cli.parse(["fit", *options])
         for seed in range(stage.seeds or seeds):
-            plan.append(_run(recipe, stage, seed, runs, fitting, plan))
+            plan.append(_run(recipe, stage, seed, runs, options, config, teacher))
     for pair in overrides:
         if pair[0] not in taken:
             _parse_with(stages[-1], pair)  # says what is wrong with it
@@ -143,26 +165,25 @@ def _fits(stage: Stage, pair: list[str]) -> bool:
     return True
 
 
-def _run(recipe: Recipe, stage: Stage, seed: int, runs: Path, overrides: list[list[str]], before: list[Run]) -> Run:
-    folder = runs / recipe.name / stage.name / f"seed_{seed}"
-    options = [
-        f"--config={stage.config}",
-        *(f"--{name}={json.dumps(value)}" for name, value in stage.options.items()),
+def _run(
+    recipe: Recipe,
+    stage: Stage,
+    seed: int,
+    runs: Path,
+    options: list[str],
+    config: dict[str, Any],
+    teacher: Run | None,
+) -> Run:
+    own = [
         f"--seed_everything={seed}",
-        f"--trainer.logger={LOGGER}",
         f"--trainer.logger.save_dir={runs}",
         f"--trainer.logger.name={recipe.name}/{stage.name}",
         f"--trainer.logger.version=seed_{seed}",
-        "--trainer.enable_model_summary=false",
     ]
-    teacher = next((run for run in before if run.stage.name == stage.teacher), None)
-    if teacher:
-        options.append(f"--model.teacher_ckpt={teacher.folder}")
-    options += [word for pair in overrides for word in pair]
-    config = cli.parse(["fit", *options])
-    depends_on = {**config, "teacher": teacher.fingerprint if teacher else None}
+    depends_on = {**config, "seed_everything": seed, "teacher": teacher.fingerprint if teacher else None}
     fingerprint = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
-    return Run(stage, seed, folder, options, config, fingerprint)
+    folder = runs / recipe.name / stage.name / f"seed_{seed}"
+    return Run(stage, seed, folder, [*options, *own], config, fingerprint)
 
 
 def _carry_out(run: Run) -> None:
@@ -171,10 +192,12 @@ def _carry_out(run: Run) -> None:
         # Lightning starts the further processes by repeating this command line: it must be the stage's own.
         if subprocess.run([sys.executable, "-m", "kd_lightning", *fit], check=False).returncode:
             raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
+        one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+        cli.main(["test", *run.options, *one_device, f"--ckpt_path={run.folder}", "--verbose=false"])
     else:
-        cli.main(fit)
-    one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
-    cli.main(["test", *run.options, *one_device, f"--ckpt_path={run.folder}", "--verbose=false"])
+        trained = cli.main(fit)
+        checkpoint = resolve_checkpoint(run.folder, run.stage.name)
+        trained.trainer.test(trained.model, trained.datamodule, ckpt_path=str(checkpoint), verbose=False)
     update_results(run.folder, fingerprint=run.fingerprint)
 
 

@@ -42,7 +42,7 @@ class _Indices(Dataset[Tensor]):
         return self.positions[torch.tensor(items)]
 
 
-def _as_dealt(indices: Tensor) -> Tensor:
+def _as_dealt(indices: Any) -> Any:
     return indices
 
 
@@ -164,12 +164,16 @@ class ClassificationDataModule(LightningDataModule):
         train = rest.nonzero().squeeze(1)
         if self.train_size is not None:
             if not 1 <= self.train_size <= len(train):
-                raise UserError(f"train_size: {self.train_size} found, 1 to {len(train)} expected (the training images)")
+                raise UserError(
+                    f"train_size: {self.train_size} found, 1 to {len(train)} expected (the training images)"
+                )
             train = train[: self.train_size]
         if self.missing_classes:
             train = train[~torch.isin(label[train], torch.tensor(self.missing_classes))]
         if not len(train):
-            raise UserError(f"omit_classes / only_classes: classes {list(self.missing_classes)} left out leave no image")
+            raise UserError(
+                f"omit_classes / only_classes: classes {list(self.missing_classes)} left out leave no image"
+            )
         return train, val
 
     def _loader(self, positions: Tensor, batch_size: int, sampler: DistributedSampler[Tensor] | None = None) -> Any:
@@ -211,11 +215,12 @@ class ClassificationDataModule(LightningDataModule):
         # Lightning leaves the seed of seed_everything here, the same for every process of a run.
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:  # noqa: ARG002 - one loader
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
         """Turn a batch of indices, already on the device, into images there."""
-        state = self.trainer
-        train = not (state.testing or state.predicting)
-        view = self._views_of_epoch(state.current_epoch, batch.device)[batch] if state.training else None
+        trainer = self.trainer
+        assert trainer is not None  # it is the trainer that calls this
+        train = not (trainer.testing or trainer.predicting)
+        view = self._views_of_epoch(trainer.current_epoch, batch.device)[batch] if trainer.training else None
         return self.deal(batch, train=train, view=view)
 
     def deal(self, index: Tensor, train: bool = True, view: Tensor | None = None) -> Batch:

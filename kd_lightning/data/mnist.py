@@ -33,7 +33,11 @@ class MNISTDataModule(ClassificationDataModule):
     image_shape = (1, 28, 28)
 
     def __init__(
-        self, root: str = "data", mean: Sequence[float] = (0.1307,), std: Sequence[float] = (0.3081,), **kwargs: Any
+        self,
+        root: str = "data",
+        mean: Sequence[float] = (0.1307,),
+        std: Sequence[float] = (0.3081,),
+        **kwargs: Any,
     ) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
         self.root = root

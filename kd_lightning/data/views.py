@@ -40,11 +40,11 @@ class Identity(ViewFamily):
 
     count = 1
 
-    def draw(self, size: int, generator: Generator) -> Tensor:  # noqa: ARG002 - nothing to draw
+    def draw(self, size: int, generator: Generator) -> Tensor:
         """Draw view 0 for every image."""
         return torch.zeros(size, dtype=torch.int64)
 
-    def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:  # noqa: ARG002 - one view
+    def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
         """Pick the images themselves."""
         return prepared[index]
 

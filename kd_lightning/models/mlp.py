@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -33,7 +34,7 @@ class MLP(nn.Sequential):
         if input_dropout:
             layers["input_dropout"] = Dropout(input_dropout)
         last = len(widths) - 1
-        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
             layers[f"linear{i}"] = nn.Linear(fan_in, fan_out)
             if i < last:
                 layers[f"relu{i}"] = nn.ReLU()

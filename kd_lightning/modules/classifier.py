@@ -48,7 +48,7 @@ class ClassifierModule(LightningModule):
     def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
         """Scalar losses by name: `loss`, which is minimised, and the parts that it is made of."""
 
-    def teacher_logits(self, batch: Batch) -> Tensor | None:  # noqa: ARG002 - for those that have a teacher
+    def teacher_logits(self, batch: Batch) -> Tensor | None:
         """What the teacher, if there is one, says of a batch: (B, classes)."""
         return None
 
@@ -56,7 +56,7 @@ class ClassifierModule(LightningModule):
         """Logits (B, classes) of normalised images (B, C, H, W)."""
         return self.net(image.to(self.dtype))
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 - the check is the same for all stages
+    def setup(self, stage: str) -> None:
         """Compare the network's outputs with the data's classes before any step."""
         self.check_outputs(self.net, "network")
 
@@ -81,7 +81,7 @@ class ClassifierModule(LightningModule):
                 f"{name}: {type(network).__name__} gives {logits.shape[-1]} classes, the data has {data.num_classes}"
             )
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         logits = self(batch.image).float()
         parts = self.losses(batch, logits)
@@ -95,15 +95,15 @@ class ClassifierModule(LightningModule):
         self._stop_unless_finite({name: value for name, value in means.items() if name != "accuracy"}, "training")
         self.log_dict({f"train/{name}": value for name, value in means.items()}, sync_dist=True)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
         self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Measure one batch; its logits (B, classes) go to the callbacks."""
         return self._evaluate(batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities (B, classes)."""
         return self(batch.image).float().softmax(dim=-1)
 

@@ -76,7 +76,8 @@ class DistillModule(ClassifierModule):
             return
         if stage != "fit" and not Path(self.teacher_ckpt).exists():
             warnings.warn(
-                f"teacher_ckpt: no {self.teacher_ckpt}; agreement with the teacher is not reported", stacklevel=2
+                f"teacher_ckpt: no {self.teacher_ckpt}; agreement with the teacher is not reported",
+                stacklevel=2,
             )
             return
         load_weights(self.teacher.network, resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt"), "teacher_ckpt")
@@ -91,4 +92,8 @@ class DistillModule(ClassifierModule):
         """`loss`, and its parts `hard_loss` and `soft_loss` before their weights."""
         hard = F.cross_entropy(logits, batch.label)
         soft = self.soft_loss(logits, self.teacher(batch.image.to(self.dtype)).float(), self.temperature)
-        return {"loss": self.hard_weight * hard + self.soft_weight * soft, "hard_loss": hard, "soft_loss": soft}
+        return {
+            "loss": self.hard_weight * hard + self.soft_weight * soft,
+            "hard_loss": hard,
+            "soft_loss": soft,
+        }

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import MeanMetric, Metric, SumMetric
 from torchmetrics.classification import BinaryCalibrationError
 
 CALIBRATION_BINS = 15
@@ -62,7 +62,7 @@ class EvaluationMetrics(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """All figures of which there was something to measure. Starts anew."""
-        metrics = {name: metric for name, metric in self.named_children() if metric.update_called}
+        metrics = {name: m for name, m in self.named_children() if isinstance(m, Metric) and m.update_called}
         figures = {name: metric.compute() for name, metric in metrics.items()}
         for metric in metrics.values():
             metric.reset()

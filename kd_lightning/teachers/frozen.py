@@ -30,7 +30,7 @@ class FrozenTeacher(nn.Module):
         self.network._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - a teacher is never in train mode
+    def train(self, mode: bool = True) -> Self:
         """Stay in eval mode whatever the owner does."""
         self.network.eval()
         return super().train(False)
