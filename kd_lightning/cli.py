@@ -12,6 +12,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kd_lightning.callbacks import ConfusionMatrix, PredictionWriter, ResultsWriter
 from kd_lightning.errors import UserError
@@ -24,6 +25,7 @@ PROGRESS_EVERY = 50
 NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
     r".*LeafSpec.*",
+    r".*is not supported by the model summary.*",
     r".*Total length of `list` across ranks is zero.*",  # no validation images asked for
     r"LightningCLI's args parameter is intended.*",  # the words are the command line's, or a recipe's
     r".*could not find the monitored key.*",  # no validation: there is no best checkpoint, only the last
@@ -71,6 +73,13 @@ class _CLI(LightningCLI):
             path = _run_of(config)
         if path is not None:
             config["ckpt_path"] = str(resolve_checkpoint(path, "ckpt_path"))
+
+    def instantiate_classes(self) -> None:
+        """Let what a class says of its options reach the user, without the parser's attempts around it."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(_one_line(str(_origin(error)))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]
@@ -123,6 +132,10 @@ def _one_line(message: str) -> str:
     found = value.partition("Given value: ")[2]
     reason = max(reasons.split(" - "), key=len)  # the longest is the one that names something
     return f"{key.removeprefix('Parser key ')}: {reason}; found {found}"
+
+
+def _origin(error: BaseException) -> BaseException:
+    return _origin(error.__cause__) if error.__cause__ else error
 
 
 def _not_a_tip(record: logging.LogRecord) -> bool:

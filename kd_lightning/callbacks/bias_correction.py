@@ -103,7 +103,7 @@ class BiasCorrection(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both rules' offsets and count the errors under each."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        missing = data.missing_classes
+        missing, run = data.missing_classes, run_folder(trainer)
         if not missing or not trainer.is_global_zero:
             return
         kept = [c for c in range(data.num_classes) if c not in missing]
@@ -126,7 +126,7 @@ class BiasCorrection(Callback):
                 "bias": {data.class_names[c]: round(float(bias[c]), 3) for c in classes.tolist()},
             }
         figures["classes"] = [data.class_names[c] for c in classes.tolist()]  # type: ignore[assignment]
-        update_results(run_folder(trainer), bias_correction=figures)
+        update_results(run, bias_correction=figures)
 
 
 @torch.no_grad()

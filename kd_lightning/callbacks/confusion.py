@@ -68,21 +68,21 @@ class ConfusionMatrix(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was counted."""
         counts = self._counts.compute().cpu()  # on every process: it adds up their counts
+        run = run_folder(trainer)
         if not trainer.is_global_zero:
             return
+        run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
         total, wrong = int(counts.sum()), int(errors.sum())
-        self._show(trainer, "confusion", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
-        self._show(trainer, "errors", draw_confusion(errors, names, f"{wrong} errors of {total}"))
+        self._show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
+        self._show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))
 
-    def _show(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        run = run_folder(trainer)
-        run.mkdir(parents=True, exist_ok=True)
-        figure.savefig(Path(run, f"{name}.png"))
+    def _show(self, trainer: Trainer, file: Path, figure: Figure) -> None:
+        figure.savefig(file)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 pixels = torch.frombuffer(bytearray(figure.canvas.buffer_rgba()), dtype=torch.uint8)  # type: ignore[attr-defined]
                 width, height = figure.canvas.get_width_height()
                 image = pixels.view(height, width, 4)[..., :3]
-                logger.experiment.add_image(f"test/{name}", image, trainer.current_epoch, dataformats="HWC")
+                logger.experiment.add_image(f"test/{file.stem}", image, trainer.current_epoch, dataformats="HWC")

@@ -16,7 +16,10 @@ MEBIBYTE = 2**20
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Where a run keeps its files: the logger's folder, else the trainer's."""
+    """Where a run keeps its files: the logger's folder, else the trainer's.
+
+    The processes of a run agree on it: each has to ask.
+    """
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -38,8 +41,8 @@ class ResultsWriter(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock on a clean folder."""
         self._start = time.perf_counter()
+        run = run_folder(trainer)
         if trainer.is_global_zero and not trainer.ckpt_path:
-            run = run_folder(trainer)
             stale = [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *run.glob("*.png")]
             # The newest event file is this fit's own, opened a moment ago.
             stale += sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
@@ -48,6 +51,7 @@ class ResultsWriter(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what training took."""
+        run = run_folder(trainer)
         if trainer.is_global_zero:
             fit = {
                 "seconds": round(time.perf_counter() - self._start, 2),
@@ -55,10 +59,11 @@ class ResultsWriter(Callback):
                 "steps": trainer.global_step,
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),
             }
-            update_results(run_folder(trainer), fit=fit, command=sys.argv[1:], **_setting(trainer, pl_module))
+            update_results(run, fit=fit, command=sys.argv[1:], **_setting(trainer, pl_module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the test measured."""
+        run = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         test: dict[str, Any] = {
@@ -69,7 +74,7 @@ class ResultsWriter(Callback):
         test["errors"] = round(test["errors"])
         test["images"] = len(trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
         test["right"] = test["images"] - test["errors"]
-        update_results(run_folder(trainer), test=test, **_setting(trainer, pl_module))
+        update_results(run, test=test, **_setting(trainer, pl_module))
 
 
 def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

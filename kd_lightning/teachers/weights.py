@@ -75,7 +75,7 @@ def _read(path: Path, option: str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+        if "Unsupported global" in str(error):
             raise UserError(
                 f"{option}: {path} holds pickled Python objects, which are never run; "
                 "where you trust it, save its tensors alone: torch.save(network.state_dict(), 'weights.pt')"

@@ -1,0 +1,152 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from kd_lightning.__main__ import main
+from kd_lightning.commands import reproduce
+from kd_lightning.results import read_results
+from tests.made import write_mnist
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+
+
+@pytest.fixture(autouse=True)
+def _from_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    monkeypatch.setattr(reproduce, "CONFIGS", CONFIGS)
+
+
+def refused(capsys, *words):
+    assert main(["reproduce", *words]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kd-lightning:")]
+    return line
+
+
+def test_digits_are_the_default_and_the_report_holds_what_the_runs_measured(capsys):
+    assert main(["reproduce", "--seeds", "2", *SHORT]) == 0
+    out = capsys.readouterr().out
+    assert "[5/5] digits: distill, seed 1" in out
+    runs = Path("lightning_logs/digits")
+    errors = [read_results(runs / "distill" / f"seed_{seed}")["test"]["errors"] for seed in (0, 1)]
+    rows = {row["name"]: row for row in json.loads((runs / "comparison.json").read_text())}
+    assert rows["distill"]["errors"] == errors
+    assert rows["teacher"]["reduction"] is None
+    assert rows["distill"]["reduction"] == pytest.approx(1 - 0.009 / 0.726, abs=1e-6)
+    report = (runs / "report.md").read_text()
+    assert f"| {sum(errors) / 2:.1f} ± " in report
+    assert "kd-lightning reproduce --seeds 2" in report
+    for picture in ("comparison.png", "teacher/seed_0/errors.png", "distill/seed_0/confusion.png"):
+        assert picture in report
+        assert (runs / picture).is_file()
+
+
+def test_what_is_finished_is_kept_until_an_option_changes_or_force_is_said(capsys):
+    results = Path("lightning_logs/digits/baseline/seed_0/results.json")
+    words = ["reproduce", "digits", "--stages", "baseline", "--seeds", "1"]
+    assert main([*words, *SHORT]) == 0
+    first = results.stat().st_mtime_ns
+    assert main([*words, *SHORT]) == 0
+    assert "finished before, kept" in capsys.readouterr().out
+    assert results.stat().st_mtime_ns == first
+    assert main([*words, *SHORT, "--data.batch_size=16"]) == 0
+    second = results.stat().st_mtime_ns
+    assert second != first
+    assert main([*words, *SHORT, "--data.batch_size=16", "--force"]) == 0
+    assert results.stat().st_mtime_ns != second
+
+
+def test_a_teacher_trained_anew_makes_its_students_run_anew(capsys):
+    words = ["reproduce", "digits", "--stages", "distill", "--seeds", "1", *SHORT]
+    assert main(words) == 0
+    assert "[1/2] digits: teacher" in capsys.readouterr().out
+    assert main([*words, "--model.net.hidden_dropout=0.25"]) == 0
+    assert "kept" not in capsys.readouterr().out
+
+
+def test_an_option_that_only_some_stages_have_reaches_those(capsys):
+    assert main(["reproduce", "--seeds", "1", *SHORT, "--model.temperature", "8", "--runs", "elsewhere"]) == 0
+    config = Path("elsewhere/digits/distill/seed_0/config.yaml").read_text()
+    assert "temperature: 8.0" in config
+    assert "teacher_ckpt: elsewhere/digits/teacher/seed_0" in config
+
+
+def test_another_data_config_takes_the_place_of_the_recipe_s():
+    Path("mine.yaml").write_text("class_path: kd_lightning.data.DigitsDataModule\ninit_args: {train_size: 77}\n")
+    assert main(["reproduce", "--stages", "baseline", "--seeds", "1", *SHORT, "--data", "mine.yaml"]) == 0
+    assert "train_size: 77" in Path("lightning_logs/digits/baseline/seed_0/config.yaml").read_text()
+
+
+def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
+    root = write_mnist(tmp_path / "data")
+    stages = "distill_without_3,distill_only_7_8"
+    words = ["reproduce", "mnist_hinton", "--stages", stages, f"--data.root={root}", *SHORT]
+    assert main(words) == 0
+    report = Path("lightning_logs/mnist_hinton/report.md").read_text()
+    assert report.count("bias by class frequency, no test labels") == 2
+    assert report.count("bias chosen on the test set, as the paper") == 2
+    without_3 = read_results(Path("lightning_logs/mnist_hinton/distill_without_3/seed_0"))["bias_correction"]
+    assert without_3["classes"] == ["3"]
+    assert without_3["test_optimal"]["errors"] <= without_3["as_trained"]["errors"]
+    only = read_results(Path("lightning_logs/mnist_hinton/distill_only_7_8/seed_0"))["bias_correction"]
+    assert only["classes"] == ["7", "8"]
+    assert only["test_optimal"]["bias"]["7"] == only["test_optimal"]["bias"]["8"]
+
+
+def test_stages_on_several_processes_are_commands_of_their_own(monkeypatch):
+    calls = []
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda words, check: calls.append(words) or Failed())
+    assert main(["reproduce", "--stages", "teacher", "--trainer.devices=2", "--trainer.accelerator=cpu"]) == 2
+    assert calls[0][1:4] == ["-m", "kd_lightning", "fit"]
+    assert "--trainer.devices=2" in calls[0]
+
+
+class Failed:
+    returncode = 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("mnist",), "recipe: mnist found, one of digits, mnist_hinton, mnist_transfer expected"),
+        (("digits", "--stages", "student"), "--stages: student found, some of teacher, baseline, distill expected"),
+        (("digits", "--seeds", "0"), "--seeds: 0 found, at least 1 expected"),
+        (("digits", "--seeds", "two"), "reproduce: argument --seeds: invalid int value: 'two'"),
+        (("digits", "--model.nonsense=1"), "'nonsense' is not accepted"),
+        (("digits", "--nonsense=1"), "nonsense"),
+        (("digits", "--data.train_size=5000"), "train_size: 5000 found"),
+        (("digits", "more"), "reproduce: more found, an option (--name value) expected"),
+        (("mnist_transfer", "--data.root=nowhere"), "nowhere/MNIST/raw"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, capsys, monkeypatch):
+    from torchvision.datasets import mnist
+
+    def unreachable(*args, **kwargs):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr(mnist, "download_and_extract_archive", unreachable)
+    assert message in refused(capsys, *words)
+    assert not list(Path("lightning_logs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: [", "not a recipe"),
+        ("title: x\nsource: y\nmetric: luck\nseeds: 1\nstages: {a: {config: a.yaml}}", "metric luck found"),
+        (
+            "title: x\nsource: y\nmetric: errors\nseeds: 1\nstages: {a: {config: a.yaml, teacher: b}}",
+            "teacher b of a found, an earlier stage expected",
+        ),
+    ],
+)
+def test_a_recipe_that_is_none_is_named(text, message, capsys):
+    Path("mine").mkdir()
+    Path("mine/recipe.yaml").write_text(text)
+    line = refused(capsys, "mine")
+    assert message in line
+    assert "mine/recipe.yaml" in line

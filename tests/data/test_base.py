@@ -1,0 +1,127 @@
+"""Which images a data module trains and validates on, and which options it refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from kd_lightning.data import ImageSet
+from kd_lightning.errors import UserError
+from tests.data.made import TEST_LABELS, TRAIN_LABELS, MadeDataModule, made
+
+
+def labels_at(positions: torch.Tensor) -> list[int]:
+    return torch.tensor(TRAIN_LABELS)[positions].tolist()
+
+
+def test_without_options_training_has_every_image_and_validation_none() -> None:
+    data = made()
+    assert data.train_positions.tolist() == list(range(24))
+    assert data.train_count == 24
+    assert data.val_dataloader() == []
+    assert data.missing_classes == ()
+
+
+def test_training_and_validation_are_disjoint_and_together_the_whole() -> None:
+    data = made(val_size=7)
+    train, val = set(data.train_positions.tolist()), set(data.val_positions.tolist())
+    assert len(val) == 7
+    assert not train & val
+    assert train | val == set(range(24))
+
+
+def test_validation_has_the_classes_in_their_proportions() -> None:
+    assert sorted(labels_at(made(val_size=6).val_positions)) == [0, 0, 0, 1, 1, 2]
+    assert sorted(labels_at(made(val_size=12).val_positions)) == [0] * 6 + [1] * 4 + [2] * 2
+
+
+def test_the_split_seed_alone_chooses_the_validation_images() -> None:
+    first, other_run, other_split = (
+        made(val_size=6, seed=seed, split_seed=split_seed).val_positions.tolist()
+        for seed, split_seed in ((0, 0), (5, 0), (0, 1))
+    )
+    assert first == other_run == sorted(first)
+    assert first != other_split
+
+
+def test_train_size_keeps_the_first_images_in_file_order() -> None:
+    assert made(train_size=5).train_positions.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_classes_are_left_out_of_the_first_images_not_counted_before() -> None:
+    data = made(train_size=7, omit_classes=[2])
+    assert data.train_positions.tolist() == [0, 1, 2, 3, 4, 6]  # not 7 images without class 2
+    assert data.missing_classes == (2,)
+    assert data.train_count == 24
+
+
+def test_the_first_images_are_those_that_validation_left() -> None:
+    data = made(val_size=6, train_size=10, omit_classes=[1])
+    left = [i for i in range(24) if i not in data.val_positions.tolist()]
+    assert data.train_positions.tolist() == [i for i in left[:10] if TRAIN_LABELS[i] != 1]
+
+
+def test_only_classes_keeps_these_and_names_the_others_missing() -> None:
+    data = made(only_classes=[2, 1], train_size=6)
+    assert data.train_positions.tolist() == [2, 4, 5]
+    assert data.missing_classes == (0,)
+
+
+def test_validation_and_test_keep_the_classes_that_training_leaves_out() -> None:
+    data = made(val_size=6, omit_classes=[0, 2])
+    assert set(labels_at(data.train_positions)) == {1}
+    assert set(labels_at(data.val_positions)) == {0, 1, 2}
+    data.setup("test")
+    assert [data.deal(index, train=False).label.tolist() for index in data.test_dataloader()] == [TEST_LABELS]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_size": 25}, "train_size: 25 found, 1 to 24 expected"),
+        ({"train_size": 19, "val_size": 6}, "train_size: 19 found, 1 to 18 expected"),
+        ({"train_size": 0}, "train_size: 0 found, 1 to 24 expected"),
+        ({"val_size": 24}, "val_size: 24 found, 0 to 23 expected"),
+        ({"val_size": -1}, "val_size: -1 found, 0 to 23 expected"),
+        ({"omit_classes": [1, 3]}, r"\[3\] found, classes 0 to 2 expected"),
+        ({"only_classes": [-1]}, r"\[-1\] found, classes 0 to 2 expected"),
+        ({"omit_classes": [0, 1, 2]}, r"classes \[0, 1, 2\] left out leave no image"),
+        ({"only_classes": [2], "train_size": 5}, r"classes \[0, 1\] left out leave no image"),
+    ],
+)
+def test_options_that_do_not_fit_the_data_are_named_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        made(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"omit_classes": [0], "only_classes": [1]}, "omit_classes and only_classes: both found"),
+        ({"std": [0.5, 0.0]}, r"std: \[0.5, 0.0\] found, values above 0 expected"),
+        ({"batch_size": 0}, "batch_size: 0 found, at least 1 expected"),
+        ({"eval_batch_size": -2}, "eval_batch_size: -2 found, at least 1 expected"),
+    ],
+)
+def test_options_that_fit_no_data_are_refused_before_any_is_read(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        MadeDataModule(**options)
+
+
+def test_each_part_is_read_once_and_only_for_the_stage_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bool] = []
+    load = MadeDataModule.load
+
+    def counted(self: MadeDataModule, train: bool) -> ImageSet:
+        read.append(train)
+        return load(self, train)
+
+    monkeypatch.setattr(MadeDataModule, "load", counted)
+    data = MadeDataModule()
+    for stage in ("test", "predict", "test"):
+        data.setup(stage)
+    assert read == [False]
+    for stage in ("fit", "validate", "fit"):
+        data.setup(stage)
+    assert read == [False, True]

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
+
+# Probabilities of two classes; the student names 0, 0, 1, 0 and is right, wrong, wrong, right.
+LOGITS = torch.tensor([[0.90, 0.10], [0.87, 0.13], [0.30, 0.70], [0.62, 0.38]]).log()
+LABEL = torch.tensor([0, 1, 0, 0])
+TEACHER = torch.tensor([[2.0, 1.0], [-1.0, 3.0], [0.0, 5.0], [1.0, 0.5]])  # names 0, 1, 1, 0
+
+
+def floats(figures: dict[str, Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in figures.items()}
+
+
+def test_running_means_weigh_each_batch_by_its_images() -> None:
+    means = RunningMeans()
+    means.update({"loss": torch.tensor(1.0), "accuracy": torch.tensor(0.5)}, images=3)
+    means.update({"loss": torch.tensor(5.0), "accuracy": torch.tensor(1.0)}, images=1)
+    assert floats(means.compute()) == {"loss": 2.0, "accuracy": 0.625}
+
+
+def test_running_means_start_anew_after_they_are_read() -> None:
+    means = RunningMeans()
+    means.update({"loss": torch.tensor(100.0)}, images=2)
+    means.compute()
+    assert means.compute() == {}
+    means.update({"loss": torch.tensor(3.0)}, images=1)
+    assert floats(means.compute()) == {"loss": 3.0}
+
+
+def test_running_means_keep_no_graph() -> None:
+    means = RunningMeans()
+    means.update({"loss": torch.tensor(1.0, requires_grad=True)}, images=2)
+    assert not means.compute()["loss"].requires_grad
+
+
+def test_each_figure_of_four_images_is_the_one_worked_out_by_hand() -> None:
+    metrics = EvaluationMetrics()
+    metrics.update(LOGITS, LABEL, TEACHER)
+    # In bins of 1/15, 0.90 and 0.87 fall together: half of them right. 0.70 (wrong) and 0.62 (right) are alone.
+    calibration = 2 / 4 * abs(0.5 - 0.885) + 1 / 4 * 0.70 + 1 / 4 * (1 - 0.62)
+    assert floats(metrics.compute()) == pytest.approx(
+        {
+            "accuracy": 0.5,
+            "errors": 2.0,
+            "nll": -(math.log(0.90) + math.log(0.13) + math.log(0.30) + math.log(0.62)) / 4,
+            "calibration_error": calibration,
+            "agreement": 0.75,
+        },
+        abs=1e-6,
+    )
+
+
+def test_figures_do_not_depend_on_how_the_images_are_batched() -> None:
+    whole, parts = EvaluationMetrics(), EvaluationMetrics()
+    whole.update(LOGITS, LABEL, TEACHER)
+    for part in (slice(0, 3), slice(3, 4)):
+        parts.update(LOGITS[part], LABEL[part], TEACHER[part])
+    assert floats(parts.compute()) == pytest.approx(floats(whole.compute()), abs=1e-6)
+
+
+def test_figures_start_anew_after_they_are_read() -> None:
+    metrics = EvaluationMetrics()
+    metrics.update(LOGITS, LABEL, TEACHER)
+    metrics.compute()
+    metrics.update(LOGITS[:1], LABEL[:1])
+    figures = floats(metrics.compute())
+    assert figures == pytest.approx(
+        {"accuracy": 1.0, "errors": 0.0, "nll": -math.log(0.90), "calibration_error": 0.10}, abs=1e-6
+    )
+
+
+def test_without_a_teacher_there_is_no_agreement_and_without_images_no_figure() -> None:
+    metrics = EvaluationMetrics()
+    assert metrics.compute() == {}
+    metrics.update(LOGITS, LABEL)
+    assert set(metrics.compute()) == {"accuracy", "errors", "nll", "calibration_error"}
+
+
+def test_half_precision_logits_are_measured_in_float32() -> None:
+    metrics = EvaluationMetrics()
+    metrics.update(LOGITS.bfloat16(), LABEL)
+    nll = torch.nn.functional.cross_entropy(LOGITS.bfloat16().float(), LABEL)
+    assert metrics.compute()["nll"].item() == pytest.approx(nll.item(), abs=1e-6)
+
+
+def test_nothing_measured_goes_into_a_checkpoint() -> None:
+    metrics = EvaluationMetrics()
+    metrics.update(LOGITS, LABEL, TEACHER)
+    assert metrics.state_dict() == {}
+
+
+def test_the_first_figure_that_is_no_finite_number_is_named_with_its_value() -> None:
+    figures = {"loss": torch.tensor(1.0), "hard": torch.tensor(math.nan), "soft": torch.tensor(math.inf)}
+    assert first_not_finite(figures) == "hard is nan"
+    assert first_not_finite({"loss": torch.tensor(1.0), "soft": torch.tensor(-math.inf)}) == "soft is -inf"
+    assert first_not_finite({"loss": torch.tensor(1.0)}) is None

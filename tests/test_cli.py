@@ -1,0 +1,245 @@
+"""The user's door: the console command, by the words a user types."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kd_lightning import cli
+from kd_lightning.__main__ import main
+from kd_lightning.models import MLP
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TEACHER = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 20, 10]}}
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+
+
+def write_config(name="teacher", module="TeacherModule", **init_args):
+    logger = {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "logs", "name": name, "version": "seed_0"},
+    }
+    config = {
+        "seed_everything": 0,
+        "threads": 1,
+        "model": {"class_path": f"kd_lightning.modules.{module}", "init_args": {"net": TEACHER, **init_args}},
+        "data": {"class_path": "kd_lightning.data.DigitsDataModule", "init_args": {"train_size": 200}},
+        "trainer": {"max_epochs": 1, "logger": logger, "enable_model_summary": False},
+    }
+    path = Path(f"{name}.yaml")
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def distill_config(**init_args):
+    options = {"teacher": TEACHER, "teacher_ckpt": "logs/teacher/seed_0", **init_args}
+    return write_config("distill", "DistillModule", **options)
+
+
+def said(capsys):
+    """The one line on standard error."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kd-lightning:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def refused(capsys, *words):
+    """Run a command that must fail as a user's mistake does; the line that it says."""
+    assert main(list(words)) == 2
+    return said(capsys)
+
+
+def test_fit_test_and_predict_leave_their_files_in_the_run_folder():
+    config = write_config()
+    assert main(["fit", "--config", config]) == 0
+    assert main(["test", "--config", config]) == 0
+    assert main(["predict", "--config", config]) == 0
+    run = Path("logs/teacher/seed_0")
+    results = json.loads((run / "results.json").read_text())
+    assert results["test"]["images"] == 360
+    assert results["test"]["errors"] + results["test"]["right"] == 360
+    assert results["test"]["accuracy"] == pytest.approx(results["test"]["right"] / 360, abs=1e-6)
+    assert results["network"] == {"name": "MLP", "parameters": 64 * 20 + 20 + 20 * 10 + 10, "mebibytes": 0.006}
+    assert results["fit"]["epochs"] == 1
+    assert (run / "confusion.png").stat().st_size > 1000
+    assert (run / "errors.png").stat().st_size > 1000
+    rows = (run / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "index,class,probability"
+    assert [row.split(",")[0] for row in rows[1:]] == [str(i) for i in range(360)]
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+
+
+def test_tensorboard_gets_curves_under_the_same_tags_and_both_pictures():
+    config = write_config()
+    assert main(["fit", "--config", config, "--data.val_size=100"]) == 0
+    assert main(["test", "--config", config]) == 0
+    events = [EventAccumulator(str(file)).Reload() for file in Path("logs/teacher/seed_0").glob("events*")]
+    scalars = {tag for event in events for tag in event.Tags()["scalars"]}
+    assert {"train/loss", "train/accuracy", "val/accuracy", "val/nll", "test/errors", "test/nll"} <= scalars
+    assert {tag for event in events for tag in event.Tags()["images"]} == {"test/confusion", "test/errors"}
+
+
+def test_a_student_starts_from_the_baseline_s_weights_and_keeps_no_teacher(monkeypatch):
+    starts = {}
+    assert main(["fit", "--config", write_config()]) == 0
+    for config in (write_config("baseline"), distill_config()):
+        fitted = cli.main(["fit", "--config", config, "--trainer.max_epochs=0"])
+        starts[config] = fitted.model.net.state_dict()
+    baseline, student = starts.values()
+    assert all(torch.equal(baseline[name], student[name]) for name in baseline)
+    assert main(["fit", "--config", "distill.yaml"]) == 0
+    saved = torch.load("logs/distill/seed_0/checkpoints/last.ckpt", weights_only=True)
+    assert set(saved["state_dict"]) == {f"net.{name}" for name in baseline}
+
+
+def test_a_student_is_tested_with_its_teacher_gone(recwarn):
+    assert main(["fit", "--config", write_config()]) == 0
+    assert main(["fit", "--config", distill_config()]) == 0
+    run = Path("logs/distill/seed_0/results.json")
+    assert main(["test", "--config", "distill.yaml"]) == 0
+    assert "agreement" in json.loads(run.read_text())["test"]
+    Path("logs/teacher").rename("elsewhere")
+    assert main(["test", "--config", "distill.yaml"]) == 0
+    assert "agreement" not in json.loads(run.read_text())["test"]
+    assert any("agreement with the teacher is not reported" in str(w.message) for w in recwarn)
+
+
+def test_the_best_checkpoint_is_kept_where_there_is_validation_and_none_is_stale():
+    config = write_config()
+    best = Path("logs/teacher/seed_0/checkpoints/best.ckpt")
+    assert main(["fit", "--config", config, "--data.val_size=100"]) == 0
+    assert best.is_file()
+    assert main(["fit", "--config", config]) == 0
+    assert not best.exists()
+    assert [file.name for file in best.parent.iterdir()] == ["last.ckpt"]
+    assert len(list(best.parents[1].glob("events*"))) == 1
+
+
+def test_configs_in_a_row_and_options_override_what_came_before(capsys):
+    config = write_config()
+    Path("more.yaml").write_text("trainer: {max_epochs: 7}\ndata: {init_args: {batch_size: 16}}\n")
+    options = cli.parse(["fit", "--config", config, "--config", "more.yaml", "--data.train_size=50"])
+    assert options["trainer"]["max_epochs"] == 7
+    assert (options["data"]["init_args"]["batch_size"], options["data"]["init_args"]["train_size"]) == (16, 50)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", config, "--print_config"])
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["train_size"] == 200
+
+
+def test_resuming_from_last_takes_up_where_training_ended():
+    config = write_config()
+    assert main(["fit", "--config", config]) == 0
+    resumed = cli.main(["fit", "--config", config, "--trainer.max_epochs=3", "--ckpt_path=logs/teacher/seed_0"])
+    assert resumed.trainer.current_epoch == 3
+    assert resumed.trainer.global_step == 3 * 2
+
+
+def test_training_stops_at_a_loss_that_is_no_number_and_keeps_the_last_good_checkpoint(capsys):
+    config = write_config()
+    assert main(["fit", "--config", config]) == 0
+    last = Path("logs/teacher/seed_0/checkpoints/last.ckpt")
+    good = last.read_bytes()
+    line = refused(capsys, "fit", "--config", config, "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e38")
+    assert "loss is nan in epoch 0" in line or "loss is inf in epoch 0" in line
+    assert last.read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data.train_size=2000", "train_size: 2000 found, 1 to 1437 expected"),
+        ("--data.omit_classes=[0,1,2,3,4,5,6,7,8,9]", "leave no image"),
+        ("--data.omit_classes=[11]", "[11] found, classes 0 to 9 expected"),
+        ("--data.val_size=9999", "val_size: 9999 found, 0 to 1436 expected"),
+        ("--data.nonsense=1", "'nonsense' is not accepted"),
+        ("--nonsense=1", "nonsense"),
+        ("--trainer.max_epochs=many", "trainer.max_epochs"),
+        ("--config=absent.yaml", "absent.yaml"),
+        ("--model.net.widths=[64,20,7]", "gives 7 classes, the data has 10"),
+        ("--model.net.widths=[63,20,10]", "cannot read images of 1x8x8"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(option, message, capsys):
+    line = refused(capsys, "fit", "--config", write_config(), option)
+    assert message in line
+    assert not list(Path("logs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.temperature=0", "temperature: 0.0 found, a number above 0 expected"),
+        ("--model.hard_weight=-1", "hard_weight: -1.0 found, a number of at least 0 expected"),
+        ("--model.soft_weight=.nan", "soft_weight: nan found"),
+        ("--model.teacher_ckpt=nowhere", "no file or run folder nowhere"),
+        ("--model.teacher_ckpt=empty", "empty has no checkpoints/best.ckpt or checkpoints/last.ckpt"),
+        ("--model.teacher_ckpt=cut.ckpt", "cut.ckpt cannot be read"),
+        ("--model.teacher_ckpt=text.pt", "text.pt is not a checkpoint"),
+        ("--model.teacher_ckpt=module.pt", "torch.save(network.state_dict(), 'weights.pt')"),
+        ("--model.teacher.widths=[64,30,10]", "linear1.weight is 20x64 in the file and 30x64 in the network"),
+    ],
+)
+def test_a_teacher_that_will_not_do_is_named_in_one_line(option, message, capsys):
+    assert main(["fit", "--config", write_config()]) == 0
+    Path("empty").mkdir()
+    whole = Path("logs/teacher/seed_0/checkpoints/last.ckpt").read_bytes()
+    Path("cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    Path("text.pt").write_text("no weights here")
+    torch.save(MLP([64, 20, 10]), "module.pt")
+    assert message in refused(capsys, "fit", "--config", distill_config(), option)
+    assert not Path("logs/distill/seed_0/checkpoints").exists()
+
+
+def test_weights_that_are_all_zero_are_refused(capsys):
+    words = ("fit", "--config", distill_config(hard_weight=0.0, soft_weight=0.0))
+    assert "all 0 found" in refused(capsys, *words)
+
+
+def test_a_teacher_of_other_classes_is_refused_with_both_numbers(capsys):
+    other = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 5]}}
+    torch.save(MLP([64, 5]).state_dict(), "five.pt")
+    config = distill_config(teacher=other, teacher_ckpt="five.pt")
+    assert "teacher: MLP gives 5 classes, the data has 10" in refused(capsys, "fit", "--config", config)
+
+
+def test_evaluation_without_a_checkpoint_is_refused(capsys):
+    config = write_config()
+    assert "logs/teacher/seed_0; train it first" in refused(capsys, "test", "--config", config)
+    assert "ckpt_path: none found" in refused(capsys, "test", "--config", config, "--trainer.logger=false")
+
+
+def test_a_checkpoint_with_a_payload_is_refused_and_nothing_in_it_runs(capsys):
+    class Payload:
+        def __reduce__(self):
+            return (Path("ran").touch, ())
+
+    with Path("payload.pt").open("wb") as file:
+        pickle.dump({"state_dict": Payload()}, file)
+    line = refused(capsys, "fit", "--config", distill_config(teacher_ckpt="payload.pt"))
+    assert "payload.pt" in line
+    assert not Path("ran").exists()
+
+
+def test_unknown_commands_are_refused_with_the_known_ones(capsys):
+    assert "reproduce, fit, validate, test, predict expected" in refused(capsys, "distil")
+
+
+def test_help_and_version_need_no_torch():
+    program = "import sys; from kd_lightning.__main__ import main; main(['--help']); main(['--version']); "
+    program += "sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "usage: kd-lightning" in done.stdout
+    assert "kd-lightning 0.1.0" in done.stdout

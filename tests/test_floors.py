@@ -1,0 +1,93 @@
+"""A file imports only from floors below its own, and from its own package."""
+
+import ast
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import kd_lightning
+
+PACKAGE = Path(kd_lightning.__file__).parent
+
+FLOOR = {
+    "__init__": 0,
+    "batch": 0,
+    "errors": 0,
+    "losses": 1,
+    "teachers": 1,
+    "models": 1,
+    "data": 1,
+    "results": 1,
+    "schedules": 1,
+    "modules": 2,
+    "callbacks": 2,
+    "cli": 3,
+    "commands": 4,
+    "__main__": 5,
+}
+
+JOINED_BY_YAML = {"modules": {"data", "models"}, "callbacks": {"data", "models"}}
+"""What lies below and yet is never imported: data and networks are joined to the modules by YAML."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(file: Path) -> str:
+    """The file's place in the house: a package, or a module at the top."""
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_units(source: str, package: str) -> set[str]:
+    """What a source imports of ours, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    parts = [name.split(".") for name in names if name.split(".")[0] == "kd_lightning"]
+    # What the package itself defines, as its version, comes from its __init__.
+    return {part[1] if len(part) > 1 and _is_unit(part[1]) else "__init__" for part in parts}
+
+
+def _is_unit(name: str) -> bool:
+    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
+
+
+def broken(importer: str, imported: str) -> bool:
+    if importer == imported:
+        return False
+    return FLOOR[imported] >= FLOOR[importer] or imported in JOINED_BY_YAML.get(importer, ())
+
+
+def test_every_file_has_a_floor_and_every_floor_its_files() -> None:
+    assert {unit(file) for file in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_lead_downward_only(file: Path) -> None:
+    package = ".".join(("kd_lightning", *file.relative_to(PACKAGE).parts[:-1]))
+    imported = imported_units(file.read_text(encoding="utf-8"), package)
+    assert [name for name in imported if broken(unit(file), name)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "units"),
+    [
+        ("import kd_lightning.data.base as b", {"data"}),
+        ("from kd_lightning import cli, __version__", {"cli", "__init__"}),
+        ("def f():\n    if 1:\n        from kd_lightning.commands.compare import collect", {"commands"}),
+        ("from ..data import views\nfrom .soft import x", {"data", "losses"}),
+        ("import torch\nfrom kd_lightning_extras.data import views", set()),
+    ],
+)
+def test_the_search_for_imports_finds_each_kind(source: str, units: set[str]) -> None:
+    assert imported_units(source, "kd_lightning.losses") == units
+
+
+def test_the_rule_forbids_upward_sideways_and_yaml_joined_imports() -> None:
+    forbidden = [("losses", "modules"), ("models", "data"), ("modules", "callbacks"), ("callbacks", "data")]
+    assert all(broken(importer, imported) for importer, imported in [*forbidden, ("modules", "models")])
+    assert not any(broken(*pair) for pair in [("data", "data"), ("modules", "losses"), ("commands", "data")])
