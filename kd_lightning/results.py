@@ -4,7 +4,7 @@
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "agreement"},
      "network": {"name", "parameters", "mebibytes"},
      "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
-     "versions": {PACKAGE: VERSION}, "machine": {"processor", "cores", "accelerator"},
+     "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
      "command": [WORD, …]}
 
 Each part is written when it is known; a new fit starts a new file.
@@ -56,10 +56,15 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def machine(accelerator: str) -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "accelerator": accelerator,
-    }
+def machine() -> dict[str, Any]:
+    """The computer that the figures were measured on; the device is the run's."""
+    return {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())

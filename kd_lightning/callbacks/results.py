@@ -88,6 +88,7 @@ def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
             "mebibytes": round(size_in_bytes(network) / MEBIBYTE, 3),
         },
         "versions": versions(),
-        "machine": machine(torch.cuda.get_device_name(module.device) if on_gpu else module.device.type),
+        "machine": machine(),
+        "device": torch.cuda.get_device_name(module.device) if on_gpu else module.device.type,
         "devices": trainer.world_size,
     }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from kd_lightning.commands.recipe import Recipe
-from kd_lightning.results import read_results, write_text
+from kd_lightning.results import machine, read_results, versions, write_text
 
 RULES = {
     "as_trained": "bias as trained",
@@ -131,7 +131,16 @@ def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> P
     folder = runs / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     draw_errors(recipe, rows).savefig(folder / "comparison.png")
-    write_text(folder / "comparison.json", json.dumps([vars(row) for row in rows], indent=2) + "\n")
+    record = {
+        "title": recipe.title,
+        "source": recipe.source,
+        "metric": recipe.metric,
+        "command": command,
+        "versions": versions(),
+        "machine": machine(),
+        "rows": [vars(row) for row in rows],
+    }
+    write_text(folder / "comparison.json", json.dumps(record, indent=2) + "\n")
     shown = [cells(row, recipe.metric) for row in rows]
     lines = [
         f"# {recipe.title}",

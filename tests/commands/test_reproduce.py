@@ -32,7 +32,7 @@ def test_digits_are_the_default_and_the_report_holds_what_the_runs_measured(caps
     assert "[5/5] digits: distill, seed 1" in out
     runs = Path("lightning_logs/digits")
     errors = [read_results(runs / "distill" / f"seed_{seed}")["test"]["errors"] for seed in (0, 1)]
-    rows = {row["name"]: row for row in json.loads((runs / "comparison.json").read_text())}
+    rows = {row["name"]: row for row in json.loads((runs / "comparison.json").read_text())["rows"]}
     assert rows["distill"]["errors"] == errors
     assert rows["teacher"]["reduction"] is None
     assert rows["distill"]["reduction"] == pytest.approx(1 - 0.009 / 0.726, abs=1e-6)
