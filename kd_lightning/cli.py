@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kd_lightning.callbacks import ConfusionMatrix, PredictionWriter, ResultsWriter
 from kd_lightning.errors import UserError
@@ -146,6 +146,8 @@ def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)
+    # Adam's moments of a dead unit decay into denormal numbers, on which a CPU's step takes several times as long.
+    torch.set_flush_denormal(True)
     if not torch.cuda.is_available():
         # Lightning asks for CUDA checks through NVML, which then re-opens it at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -28,6 +28,7 @@ class Row:
     published: float | str | None
     figures: list[float]
     errors: list[int]
+    images: int
     class_errors: list[int]
     parameters: int
     mebibytes: float
@@ -86,6 +87,7 @@ def _row(
         published=published,
         figures=by_metric[recipe.metric],
         errors=errors,
+        images=images,
         class_errors=[figures["class_errors"] for figures in part] if rule else [],
         parameters=found[0]["network"]["parameters"],
         mebibytes=found[0]["network"]["mebibytes"],
@@ -180,8 +182,13 @@ def draw_errors(recipe: Recipe, rows: list[Row]) -> Figure:
     axes = figure.add_subplot()
     for y, row in enumerate(rows):
         axes.plot(row.errors, [y] * len(row.errors), "o", color="tab:blue", alpha=0.6)
-        if recipe.metric == "errors" and isinstance(row.published, int | float):
-            axes.plot([row.published], [y], "|", color="tab:red", markersize=16, markeredgewidth=2)
+        if isinstance(row.published, int | float):
+            published = {
+                "errors": row.published,
+                "right": row.images - row.published,
+                "accuracy": (1 - row.published) * row.images,
+            }[recipe.metric]
+            axes.plot([published], [y], "|", color="tab:red", markersize=16, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set(xlabel="test errors (dots: our runs, red bars: published)", ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)

@@ -78,10 +78,14 @@ def test_absent_files_that_cannot_be_downloaded_are_named_with_their_folder(
 
 def test_the_patience_with_a_mirror_is_short_and_nobody_elses(tmp_path: Path, downloads: list[float | None]) -> None:
     before = socket.getdefaulttimeout()
-    with pytest.raises(UserError):
-        MNISTDataModule(root=str(tmp_path)).prepare_data()
+    socket.setdefaulttimeout(33.0)
+    try:
+        with pytest.raises(UserError):
+            MNISTDataModule(root=str(tmp_path)).prepare_data()
+        assert socket.getdefaulttimeout() == 33.0
+    finally:
+        socket.setdefaulttimeout(before)
     assert set(downloads) == {10.0}
-    assert socket.getdefaulttimeout() == before
 
 
 @pytest.mark.parametrize(

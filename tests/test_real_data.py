@@ -1,0 +1,55 @@
+"""On MNIST's own files: `KD_LIGHTNING_DATA=PATH pytest -m real_data`, where PATH/MNIST/raw holds them."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd_lightning.__main__ import main
+from kd_lightning.commands import reproduce
+from kd_lightning.data import MNISTDataModule
+from kd_lightning.results import read_results
+
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture
+def root():
+    if "KD_LIGHTNING_DATA" not in os.environ:
+        pytest.skip("KD_LIGHTNING_DATA names no torchvision root")
+    return Path(os.environ["KD_LIGHTNING_DATA"]).resolve()
+
+
+def test_the_transfer_set_is_the_first_ten_thousand_images_in_file_order(root):
+    data = MNISTDataModule(root=str(root), train_size=10_000, batch_size=32, shuffle=False)
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    dealt = torch.cat(list(data.train_dataloader()))
+    assert dealt.tolist() == list(range(10_000))
+    batch = data.deal(dealt)
+    # Counts of the digits 0 to 9 in the first 10,000 labels of train-labels-idx1-ubyte.
+    assert batch.label.bincount().tolist() == [1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978]
+    assert batch.label[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+
+
+def test_the_normalised_training_pixels_have_mean_0_and_deviation_1(root):
+    data = MNISTDataModule(root=str(root))
+    data.setup("fit")
+    image = data.deal(torch.arange(60_000)).image
+    assert image.mean().item() == pytest.approx(0, abs=1e-3)
+    assert image.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_distilled_student_beats_its_baseline_on_the_transfer_set(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "CONFIGS", Path(__file__).parents[1] / "configs")
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    monkeypatch.chdir(tmp_path)
+    short = ("--seeds=1", "--trainer.max_epochs=5")
+    assert main(["reproduce", "mnist_transfer", f"--data.root={root}", *short]) == 0
+    runs = tmp_path / "lightning_logs" / "mnist_transfer"
+    right = {run.parent.name: read_results(run)["test"]["right"] for run in runs.glob("*/seed_0")}
+    assert right["teacher"] > 9750
+    assert right["distill"] > right["baseline"]
