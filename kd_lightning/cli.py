@@ -26,6 +26,7 @@ NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
     r".*LeafSpec.*",
     r".*is not supported by the model summary.*",
+    r".*The dirpath has changed from.*",  # a checkpoint of another folder was asked for
     r".*Total length of `list` across ranks is zero.*",  # no validation images asked for
     r"LightningCLI's args parameter is intended.*",  # the words are the command line's, or a recipe's
     r".*could not find the monitored key.*",  # no validation: there is no best checkpoint, only the last

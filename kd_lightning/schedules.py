@@ -18,13 +18,24 @@ class CosineDecay(LRScheduler):
         warmup: fraction of the run, in [0, 1), in which the rate rises from near zero to the peak.
         total_steps: length of the run; by default the module fills it in from the trainer.
 
+    Raises:
+        ValueError: `warmup` is outside [0, 1).
+
     Source: Loshchilov and Hutter 2017, SGDR, section 3 (arXiv 1608.03983), without restarts.
     """
 
     def __init__(self, optimizer: Optimizer, warmup: float = 0.0, total_steps: int | None = None) -> None:
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must be in [0, 1), not {warmup}")
         self.warmup = warmup
         self.total_steps = total_steps
         super().__init__(optimizer)
+
+    def run_for(self, total_steps: int) -> None:
+        """Set the length of the run, and with it the rate of the first step."""
+        self.total_steps = total_steps
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
 
     def factor(self, step: int) -> float:
         """The fraction of the peak rate at a step, in [0, 1]."""

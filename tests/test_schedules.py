@@ -56,3 +56,22 @@ def test_a_resumed_schedule_goes_on_where_it_was() -> None:
     resumed.load_state_dict(schedule.state_dict())
     assert resumed.last_epoch == 3
     assert factors(resumed, 9) == factors(schedule, 9)
+
+
+def test_the_first_step_of_a_run_of_unknown_length_has_its_own_rate_too() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = CosineDecay(optimizer, warmup=0.5)
+    schedule.run_for(8)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    # (step + 1) / (4 + 1) while warming up, then half a cosine over the other four steps.
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.8535534, 0.5, 0.1464466])
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0])
+def test_a_warm_up_outside_0_to_1_is_refused(warmup: float) -> None:
+    with pytest.raises(ValueError, match=r"warmup must be in \[0, 1\)"):
+        CosineDecay(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), warmup=warmup)

@@ -14,6 +14,9 @@ from kd_lightning.batch import Batch
 from kd_lightning.data.views import Identity, ViewFamily
 from kd_lightning.errors import UserError
 
+SEED_SPACING = 1_000_003
+"""Between two seeds' streams: epoch e of seed s draws from stream s * SEED_SPACING + e, which no other pair shares."""
+
 
 class ImageSet(NamedTuple):
     """One part of a dataset, in memory: image uint8 (N, C, H, W), label int64 (N,)."""
@@ -143,6 +146,13 @@ class ClassificationDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the parts that the stage needs, and choose the training and validation images."""
+        for name, values in {"mean": self.mean, "std": self.std}.items():
+            if len(values) not in (1, self.image_shape[0]):
+                raise UserError(
+                    f"{name}: {len(values)} values found, 1 or {self.image_shape[0]} expected (the channels)"
+                )
+        if stage == "validate" and not self.val_size:
+            raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("fit", "validate") and True not in self._parts:
             train = self.load(train=True)
             self.train_positions, self.val_positions = self._split(train.label)
@@ -194,7 +204,7 @@ class ClassificationDataModule(LightningDataModule):
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             shuffle=self.shuffle,
-            seed=self._seed,
+            seed=self._seed * SEED_SPACING,
         )
         return self._loader(self.train_positions, self.batch_size, sampler)
 
@@ -251,7 +261,7 @@ class ClassificationDataModule(LightningDataModule):
     def _views_of_epoch(self, epoch: int, device: torch.device) -> Tensor:
         """The view that each training image gets in an epoch: int64 (N,)."""
         if self._epoch_views is None or self._epoch_views[0] != epoch:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(self._seed * SEED_SPACING + epoch)
             views = self.views.draw(len(self._parts[True].label), generator)
             self._epoch_views = epoch, views.to(device)
         return self._epoch_views[1]

@@ -28,7 +28,7 @@ class DigitsDataModule(ClassificationDataModule):
     image_shape = (1, 8, 8)
     test_size = 360
 
-    def __init__(self, mean: Sequence[float] = (0.3053,), std: Sequence[float] = (0.3761,), **kwargs: Any) -> None:
+    def __init__(self, mean: Sequence[float] = (0.3054,), std: Sequence[float] = (0.3755,), **kwargs: Any) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
 
     def load(self, train: bool) -> ImageSet:

@@ -10,6 +10,8 @@ from torchvision.datasets import MNIST
 from kd_lightning.data.base import ClassificationDataModule, ImageSet
 from kd_lightning.errors import UserError
 
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
 DOWNLOAD_TIMEOUT = 10.0
 """Seconds without an answer after which a mirror counts as unreachable."""
 
@@ -45,6 +47,8 @@ class MNISTDataModule(ClassificationDataModule):
     def prepare_data(self) -> None:
         """Download what is missing; files already there are taken as they are."""
         folder = Path(self.root, "MNIST", "raw")
+        if all((folder / name).is_file() for name in FILES):
+            return  # `load` reads them, and says so where it cannot
         patience = socket.getdefaulttimeout()
         socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
         try:
@@ -61,11 +65,15 @@ class MNISTDataModule(ClassificationDataModule):
         """Read the two files of one part."""
         try:
             part = MNIST(self.root, train=train)
-        except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        except (RuntimeError, OSError, ValueError, AssertionError, KeyError, IndexError) as error:
             raise UserError(
                 f"MNIST: cannot read the files in {Path(self.root, 'MNIST', 'raw')} ({_one_line(error)}); "
                 "delete the damaged file to have it downloaded anew"
             ) from error
+        if len(part.data) != len(part.targets):
+            raise UserError(
+                f"MNIST: {len(part.data)} images and {len(part.targets)} labels found in {self.root}, as many expected"
+            )
         return ImageSet(part.data.unsqueeze(1), part.targets)
 
 

@@ -21,6 +21,9 @@ class Dropout(nn.Dropout):
     Source: Srivastava et al. 2014, Dropout (JMLR 15).
     """
 
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p)
+
     def forward(self, input: Tensor) -> Tensor:
         """Drop units in train mode; the identity in eval mode."""
         dropped = round(self.p * LEVELS)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from kd_lightning.batch import Batch
 from kd_lightning.errors import UserError
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
+from kd_lightning.schedules import CosineDecay
 
 
 class ClassifierModule(LightningModule):
@@ -140,7 +141,8 @@ class ClassifierModule(LightningModule):
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if hasattr(scheduler, "total_steps"):
             config["interval"] = "step"
-            scheduler.total_steps = scheduler.total_steps or int(self.trainer.estimated_stepping_batches)
+        if isinstance(scheduler, CosineDecay) and scheduler.total_steps is None:
+            scheduler.run_for(int(self.trainer.estimated_stepping_batches))
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": config}

@@ -56,7 +56,8 @@ class EvaluationMetrics(nn.Module):
         self.errors.update((~right).float())
         self.nll.update(F.cross_entropy(logits, label, reduction="none"))
         # Top-class calibration is the binary question "is this prediction right?".
-        self.calibration_error.update(confidence, right.long())
+        # A confidence of 1 belongs to the last bin; torchmetrics would give it one of its own.
+        self.calibration_error.update(confidence.clamp(max=1 - 1e-6), right.long())
         if teacher_logits is not None:
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
 

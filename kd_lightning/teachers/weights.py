@@ -1,5 +1,6 @@
 """Weights from a file: one of our checkpoints, a run folder, or a state dict that someone else saved."""
 
+import struct
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,8 +15,11 @@ from kd_lightning.errors import UserError
 NETWORK_PREFIX = "net."
 """Under which a `ClassifierModule` keeps its network in its checkpoints."""
 
+DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error)
+"""What torch's readers raise on files that were cut short, changed, or never held weights."""
+
 FOREIGN_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What wrappers (data parallelism, compilation, a surrounding module) put before every name."""
+"""What wrappers put before every name: `ClassifierModule` does `net.`, data parallelism `module.`, …"""
 
 
 def resolve_checkpoint(path: str | Path, option: str) -> Path:
@@ -81,17 +85,22 @@ def _read(path: Path, option: str) -> Any:
                 "where you trust it, save its tensors alone: torch.save(network.state_dict(), 'weights.pt')"
             ) from error
         raise UserError(f"{option}: {path} is not a checkpoint (.ckpt, .pt, .pth or .safetensors)") from error
-    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, KeyError) as error:
+    except (*DAMAGED, SafetensorError) as error:
         raise UserError(f"{option}: {path} cannot be read: it is damaged, cut short, or no checkpoint") from error
 
 
 def _state_dict(content: Any, path: Path, option: str) -> dict[str, Tensor]:
     """Find the network's tensors in a file's content."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        lightning = "pytorch-lightning_version" in content
         content = content["state_dict"]
-        ours = {k.removeprefix(NETWORK_PREFIX): v for k, v in content.items() if k.startswith(NETWORK_PREFIX)}
-        content = ours or content
-    if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
+        if lightning:  # ours, or another's: a network beside other parts is the one named `net`
+            ours = {name: value for name, value in content.items() if str(name).startswith(NETWORK_PREFIX)}
+            content = ours or content
+    tensors = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+    if not (tensors and content):
         raise UserError(f"{option}: {path} holds no state dict: names with tensors were expected")
     return content
 

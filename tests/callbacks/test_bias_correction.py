@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-# `test_optimal_bias` is reached through its module: pytest would take it for a test.
+# `optimal_bias` is reached through its module: pytest would take it for a test.
 from kd_lightning.callbacks import bias_correction
 from kd_lightning.callbacks.bias_correction import BiasCorrection, frequency_bias
 from kd_lightning.modules import TeacherModule
@@ -47,26 +47,26 @@ def test_the_frequency_rule_finds_the_offset_that_one_distribution_needs() -> No
 
 def test_the_test_optimal_rule_picks_the_smallest_offset_that_makes_the_fewest_errors() -> None:
     logits, label = torch.tensor([[1.03, 0.0], [2.57, 0.0]]), torch.tensor([1, 0])
-    bias = bias_correction.test_optimal_bias(logits, label, torch.tensor([1]))  # right between 1.03 and 2.57
+    bias = bias_correction.optimal_bias(logits, label, torch.tensor([1]))  # right between 1.03 and 2.57
     assert bias.tolist() == pytest.approx([0.0, 1.1])
 
 
 def test_the_test_optimal_rule_lowers_what_is_too_high_and_all_its_classes_alike() -> None:
     logits, label = torch.tensor([[0.0, 1.03, 0.5], [0.0, 0.2, 3.42]]), torch.tensor([0, 2])
-    bias = bias_correction.test_optimal_bias(logits, label, torch.tensor([1, 2]))
+    bias = bias_correction.optimal_bias(logits, label, torch.tensor([1, 2]))
     assert bias.tolist() == pytest.approx([0.0, -1.1, -1.1])
 
 
 def test_the_test_optimal_rule_leaves_alone_what_no_offset_betters() -> None:
     logits, label = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
-    assert bias_correction.test_optimal_bias(logits, label, torch.tensor([1])).tolist() == [0.0, 0.0]
+    assert bias_correction.optimal_bias(logits, label, torch.tensor([1])).tolist() == [0.0, 0.0]
 
 
 def test_neither_rule_changes_the_logits_it_is_given() -> None:
     logits, label = made_logits()
     before = logits.clone()
     frequency_bias(logits, label.bincount() / 400, torch.tensor([3]))
-    bias_correction.test_optimal_bias(logits, label, torch.tensor([3]))
+    bias_correction.optimal_bias(logits, label, torch.tensor([3]))
     assert torch.equal(logits, before)
 
 
@@ -107,3 +107,15 @@ def test_where_fewer_classes_were_kept_theirs_are_the_offsets(tmp_path: Path) ->
 def test_where_training_saw_every_class_nothing_is_written(tmp_path: Path) -> None:
     assert run_test(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_frequency_rule_holds_where_all_predictions_are_nearly_certain() -> None:
+    torch.manual_seed(0)
+    label = torch.arange(400) % 4
+    logits = torch.randn(400, 4) * 10
+    logits[torch.arange(400), label] += 20
+    logits[:, 2] -= 30
+    frequency, classes = torch.full((4,), 0.25), torch.tensor([1, 2, 3])
+    bias = bias_correction.frequency_bias(logits, frequency, classes)
+    mass = (logits.double() + bias).softmax(dim=-1).mean(dim=0)
+    torch.testing.assert_close(mass, frequency.double(), atol=1e-4, rtol=0)

@@ -118,10 +118,21 @@ def test_each_part_is_read_once_and_only_for_the_stage_that_needs_it(monkeypatch
         return load(self, train)
 
     monkeypatch.setattr(MadeDataModule, "load", counted)
-    data = MadeDataModule()
+    data = MadeDataModule(val_size=6)
     for stage in ("test", "predict", "test"):
         data.setup(stage)
     assert read == [False]
     for stage in ("fit", "validate", "fit"):
         data.setup(stage)
     assert read == [False, True]
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_normalisation_of_other_channels_is_refused_at_setup(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: 3 values found, 1 or 1 expected"):
+        MadeDataModule(**{name: (0.5, 0.5, 0.5)}).setup("fit")
+
+
+def test_to_validate_without_held_out_images_is_refused() -> None:
+    with pytest.raises(UserError, match="val_size: 0 found, at least 1 expected to validate"):
+        MadeDataModule().setup("validate")

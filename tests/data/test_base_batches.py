@@ -112,6 +112,7 @@ def test_test_and_prediction_show_the_untouched_test_set_in_file_order(stage: st
 def test_black_becomes_minus_mean_over_std_and_white_one_minus_mean_over_std(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).repeat(1, 2, 1, 1)
     monkeypatch.setattr(MadeDataModule, "load", lambda self, train: ImageSet(pixels, torch.tensor([0])))
+    monkeypatch.setattr(MadeDataModule, "image_shape", (2, 1, 2))
     per_channel = made(mean=(0.5, 0.1), std=(0.5, 0.4)).deal(torch.tensor([0])).image
     torch.testing.assert_close(per_channel, torch.tensor([[[[-1.0, 1.0]], [[-0.25, 2.25]]]]))
     one_for_all: Tensor = made(mean=(0.1307,), std=(0.3081,)).deal(torch.tensor([0])).image
@@ -123,3 +124,11 @@ def test_the_loaders_deal_whole_batches_of_bare_places() -> None:
     data = made(val_size=6, eval_batch_size=4)
     assert [tuple(index.shape) for index in data.val_dataloader()] == [(4,), (2,)]
     assert indices(data.val_dataloader()) == data.val_positions.tolist()
+
+
+def test_neighbouring_seeds_share_no_order_and_no_views() -> None:
+    def orders(seed: int) -> set[tuple[int, ...]]:
+        return {tuple(torch.cat([b.index for b in batches_of_epoch(made(seed=seed), e)]).tolist()) for e in range(4)}
+
+    assert not orders(0) & orders(1)
+    assert len(orders(0)) == 4

@@ -99,8 +99,10 @@ def test_the_patience_with_a_mirror_is_short_and_nobody_elses(tmp_path: Path, do
 )
 def test_a_truncated_file_is_a_one_line_error_that_names_the_folder(root: Path, name: str, size: int) -> None:
     folder = cut(root, name, size)
+    data = MNISTDataModule(root=str(root))
+    data.prepare_data()  # the files are there: what is in them is for `setup` to say
     with pytest.raises(UserError) as caught:
-        MNISTDataModule(root=str(root)).load(train=True)
+        data.setup("fit")
     assert f"cannot read the files in {folder}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -113,3 +115,11 @@ def test_a_truncated_test_file_does_not_stop_training(root: Path, downloads: lis
     assert data.train_count == 30
     with pytest.raises(UserError, match=str(folder)):
         data.setup("test")
+
+
+def test_images_and_labels_of_different_numbers_are_refused(tmp_path: Path) -> None:
+    root = write_mnist(tmp_path, train=30, test=10)
+    labels = root / "MNIST/raw/train-labels-idx1-ubyte"
+    labels.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 29]) + labels.read_bytes()[8:37])
+    with pytest.raises(UserError, match="30 images and 29 labels found"):
+        MNISTDataModule(root=str(root)).setup("fit")

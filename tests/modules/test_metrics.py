@@ -99,3 +99,10 @@ def test_the_first_figure_that_is_no_finite_number_is_named_with_its_value() -> 
     assert first_not_finite(figures) == "hard is nan"
     assert first_not_finite({"loss": torch.tensor(1.0), "soft": torch.tensor(-math.inf)}) == "soft is -inf"
     assert first_not_finite({"loss": torch.tensor(1.0)}) is None
+
+
+def test_a_confidence_of_one_falls_into_the_last_bin() -> None:
+    logits = torch.tensor([[200.0, 0.0], [2.9444389792, 0.0]])  # confidences 1 and 0.95, both in (14/15, 1]
+    metrics = EvaluationMetrics()
+    metrics.update(logits, torch.tensor([1, 0]))  # the first wrong, the second right
+    assert metrics.compute()["calibration_error"].item() == pytest.approx(0.975 - 0.5, abs=1e-5)

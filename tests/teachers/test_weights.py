@@ -151,7 +151,35 @@ def test_missing_and_unknown_weights_are_named_three_at_most(tmp_path: Path, tra
     assert shallower.endswith(" and 1 more")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, {"state_dict": {}}, torch.zeros(3)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {},
+        {"a": 1},
+        {0: torch.zeros(3)},
+        {"state_dict": {}},
+        {"state_dict": {0: torch.zeros(3)}},
+        torch.zeros(3),
+    ],
+)
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "weights.pt")
     assert "holds no state dict: names with tensors were expected" in refusal(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_files_cut_anywhere_end_in_the_one_line_error(tmp_path: Path, trained: dict[str, Tensor], legacy: bool) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(trained, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for size in range(1, len(whole) - 1, len(whole) // 60):
+        path.write_bytes(whole[:size])
+        assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["a", "e\n", "}", "(", "\x80\x02", "<html></html>", "0", "."])
+def test_texts_end_in_the_one_line_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(text.encode("latin-1"))
+    assert str(path) in refusal(path)
