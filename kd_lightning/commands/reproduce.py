@@ -26,6 +26,9 @@ CONFIGS = Path("configs")
 
 DEFAULT_RECIPE = "digits"
 
+OWN = ("--seed_everything", "--trainer.logger", "--ckpt_path")
+"""Options of `fit` that say which run it is."""
+
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 
 
@@ -120,6 +123,11 @@ def _pairs(words: list[str]) -> list[list[str]]:
             pairs[-1].append(word)
         else:
             raise UserError(f"reproduce: {word} found, an option (--name value) expected")
+    for pair in pairs:
+        if pair[0].startswith(OWN):
+            raise UserError(
+                f"reproduce: {pair[0]} found, but reproduce sets it for each run; --seeds and --runs are its own"
+            )
     return pairs
 
 

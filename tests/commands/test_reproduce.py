@@ -117,6 +117,7 @@ class Failed:
         (("digits", "--seeds", "two"), "reproduce: argument --seeds: invalid int value: 'two'"),
         (("digits", "--model.nonsense=1"), "'nonsense' is not accepted"),
         (("digits", "--nonsense=1"), "nonsense"),
+        (("digits", "--seed_everything=3"), "--seed_everything=3 found, but reproduce sets it for each run"),
         (("digits", "--data.train_size=5000"), "train_size: 5000 found"),
         (("digits", "more"), "reproduce: more found, an option (--name value) expected"),
         (("mnist_transfer", "--data.root=nowhere"), "nowhere/MNIST/raw"),

@@ -1,0 +1,60 @@
+"""What the README shows, run as it is shown."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
+
+from kd_lightning import cli
+from kd_lightning.__main__ import main
+from kd_lightning.commands import reproduce
+from kd_lightning.commands.recipe import find_recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+LINES = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+]
+COMMANDS = sorted({line for line in LINES if line.startswith("kd-lightning ") and "…" not in line})
+
+
+def example(language, name):
+    return re.search(rf"```{language}\n(# {name}.*?)```", README, re.S).group(1)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    words = shlex.split(command)[1:]
+    if words[0] == "reproduce":
+        words = [word for word in words if not word.startswith("my_data")]
+        options, _ = reproduce._arguments().parse_known_args(words[2:])
+        find_recipe(words[1], Path("configs")).choose(options.stages.split(",") if options.stages else None)
+    elif "--print_config" not in words:
+        cli.parse(words)
+
+
+def test_own_data_and_network_in_one_yaml(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    Path("mine.py").write_text(example("python", "mine.py"))
+    Path("mine.yaml").write_text(example("yaml", "mine.yaml"))
+    Path("my_images").mkdir()
+    for part, size in (("train", 40), ("test", 10)):
+        image = torch.randint(0, 256, (size, 3, 64, 64), dtype=torch.uint8)
+        torch.save({"image": image, "label": torch.arange(size) % 2}, f"my_images/{part}.pt")
+    torch.save(ResNet(BasicBlock, [2, 2, 2, 2], num_classes=2).state_dict(), "my_teacher.pt")
+    words = ["--config", "mine.yaml", "--trainer.max_epochs=1", "--data.val_size=10", "--data.batch_size=15"]
+    assert main(["fit", *words, "--trainer.default_root_dir=runs"]) == 0
+    (best,) = Path("runs").rglob("best.ckpt")
+    assert main(["test", *words, f"--ckpt_path={best}", "--trainer.default_root_dir=runs"]) == 0
+    sys.modules.pop("mine")
