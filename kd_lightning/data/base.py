@@ -154,11 +154,26 @@ class ClassificationDataModule(LightningDataModule):
         if stage == "validate" and not self.val_size:
             raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("fit", "validate") and True not in self._parts:
-            train = self.load(train=True)
+            train = self._checked(self.load(train=True), "training")
             self.train_positions, self.val_positions = self._split(train.label)
             self._parts[True] = ImageSet(self.views.prepare(train.image), train.label)
         if stage in ("test", "predict") and False not in self._parts:
-            self._parts[False] = self.load(train=False)
+            self._parts[False] = self._checked(self.load(train=False), "test")
+
+    def _checked(self, part: ImageSet, name: str) -> ImageSet:
+        """Refuse now what would pass silently, or fail obscurely, in a loss or a metric."""
+        image, label = part
+        if image.dtype != torch.uint8 or image.shape[1:] != self.image_shape:
+            found = f"{image.dtype} {tuple(image.shape)}".removeprefix("torch.")
+            raise UserError(
+                f"{name} images: {found} found, uint8 (N, {', '.join(map(str, self.image_shape))}) expected"
+            )
+        if len(label) != len(image):
+            raise UserError(f"{name} labels: {len(label)} found, {len(image)} expected (one an image)")
+        if len(label) and (label.min() < 0 or label.max() >= self.num_classes):
+            found = f"{label.min()} to {label.max()}"
+            raise UserError(f"{name} labels: {found} found, 0 to {self.num_classes - 1} expected (the class names)")
+        return ImageSet(image, label.long())
 
     def _split(self, label: Tensor) -> tuple[Tensor, Tensor]:
         unknown = {*self.omit_classes, *self.only_classes} - set(range(self.num_classes))

@@ -70,10 +70,6 @@ class MNISTDataModule(ClassificationDataModule):
                 f"MNIST: cannot read the files in {Path(self.root, 'MNIST', 'raw')} ({_one_line(error)}); "
                 "delete the damaged file to have it downloaded anew"
             ) from error
-        if len(part.data) != len(part.targets):
-            raise UserError(
-                f"MNIST: {len(part.data)} images and {len(part.targets)} labels found in {self.root}, as many expected"
-            )
         return ImageSet(part.data.unsqueeze(1), part.targets)
 
 

@@ -136,3 +136,21 @@ def test_a_normalisation_of_other_channels_is_refused_at_setup(name: str) -> Non
 def test_to_validate_without_held_out_images_is_refused() -> None:
     with pytest.raises(UserError, match="val_size: 0 found, at least 1 expected to validate"):
         MadeDataModule().setup("validate")
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        (torch.zeros(4, 1, 6, 6), [0, 1, 2, 0], r"training images: float32 \(4, 1, 6, 6\) found, uint8 \(N, 1, 6, 6\)"),
+        (torch.zeros(4, 6, 6, dtype=torch.uint8), [0, 1, 2, 0], r"uint8 \(4, 6, 6\) found"),
+        (torch.zeros(4, 1, 6, 6, dtype=torch.uint8), [0, 1, 3, 0], "training labels: 0 to 3 found, 0 to 2 expected"),
+        (torch.zeros(4, 1, 6, 6, dtype=torch.uint8), [0, 1, -1, 0], "training labels: -1 to 1 found, 0 to 2 expected"),
+        (torch.zeros(4, 1, 6, 6, dtype=torch.uint8), [0, 1], "training labels: 2 found, 4 expected"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_the_classes_are_refused_at_setup(
+    monkeypatch: pytest.MonkeyPatch, image: torch.Tensor, label: list[int], message: str
+) -> None:
+    monkeypatch.setattr(MadeDataModule, "load", lambda self, train: ImageSet(image, torch.tensor(label)))
+    with pytest.raises(UserError, match=message):
+        MadeDataModule().setup("fit")

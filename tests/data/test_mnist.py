@@ -121,5 +121,5 @@ def test_images_and_labels_of_different_numbers_are_refused(tmp_path: Path) -> N
     root = write_mnist(tmp_path, train=30, test=10)
     labels = root / "MNIST/raw/train-labels-idx1-ubyte"
     labels.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 29]) + labels.read_bytes()[8:37])
-    with pytest.raises(UserError, match="30 images and 29 labels found"):
+    with pytest.raises(UserError, match="training labels: 29 found, 30 expected"):
         MNISTDataModule(root=str(root)).setup("fit")
