@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -45,6 +46,9 @@ def mean_and_spread(values: list[float] | list[int], digits: int) -> str:
 def collect(recipe: Recipe, runs: Path) -> list[Row]:
     """Read what was measured of a recipe; a stage of which no run was tested is left out.
 
+    Runs of a stage are put together only where they differ in nothing but the seed: seeds left over from an earlier
+    call with other options do not count.
+
     Args:
         recipe: what to look for.
         runs: folder that holds `<recipe>/<stage>/seed_<n>/`.
@@ -52,7 +56,9 @@ def collect(recipe: Recipe, runs: Path) -> list[Row]:
     rows: list[Row] = []
     sizes: dict[str, float] = {}
     for stage in recipe.stages.values():
-        found = [read_results(run) for run in sorted((runs / recipe.name / stage.name).glob("seed_*"))]
+        folders = sorted((runs / recipe.name / stage.name).glob("seed_*"))
+        alike = [run for run in folders if _options(run) == _options(folders[0])]
+        found = [read_results(run) for run in alike]
         found = [results for results in found if "test" in results and "fit" in results]
         if not found:
             continue
@@ -64,6 +70,17 @@ def collect(recipe: Recipe, runs: Path) -> list[Row]:
             name = f"{stage.name}, {RULES[rule]}"
             rows.append(_row(recipe, name, stage.corrected.get(rule), found, rule, reduction))
     return rows
+
+
+def _options(run: Path) -> Any:
+    """What a run was trained with, but for its seed and its folder; None where it was not."""
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+    except OSError:
+        return None
+    config.pop("seed_everything")
+    config["trainer"].pop("logger")
+    return config
 
 
 def _row(

@@ -59,6 +59,14 @@ def test_what_is_finished_is_kept_until_an_option_changes_or_force_is_said(capsy
     assert results.stat().st_mtime_ns != second
 
 
+def test_seeds_left_over_from_a_call_with_other_options_do_not_count():
+    words = ["reproduce", "digits", "--stages", "baseline", *SHORT]
+    assert main([*words, "--seeds", "2"]) == 0
+    assert main([*words, "--seeds", "1", "--data.batch_size=16"]) == 0
+    (row,) = json.loads(Path("lightning_logs/digits/comparison.json").read_text())["rows"]
+    assert row["errors"] == [read_results(Path("lightning_logs/digits/baseline/seed_0"))["test"]["errors"]]
+
+
 def test_a_teacher_trained_anew_makes_its_students_run_anew(capsys):
     words = ["reproduce", "digits", "--stages", "distill", "--seeds", "1", *SHORT]
     assert main(words) == 0
