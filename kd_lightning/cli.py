@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from kd_lightning.callbacks import ConfusionMatrix, PredictionWriter, ResultsWriter
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
-from kd_lightning.teachers import resolve_checkpoint
+from kd_lightning.teachers import load_weights, resolve_checkpoint
 
 PROGRESS_EVERY = 50
 """Steps between two refreshes of the progress bar: at every step it would cost more than a small network's step."""
@@ -82,14 +82,19 @@ class _CLI(LightningCLI):
         except (ValueError, MisconfigurationException) as error:
             raise UserError(_one_line(str(_origin(error)))) from error
 
+    def after_instantiate_classes(self) -> None:
+        """Say in one line what is wrong with a checkpoint, before Lightning reads it with a traceback."""
+        path = (self.config_init[self.subcommand] if self.subcommand else {}).get("ckpt_path")
+        if path and Path(path).is_file():
+            load_weights(self.model.net, Path(path), "ckpt_path")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]
         callbacks: list[Any] = list(config.get("callbacks") or [])
         if config.get("enable_progress_bar") is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()  # a bar in a file is a line an epoch
-        if kwargs.get("enable_progress_bar", config.get("enable_progress_bar")) and not any(
-            isinstance(c, ProgressBar) for c in callbacks
-        ):
+        shown = kwargs.get("enable_progress_bar", config.get("enable_progress_bar"))
+        if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=PROGRESS_EVERY))
         if config.get("enable_checkpointing") is not False:
             callbacks += [

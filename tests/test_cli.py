@@ -220,6 +220,26 @@ def test_evaluation_without_a_checkpoint_is_refused(capsys):
     assert "ckpt_path: none found" in refused(capsys, "test", "--config", config, "--trainer.logger=false")
 
 
+@pytest.mark.parametrize(
+    ("file", "option", "message"),
+    [
+        ("cut.ckpt", "--data.batch_size=32", "ckpt_path: cut.ckpt cannot be read"),
+        ("empty.ckpt", "--data.batch_size=32", "ckpt_path: empty.ckpt is empty (0 bytes)"),
+        ("logs/teacher/seed_0", "--model.net.widths=[64,30,10]", "20x64 in the file and 30x64 in the network"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_checkpoint_that_will_not_do_is_named_in_one_line(command, file, option, message, capsys):
+    config = write_config()
+    assert main(["fit", "--config", config]) == 0
+    last = Path("logs/teacher/seed_0/checkpoints/last.ckpt")
+    good = last.read_bytes()
+    Path("cut.ckpt").write_bytes(good[: len(good) // 2])
+    Path("empty.ckpt").touch()
+    assert message in refused(capsys, command, "--config", config, option, f"--ckpt_path={file}")
+    assert last.read_bytes() == good
+
+
 def test_a_checkpoint_with_a_payload_is_refused_and_nothing_in_it_runs(capsys):
     class Payload:
         def __reduce__(self):
