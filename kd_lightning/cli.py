@@ -81,11 +81,9 @@ class _CLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
             raise UserError(_one_line(str(_origin(error)))) from error
-
-    def after_instantiate_classes(self) -> None:
-        """Say in one line what is wrong with a checkpoint, before Lightning reads it with a traceback."""
-        path = (self.config_init[self.subcommand] if self.subcommand else {}).get("ckpt_path")
+        path = self.config_init[self.subcommand].get("ckpt_path")
         if path and Path(path).is_file():
+            # Lightning reads it again, and would answer a damaged or unfitting one with a traceback.
             load_weights(self.model.net, Path(path), "ckpt_path")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
