@@ -15,9 +15,9 @@ from kd_lightning.commands.recipe import Recipe
 from kd_lightning.results import machine, read_results, versions, write_text
 
 RULES = {
-    "as_trained": "bias as trained",
-    "frequency": "bias by class frequency, no test labels",
-    "test_optimal": "bias chosen on the test set, as the paper",
+    "as_trained": "as trained",
+    "frequency": "bias by class frequency",
+    "test_optimal": "bias chosen on the test set",
 }
 
 
@@ -37,10 +37,10 @@ class Row:
     seconds: list[float]
 
 
-def mean_and_spread(values: list[float] | list[int], digits: int) -> str:
-    """Write `mean ± standard deviation (n)`; of a single value no spread."""
+def mean_and_spread(values: list[float] | list[int], digits: int = 1) -> str:
+    """Write `mean ± standard deviation`; of a single value no spread."""
     mean = f"{statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f} (n={len(values)})" if len(values) > 1 else mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def collect(recipe: Recipe, runs: Path) -> list[Row]:
@@ -65,10 +65,12 @@ def collect(recipe: Recipe, runs: Path) -> list[Row]:
         sizes[stage.name] = found[0]["network"]["mebibytes"]
         teacher = sizes.get(stage.teacher or "")
         reduction = 1 - sizes[stage.name] / teacher if teacher else None
-        rows.append(_row(recipe, stage.name, stage.published, found, None, reduction))
-        for rule in RULES if "bias_correction" in found[0] else ():
-            name = f"{stage.name}, {RULES[rule]}"
-            rows.append(_row(recipe, name, stage.corrected.get(rule), found, rule, reduction))
+        if "bias_correction" in found[0]:
+            for rule, words in RULES.items():
+                published = stage.corrected.get(rule)
+                rows.append(_row(recipe, f"{stage.name}, {words}", published, found, rule, reduction))
+        else:
+            rows.append(_row(recipe, stage.name, stage.published, found, None, reduction))
     return rows
 
 
@@ -113,29 +115,32 @@ def _row(
     )
 
 
-def cells(row: Row, metric: str) -> dict[str, str]:
-    """What a row shows, by column."""
-    shown = {
-        "stage": row.name,
-        "published": "" if row.published is None else str(row.published),
-        "ours": mean_and_spread(row.figures, 4 if metric == "accuracy" else 1),
-        "errors": mean_and_spread(row.errors, 1),
-        "parameters": f"{row.parameters:,}",
-        "MiB": f"{row.mebibytes:.3f}",
-        "smaller by": "" if row.reduction is None else f"{row.reduction:.2%}",
-        "seconds": f"{statistics.fmean(row.seconds):.1f}",
-    }
-    if row.class_errors:
-        shown["errors"] += f"; on the classes concerned {mean_and_spread(row.class_errors, 1)}"
-    return shown
+def cells(rows: list[Row], metric: str) -> list[dict[str, str]]:
+    """What each row shows, by column; a column that says nothing, or nothing new, is left out."""
+    table = [
+        {
+            "stage": row.name,
+            "published": "" if row.published is None else str(row.published),
+            "ours": mean_and_spread(row.figures, 4 if metric == "accuracy" else 1),
+            "n": str(len(row.figures)),
+            "errors": "" if metric == "errors" else mean_and_spread(row.errors),
+            "on these classes": mean_and_spread(row.class_errors) if row.class_errors else "",
+            "parameters": f"{row.parameters:,}",
+            "MiB": f"{row.mebibytes:.3f}",
+            "smaller by": "" if row.reduction is None else f"{row.reduction:.2%}",
+            "seconds": f"{statistics.fmean(row.seconds):.1f}",
+        }
+        for row in rows
+    ]
+    return [{column: row[column] for column in row if any(other[column] for other in table)} for row in table]
 
 
 def terminal_table(recipe: Recipe, rows: list[Row]) -> Table:
     """The comparison, for a terminal."""
     table = Table(title=f"{recipe.title} ({recipe.metric} on the test set)", caption=recipe.source)
-    shown = [cells(row, recipe.metric) for row in rows]
+    shown = cells(rows, recipe.metric)
     for column in shown[0]:
-        table.add_column(column, justify="left" if column in ("stage", "published") else "right")
+        table.add_column(column, justify="left" if column in ("stage", "published") else "right", overflow="fold")
     for row in shown:
         table.add_row(*row.values())
     return table
@@ -160,7 +165,7 @@ def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> P
         "rows": [vars(row) for row in rows],
     }
     write_text(folder / "comparison.json", json.dumps(record, indent=2) + "\n")
-    shown = [cells(row, recipe.metric) for row in rows]
+    shown = cells(rows, recipe.metric)
     lines = [
         f"# {recipe.title}",
         "",

@@ -29,6 +29,9 @@ DEFAULT_RECIPE = "digits"
 OWN = ("--seed_everything", "--trainer.logger", "--ckpt_path")
 """Options of `fit` that say which run it is."""
 
+FILE_WIDTH = 160
+"""Columns of what is printed into a file or pipe."""
+
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 
 
@@ -67,7 +70,7 @@ def main(words: list[str]) -> None:
     for logger in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, _pairs(overrides))
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False)
     for number, run in enumerate(plan, start=1):
         label = f"[{number}/{len(plan)}] {recipe.name}: {run.stage.name}, seed {run.seed}"
         if run.done and not options.force:
@@ -80,7 +83,7 @@ def main(words: list[str]) -> None:
     rows = collect(recipe, options.runs)
     command = shlex.join(["kd-lightning", "reproduce", *words])
     report = write_report(recipe, rows, options.runs, command)
-    console.print(terminal_table(recipe, rows), soft_wrap=not console.is_terminal)
+    console.print(terminal_table(recipe, rows))
     console.print(f"report: {report}")
     console.print(f"curves: tensorboard --logdir {options.runs / recipe.name}")
 

@@ -94,8 +94,8 @@ def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
     words = ["reproduce", "mnist_hinton", "--stages", stages, f"--data.root={root}", *SHORT]
     assert main(words) == 0
     report = Path("lightning_logs/mnist_hinton/report.md").read_text()
-    assert report.count("bias by class frequency, no test labels") == 2
-    assert report.count("bias chosen on the test set, as the paper") == 2
+    assert report.count(", bias by class frequency |") == 2
+    assert report.count(", bias chosen on the test set |") == 2
     without_3 = read_results(Path("lightning_logs/mnist_hinton/distill_without_3/seed_0"))["bias_correction"]
     assert without_3["classes"] == ["3"]
     assert without_3["test_optimal"]["errors"] <= without_3["as_trained"]["errors"]
