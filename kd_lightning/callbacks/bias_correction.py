@@ -131,7 +131,7 @@ class BiasCorrection(Callback):
             "frequency": lambda: frequency_bias(train_logits, frequency, classes),
             "test_optimal": lambda: optimal_bias(logits, label, classes),
         }
-        figures = {}
+        figures: dict[str, Any] = {"classes": [data.class_names[c] for c in classes.tolist()]}
         for rule, find in rules.items():
             bias = find()
             wrong = (logits + bias).argmax(dim=-1) != label
@@ -140,7 +140,6 @@ class BiasCorrection(Callback):
                 "class_errors": int(wrong[torch.isin(label, classes)].sum()),
                 "bias": {data.class_names[c]: round(float(bias[c]), 3) for c in classes.tolist()},
             }
-        figures["classes"] = [data.class_names[c] for c in classes.tolist()]  # type: ignore[assignment]
         update_results(run, bias_correction=figures)
 
 

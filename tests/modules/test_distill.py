@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -107,11 +108,8 @@ def test_optimizers_are_fused_where_they_can_be_and_as_the_user_says():
     parameters = [torch.nn.Parameter(torch.zeros(2))]
     assert _fused_if_possible(torch.optim.Adam, parameters).defaults["fused"]
     assert "fused" not in _fused_if_possible(torch.optim.LBFGS, parameters).defaults
-
-    def unfused(params, fused=False):
-        return torch.optim.Adam(params, fused=fused)
-
-    assert _fused_if_possible(unfused, parameters).defaults["fused"]
+    unfused = partial(torch.optim.Adam, fused=False)
+    assert _fused_if_possible(unfused, parameters).defaults["fused"] is False
 
 
 def test_two_processes_train_without_complaint_and_share_the_samples(teacher_file, tmp_path):
