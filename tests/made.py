@@ -1,8 +1,15 @@
 """Small made data, shared by the tests that enter by the user's door."""
 
+import hashlib
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from torchvision.datasets import CIFAR10
+
+from kd_lightning.data import CIFAR10DataModule
 
 TRAIN_IMAGES, TEST_IMAGES = 200, 50
 
@@ -22,4 +29,33 @@ def write_mnist(root: Path, train: int = TRAIN_IMAGES, test: int = TEST_IMAGES) 
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + image.tobytes())
         header = np.array([0x801, size], dtype=">u4").tobytes()
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + label.tobytes())
+    return root
+
+
+def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch, a_file: int = 20) -> Path:
+    """Write a torchvision root with made images of 32x32 colour pixels: class c is bright in its own block.
+
+    torchvision compares checksums with those of the real files; for the test it is told those of the made ones.
+    """
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def part(name: str) -> list[str]:
+        label = np.arange(a_file) % 10
+        image = random.integers(0, 60, (a_file, 3, 32, 32), dtype=np.uint8)
+        for i, c in enumerate(label):
+            row, column = 2 + 10 * (c // 4), 8 * (c % 4)
+            image[i, c % 3, row : row + 8, column : column + 8] = 255
+        return write(name, {"data": image.reshape(a_file, -1), "labels": label.tolist()})
+
+    monkeypatch.setattr(CIFAR10, "train_list", [part(f"data_batch_{i}") for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [part("test_batch")])
+    names = list(CIFAR10DataModule.class_names)
+    meta, checksum = write("batches.meta", {"label_names": names})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": meta, "key": "label_names", "md5": checksum})
     return root

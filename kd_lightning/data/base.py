@@ -3,46 +3,23 @@
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from kd_lightning.batch import Batch
+from kd_lightning.data.sets import ImageSet, Indices, StreamedSet, stratified
 from kd_lightning.data.views import Identity, ViewFamily
 from kd_lightning.errors import UserError
 
 SEED_SPACING = 1_000_003
 """Between two seeds' streams: epoch e of seed s draws from stream s * SEED_SPACING + e, which no other pair shares."""
 
-
-class ImageSet(NamedTuple):
-    """One part of a dataset, in memory: image uint8 (N, C, H, W), label int64 (N,)."""
-
-    image: Tensor
-    label: Tensor
-
-    def to(self, device: torch.device) -> "ImageSet":
-        """Copy to a device, or return itself where it is there already."""
-        return ImageSet(self.image.to(device), self.label.to(device))
-
-
-class _Indices(Dataset[Tensor]):
-    """Deals out places in an image set, a whole batch at a time."""
-
-    def __init__(self, positions: Tensor) -> None:
-        self.positions = positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, item: int) -> Tensor:
-        return self.positions[item]
-
-    def __getitems__(self, items: list[int]) -> Tensor:
-        return self.positions[torch.tensor(items)]
+RESIDENT_BYTES = 4 * 2**30
+"""A set up to this size is copied to the device, under its views; a larger one stays where it is, a memory map."""
 
 
 def _as_dealt(indices: Any) -> Any:
@@ -50,11 +27,12 @@ def _as_dealt(indices: Any) -> Any:
 
 
 class ClassificationDataModule(LightningDataModule):
-    """A dataset that fits in memory as one uint8 tensor.
+    """A dataset of images, each of one class.
 
     A `DataLoader` yields int64 (B,) indices; `on_after_batch_transfer` turns them into a `Batch` on the device: one
-    gather, the view, the normalisation. A subclass says where its images come from (`load`) and what its classes
-    and images are (`class_names`, `image_shape`).
+    gather, the view, the normalisation. Images too many to keep (`StreamedSet`) come through the loader's workers
+    and take the same road. A subclass says where its images come from (`load`) and what its classes and images are
+    (`class_names`, `image_shape`).
 
     The order of the training images and the view of each are functions of the seed and the epoch alone: the same
     on every number of workers and devices.
@@ -81,9 +59,10 @@ class ClassificationDataModule(LightningDataModule):
         UserError: an option that does not fit the data.
     """
 
-    class_names: ClassVar[Sequence[str]]
-    image_shape: tuple[int, int, int]
-    """(C, H, W)."""
+    class_names: Sequence[str] = ()
+    """Known before setup: networks are built to fit their number."""
+    image_shape: tuple[int, int, int] = (0, 0, 0)
+    """(C, H, W) of the images that the network gets."""
 
     def __init__(
         self,
@@ -120,13 +99,24 @@ class ClassificationDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.seed = seed
         self.split_seed = split_seed
-        self._parts: dict[bool, ImageSet] = {}  # True: training (as the views want it), False: test
+        self._parts: dict[bool, ImageSet | StreamedSet] = {}  # True: training, False: test
         self._on_device: dict[tuple[bool, torch.device], ImageSet] = {}
         self._epoch_views: tuple[int, Tensor] | None = None
 
     @abstractmethod
-    def load(self, train: bool) -> ImageSet:
+    def load(self, train: bool) -> ImageSet | StreamedSet:
         """Read the whole training set, or the whole test set, in file order."""
+
+    def held_out(self, label: Tensor) -> Tensor:
+        """Choose the validation images among the training set's labels, int64 (N,): their places, ascending."""
+        if not 0 <= self.val_size < len(label):
+            raise UserError(f"val_size: {self.val_size} found, 0 to {len(label) - 1} expected")
+        return stratified(label, self.val_size, torch.Generator().manual_seed(self.split_seed))
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images as `load` gives them."""
+        return self.image_shape
 
     @property
     def num_classes(self) -> int:
@@ -154,26 +144,26 @@ class ClassificationDataModule(LightningDataModule):
         if stage == "validate" and not self.val_size:
             raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("fit", "validate") and True not in self._parts:
-            train = self._checked(self.load(train=True), "training")
-            self.train_positions, self.val_positions = self._split(train.label)
-            self._parts[True] = ImageSet(self.views.prepare(train.image), train.label)
+            self._parts[True] = self._checked(self.load(train=True), "training")
+            self.train_positions, self.val_positions = self._split(self._parts[True].label)
         if stage in ("test", "predict") and False not in self._parts:
             self._parts[False] = self._checked(self.load(train=False), "test")
 
-    def _checked(self, part: ImageSet, name: str) -> ImageSet:
+    def _checked(self, part: ImageSet | StreamedSet, name: str) -> ImageSet | StreamedSet:
         """Refuse now what would pass silently, or fail obscurely, in a loss or a metric."""
-        image, label = part
-        if image.dtype != torch.uint8 or image.shape[1:] != self.image_shape:
-            found = f"{image.dtype} {tuple(image.shape)}".removeprefix("torch.")
+        label = part.label
+        images = part.read(torch.arange(min(1, len(label)))) if isinstance(part, StreamedSet) else part.image
+        if images.dtype != torch.uint8 or images.shape[1:] != self.stored_shape:
+            found = f"{images.dtype} {tuple(images.shape)}".removeprefix("torch.")
             raise UserError(
-                f"{name} images: {found} found, uint8 (N, {', '.join(map(str, self.image_shape))}) expected"
+                f"{name} images: {found} found, uint8 (N, {', '.join(map(str, self.stored_shape))}) expected"
             )
-        if len(label) != len(image):
-            raise UserError(f"{name} labels: {len(label)} found, {len(image)} expected (one an image)")
+        if isinstance(part, ImageSet) and len(label) != len(images):
+            raise UserError(f"{name} labels: {len(label)} found, {len(images)} expected (one an image)")
         if len(label) and (label.min() < 0 or label.max() >= self.num_classes):
             found = f"{label.min()} to {label.max()}"
             raise UserError(f"{name} labels: {found} found, 0 to {self.num_classes - 1} expected (the class names)")
-        return ImageSet(image, label.long())
+        return part._replace(label=label.long())
 
     def _split(self, label: Tensor) -> tuple[Tensor, Tensor]:
         unknown = {*self.omit_classes, *self.only_classes} - set(range(self.num_classes))
@@ -181,9 +171,7 @@ class ClassificationDataModule(LightningDataModule):
             raise UserError(
                 f"omit_classes / only_classes: {sorted(unknown)} found, classes 0 to {self.num_classes - 1} expected"
             )
-        if not 0 <= self.val_size < len(label):
-            raise UserError(f"val_size: {self.val_size} found, 0 to {len(label) - 1} expected")
-        val = _stratified(label, self.val_size, torch.Generator().manual_seed(self.split_seed))
+        val = self.held_out(label)
         rest = torch.ones(len(label), dtype=torch.bool)
         rest[val] = False
         train = rest.nonzero().squeeze(1)
@@ -201,9 +189,11 @@ class ClassificationDataModule(LightningDataModule):
             )
         return train, val
 
-    def _loader(self, positions: Tensor, batch_size: int, sampler: DistributedSampler[Tensor] | None = None) -> Any:
+    def _loader(
+        self, train: bool, positions: Tensor, batch_size: int, sampler: DistributedSampler[Any] | None = None
+    ) -> Any:
         return DataLoader(
-            _Indices(positions),
+            Indices(positions, self._parts[train]),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -214,22 +204,22 @@ class ClassificationDataModule(LightningDataModule):
     def train_dataloader(self) -> Any:
         """Deal the training indices, each device its share; the order depends on seed and epoch alone."""
         trainer = self.trainer
-        sampler: DistributedSampler[Tensor] = DistributedSampler(
-            _Indices(self.train_positions),
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            Indices(self.train_positions, self._parts[True]),
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             shuffle=self.shuffle,
             seed=self._seed * SEED_SPACING,
         )
-        return self._loader(self.train_positions, self.batch_size, sampler)
+        return self._loader(True, self.train_positions, self.batch_size, sampler)
 
     def val_dataloader(self) -> Any:
         """Deal the held-out indices; no loader at all where none are held out."""
-        return self._loader(self.val_positions, self.eval_batch_size) if len(self.val_positions) else []
+        return self._loader(True, self.val_positions, self.eval_batch_size) if len(self.val_positions) else []
 
     def test_dataloader(self) -> Any:
         """Deal the indices of the test set."""
-        return self._loader(torch.arange(len(self._parts[False].label)), self.eval_batch_size)
+        return self._loader(False, torch.arange(len(self._parts[False].label)), self.eval_batch_size)
 
     def predict_dataloader(self) -> Any:
         """Deal the indices of the test set."""
@@ -240,31 +230,46 @@ class ClassificationDataModule(LightningDataModule):
         # Lightning leaves the seed of seed_everything here, the same for every process of a run.
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
-        """Turn a batch of indices, already on the device, into images there."""
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        """Turn a batch of indices, already on the device, into images there; or show those that came with them."""
         trainer = self.trainer
         assert trainer is not None  # it is the trainer that calls this
+        index, images = batch if isinstance(batch, (tuple, list)) else (batch, None)
         train = not (trainer.testing or trainer.predicting)
-        view = self._views_of_epoch(trainer.current_epoch, batch.device)[batch] if trainer.training else None
-        return self.deal(batch, train=train, view=view)
+        view = self._views_of_epoch(trainer.current_epoch, index.device)[index] if trainer.training else None
+        return self.deal(index, train=train, view=view, images=images)
 
-    def deal(self, index: Tensor, train: bool = True, view: Tensor | None = None) -> Batch:
+    def deal(
+        self, index: Tensor, train: bool = True, view: Tensor | None = None, images: Tensor | None = None
+    ) -> Batch:
         """Gather images on the device of `index`, under their views, normalised.
 
         Args:
             index: int64 (B,), into the whole training set, or the test set.
             train: which of the two; it must have been set up.
             view: int64 (B,); untouched images by default.
+            images: uint8 (B, C, H, W), where they were read already.
         """
-        part = self._part_on(train, index.device)
-        views = self.views if train else Identity()
         view = torch.zeros_like(index) if view is None else view
-        image = self._normalise(views.gather(part.image, index, view))
-        return Batch(image, part.label[index], index, view)
+        views = self.views if train else Identity()
+        part = self._parts[train]
+        if images is None and isinstance(part, ImageSet) and part.image.nbytes <= RESIDENT_BYTES:
+            resident = self._resident(train, index.device)
+            return Batch(self._normalise(views.gather(resident.image, index, view)), resident.label[index], index, view)
+        host = index.cpu()
+        if images is None:
+            images = part.image[host] if isinstance(part, ImageSet) else part.read(host)
+        prepared = views.prepare(images.to(index.device))
+        shown = views.gather(prepared, torch.arange(len(index), device=index.device), view)
+        return Batch(self._normalise(shown), part.label[host].to(index.device), index, view)
 
-    def _part_on(self, train: bool, device: torch.device) -> ImageSet:
+    def _resident(self, train: bool, device: torch.device) -> ImageSet:
+        """All of a part on a device, in the form that its views read; made once."""
         if (train, device) not in self._on_device:
-            self._on_device[train, device] = self._parts[train].to(device)
+            part = self._parts[train]
+            assert isinstance(part, ImageSet)
+            views = self.views if train else Identity()
+            self._on_device[train, device] = ImageSet(views.prepare(part.image), part.label).to(device)
         return self._on_device[train, device]
 
     def _normalise(self, image: Tensor) -> Tensor:
@@ -280,14 +285,3 @@ class ClassificationDataModule(LightningDataModule):
             views = self.views.draw(len(self._parts[True].label), generator)
             self._epoch_views = epoch, views.to(device)
         return self._epoch_views[1]
-
-
-def _stratified(label: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Pick `size` places at random, the classes in the proportions of the whole: int64 (size,), ascending."""
-    order = torch.randperm(len(label), generator=generator)
-    # Spread each class evenly over [0, 1); the first `size` places then hold every class in proportion.
-    spread = torch.empty(len(label), dtype=torch.float64)
-    for c in label.unique():
-        members = order[label[order] == c]
-        spread[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return spread.argsort(stable=True)[:size].sort().values

@@ -1,19 +1,17 @@
 """MNIST, through torchvision."""
 
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torchvision.datasets import MNIST
 
-from kd_lightning.data.base import ClassificationDataModule, ImageSet
+from kd_lightning.data.base import ClassificationDataModule
+from kd_lightning.data.sets import ImageSet
+from kd_lightning.download import one_line, short_patience
 from kd_lightning.errors import UserError
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-DOWNLOAD_TIMEOUT = 10.0
-"""Seconds without an answer after which a mirror counts as unreachable."""
 
 
 class MNISTDataModule(ClassificationDataModule):
@@ -49,17 +47,14 @@ class MNISTDataModule(ClassificationDataModule):
         folder = Path(self.root, "MNIST", "raw")
         if all((folder / name).is_file() for name in FILES):
             return  # `load` reads them, and says so where it cannot
-        patience = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
         try:
-            MNIST(self.root, train=True, download=True)
+            with short_patience():
+                MNIST(self.root, train=True, download=True)
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"MNIST: not found in {folder} and not to be downloaded ({_one_line(error)}); put its four files "
+                f"MNIST: not found in {folder} and not to be downloaded ({one_line(error)}); put its four files "
                 "(train-images-idx3-ubyte, … or their .gz) there, or name the folder above with --data.root"
             ) from error
-        finally:
-            socket.setdefaulttimeout(patience)
 
     def load(self, train: bool) -> ImageSet:
         """Read the two files of one part."""
@@ -67,11 +62,7 @@ class MNISTDataModule(ClassificationDataModule):
             part = MNIST(self.root, train=train)
         except (RuntimeError, OSError, ValueError, AssertionError, KeyError, IndexError) as error:
             raise UserError(
-                f"MNIST: cannot read the files in {Path(self.root, 'MNIST', 'raw')} ({_one_line(error)}); "
+                f"MNIST: cannot read the files in {Path(self.root, 'MNIST', 'raw')} ({one_line(error)}); "
                 "delete the damaged file to have it downloaded anew"
             ) from error
         return ImageSet(part.data.unsqueeze(1), part.targets)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

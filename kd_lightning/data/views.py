@@ -5,6 +5,7 @@ the device, and a teacher's output for (image, view) can be kept.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -23,7 +24,7 @@ class ViewFamily(ABC):
         """Draw a view for each of `size` images: int64 (size,), in [0, count)."""
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Bring all images, uint8 (N, C, H, W), into the form that `gather` reads; done once."""
+        """Bring images, uint8 (N, C, H, W), into the form that `gather` reads: all at once, or a batch of them."""
         return images
 
     @abstractmethod
@@ -49,7 +50,51 @@ class Identity(ViewFamily):
         return prepared[index]
 
 
-class Shift(ViewFamily):
+class _Windows(ViewFamily):
+    """Windows of the black-padded image, as large as the image; mirrored or not.
+
+    Args:
+        margin: how far a window may lie from the image's place, in pixels.
+        weights: of the offsets -margin … margin on each axis, in proportion to their probabilities.
+        mirror: whether each window has a mirrored twin, as probable as itself.
+    """
+
+    def __init__(self, margin: int, weights: Sequence[int], mirror: bool = False) -> None:
+        self.margin = margin
+        span = range(-margin, margin + 1)
+        # Stable sort: the untouched image first, the others in reading order.
+        self.offsets = sorted(product(span, span), key=lambda offset: offset != (0, 0))
+        """(down, right) by which a view moves the image, in pixels; the mirrored views have them again."""
+        axis = {offset: weight / sum(weights) for offset, weight in zip(span, weights, strict=True)}
+        once = torch.tensor([axis[down] * axis[right] for down, right in self.offsets])
+        self.probabilities = torch.cat([once / 2, once / 2]) if mirror else once
+        self.count = len(self.probabilities)
+        # An image moved down by d is the window that starts d rows higher in the padded image.
+        starts = torch.tensor([(margin - down, margin - right) for down, right in self.offsets])
+        self._rows, self._columns = starts.repeat(self.count // len(starts), 1).T.contiguous()
+
+    def draw(self, size: int, generator: Generator) -> Tensor:
+        """Draw a window, mirrored or not, for each image."""
+        return torch.multinomial(self.probabilities, size, replacement=True, generator=generator)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Pad every image with `margin` black pixels on each side."""
+        return F.pad(images, (self.margin,) * 4)
+
+    def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
+        """Cut each image's window out of its padded form: a strided view until the one gather, then mirror."""
+        if self._rows.device != view.device:
+            self._rows, self._columns = self._rows.to(view.device), self._columns.to(view.device)
+        height, width = (side - 2 * self.margin for side in prepared.shape[-2:])
+        windows = prepared.unfold(2, height, 1).unfold(3, width, 1)
+        images = windows[index, :, self._rows[view], self._columns[view]]
+        if self.count == len(self.offsets):
+            return images
+        mirrored = (view >= len(self.offsets)).view(-1, 1, 1, 1)
+        return torch.where(mirrored, images.flip(-1), images)
+
+
+class Shift(_Windows):
     """Jitter: the image moved by whole pixels in any direction, black where nothing was.
 
     The (2m + 1)² views carry the probabilities of torchvision's `RandomAffine(0, translate=(m / W, m / H))`, which
@@ -67,30 +112,26 @@ class Shift(ViewFamily):
     def __init__(self, max_shift: int = 2) -> None:
         if max_shift < 1:
             raise ValueError(f"max_shift must be at least 1 pixel, not {max_shift}")
-        self.max_shift = max_shift
-        span = range(-max_shift, max_shift + 1)
-        # Stable sort: the untouched image first, the others in reading order.
-        self.offsets = sorted(product(span, span), key=lambda offset: offset != (0, 0))
-        """(down, right) of each view, in pixels."""
-        self.count = len(self.offsets)
-        axis = {offset: (1 if abs(offset) == max_shift else 2) / (4 * max_shift) for offset in span}
-        self.probabilities = torch.tensor([axis[down] * axis[right] for down, right in self.offsets])
-        # An image moved down by d is the window that starts d rows higher in the padded image.
-        self._rows = torch.tensor([max_shift - down for down, _ in self.offsets])
-        self._columns = torch.tensor([max_shift - right for _, right in self.offsets])
+        super().__init__(max_shift, [1] + [2] * (2 * max_shift - 1) + [1])
 
-    def draw(self, size: int, generator: Generator) -> Tensor:
-        """Draw the offsets of both axes for each image."""
-        return torch.multinomial(self.probabilities, size, replacement=True, generator=generator)
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Pad every image with `max_shift` black pixels on each side."""
-        return F.pad(images, (self.max_shift,) * 4)
+class CropFlip(_Windows):
+    """A crop of the black-padded image, as large as the image, mirrored left to right or not.
 
-    def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
-        """Cut each image's window out of its padded form: a strided view until the one gather at the end."""
-        if self._rows.device != view.device:
-            self._rows, self._columns = self._rows.to(view.device), self._columns.to(view.device)
-        height, width = (side - 2 * self.max_shift for side in prepared.shape[-2:])
-        windows = prepared.unfold(2, height, 1).unfold(3, width, 1)
-        return windows[index, :, self._rows[view], self._columns[view]]
+    The 2 (2p + 1)² views are as probable as torchvision's `RandomCrop(size, padding=p)` and
+    `RandomHorizontalFlip()` make them: all alike.
+
+    Args:
+        padding: p, in pixels, at least 0.
+        mirror: whether images are mirrored, with probability 1/2; False for digits or text.
+
+    Raises:
+        ValueError: `padding` is below 0.
+
+    Source: He et al. 2016, Deep residual learning, section 4.2 (arXiv 1512.03385), where p = 4.
+    """
+
+    def __init__(self, padding: int = 4, mirror: bool = True) -> None:
+        if padding < 0:
+            raise ValueError(f"padding must be at least 0 pixels, not {padding}")
+        super().__init__(padding, [1] * (2 * padding + 1), mirror)

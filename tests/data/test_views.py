@@ -4,9 +4,9 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import affine
+from torchvision.transforms.functional import affine, crop, hflip, pad
 
-from kd_lightning.data import Identity, Shift
+from kd_lightning.data import CropFlip, Identity, Shift
 
 
 def random_images(*shape: int) -> Tensor:
@@ -94,3 +94,46 @@ def test_no_augmentation_has_one_view_that_picks_the_images() -> None:
     view = Identity().draw(2, torch.Generator())
     assert view.tolist() == [0, 0]
     assert torch.equal(Identity().gather(images, torch.tensor([3, 1]), view), images[[3, 1]])
+
+
+@pytest.mark.parametrize(("shape", "padding"), [((3, 32, 32), 4), ((1, 5, 9), 2)])
+def test_each_crop_is_torchvisions_crop_of_the_padded_image_mirrored_or_not(
+    shape: tuple[int, ...], padding: int
+) -> None:
+    views = CropFlip(padding)
+    image = random_images(1, *shape)
+    shown = views.gather(views.prepare(image), torch.zeros(views.count, dtype=torch.int64), torch.arange(views.count))
+    height, width = shape[1:]
+    for number, view in enumerate(shown):
+        down, right = views.offsets[number % len(views.offsets)]
+        # A crop that starts `padding - down` rows from the top moves the image down by `down`.
+        expected = crop(pad(image[0], padding), padding - down, padding - right, height, width)
+        if number >= len(views.offsets):
+            expected = hflip(expected)
+        assert torch.equal(view, expected), number
+
+
+def test_crops_by_four_and_mirrors_are_162_views_all_alike_in_probability() -> None:
+    views = CropFlip()
+    assert views.count == 162
+    torch.testing.assert_close(views.probabilities, torch.full((162,), 1 / 162))
+    image = random_images(2, 3, 8, 8)
+    shown = views.gather(views.prepare(image), torch.tensor([1, 1]), torch.tensor([0, 81]))
+    assert torch.equal(shown[0], image[1])
+    assert torch.equal(shown[1], image[1].flip(-1))
+
+
+def test_crops_without_mirrors_are_half_as_many() -> None:
+    views = CropFlip(padding=1, mirror=False)
+    assert (views.count, views.probabilities.tolist()) == (9, [pytest.approx(1 / 9)] * 9)
+
+
+def test_mirrors_alone_have_two_views() -> None:
+    views, image = CropFlip(padding=0), random_images(1, 1, 2, 3)
+    shown = views.gather(views.prepare(image), torch.tensor([0, 0]), torch.tensor([0, 1]))
+    assert torch.equal(shown, torch.cat([image, image.flip(-1)]))
+
+
+def test_a_crop_with_less_than_no_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 0 pixels, not -1"):
+        CropFlip(-1)
