@@ -1,7 +1,11 @@
 """The networks of the published systems: plain `nn.Module`s."""
 
 from kd_lightning.models.cnn import CNN
+from kd_lightning.models.densenet import densenet121
 from kd_lightning.models.dropout import Dropout
 from kd_lightning.models.mlp import MLP
+from kd_lightning.models.small_cnn import SmallCNN
+from kd_lightning.models.tutorial import DeepNN, LightNN
+from kd_lightning.models.vgg import VGG
 
-__all__ = ["CNN", "MLP", "Dropout"]
+__all__ = ["CNN", "MLP", "VGG", "DeepNN", "Dropout", "LightNN", "SmallCNN", "densenet121"]

@@ -1,0 +1,47 @@
+"""The student of DenseNet-121."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+BLOCKS = ((16, 5, 2), (32, 5, 2), (64, 3, 1))
+"""Output channels, kernel and stride of each convolution; all have padding 1, ReLU and a 2x2 max-pool."""
+
+HIDDEN = (250, 50)
+"""Units of the hidden linear layers."""
+
+SMALLEST = 37
+"""Pixels of the smallest image of which the last pool leaves anything."""
+
+
+class SmallCNN(nn.Sequential):
+    """Three convolutions with ReLU and 2x2 max-pool, then three linear layers with ReLU between them.
+
+    Args:
+        image_size: height and width of the (square) colour image, in pixels.
+        num_classes: outputs.
+
+    Raises:
+        ValueError: the image is too small for the layers.
+
+    Source: the student of the recipes `cifar10_densenet` and `dogs_vs_cats`.
+    """
+
+    def __init__(self, image_size: int = 128, num_classes: int = 10) -> None:
+        if image_size < SMALLEST:
+            raise ValueError(f"image_size {image_size} is too small, at least {SMALLEST} expected")
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        channels, size = 3, image_size
+        for i, (out_channels, kernel, stride) in enumerate(BLOCKS, start=1):
+            layers[f"conv{i}"] = nn.Conv2d(channels, out_channels, kernel, stride, padding=1)
+            layers[f"conv_relu{i}"] = nn.ReLU()
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
+            channels, size = out_channels, ((size + 2 - kernel) // stride + 1) // 2
+        layers["flatten"] = nn.Flatten()
+        features = channels * size * size
+        for i, width in enumerate(HIDDEN, start=1):
+            layers[f"linear{i}"] = nn.Linear(features, width)
+            layers[f"relu{i}"] = nn.ReLU()
+            features = width
+        layers["classifier"] = nn.Linear(features, num_classes)
+        super().__init__(layers)
