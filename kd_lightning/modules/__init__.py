@@ -1,7 +1,7 @@
 """Lightning modules: what is trained, with which losses, and what is measured."""
 
 from kd_lightning.modules.classifier import ClassifierModule
-from kd_lightning.modules.distill import DistillModule
+from kd_lightning.modules.distill import DistillModule, FeatureMatch
 from kd_lightning.modules.teacher import TeacherModule
 
-__all__ = ["ClassifierModule", "DistillModule", "TeacherModule"]
+__all__ = ["ClassifierModule", "DistillModule", "FeatureMatch", "TeacherModule"]

@@ -39,7 +39,7 @@ class ClassifierModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.net = net
+        self.net = net.to(memory_format=torch.channels_last)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.train_means = RunningMeans()
@@ -55,7 +55,11 @@ class ClassifierModule(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes) of normalised images (B, C, H, W)."""
-        return self.net(image.to(self.dtype))
+        return self.net(self.as_input(image))
+
+    def as_input(self, image: Tensor) -> Tensor:
+        """Images in the module's precision and in the order, channels last, in which convolutions are fastest."""
+        return image.to(self.dtype, memory_format=torch.channels_last)
 
     def setup(self, stage: str) -> None:
         """Compare the network's outputs with the data's classes before any step."""
@@ -72,7 +76,7 @@ class ClassifierModule(LightningModule):
         try:
             with torch.no_grad():
                 logits = network.eval()(image)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             shape = "x".join(map(str, data.image_shape))
             raise UserError(f"{name}: {type(network).__name__} cannot read images of {shape} ({error})") from error
         finally:

@@ -1,10 +1,14 @@
-"""Learning from a teacher's softened outputs and from labels."""
+"""Learning from a teacher's softened outputs, from its inner layers and from labels."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,14 +16,32 @@ from kd_lightning.batch import Batch
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules.classifier import ClassifierModule
+from kd_lightning.modules.taps import tapped
 from kd_lightning.teachers import FrozenTeacher, load_weights, resolve_checkpoint
 
 SoftLoss = Callable[[Tensor, Tensor, float], Tensor]
 """(student logits, teacher logits, temperature) to a scalar."""
 
 
+@dataclass
+class FeatureMatch:
+    """One layer of the student that is to become like one of the teacher's.
+
+    Args:
+        student_layer: its name in the student, such as `features` or `layer3.0.conv2`.
+        teacher_layer: its name in the teacher.
+        loss: (student's output, teacher's output) to a scalar; what it has to train is trained with the student.
+    """
+
+    student_layer: str
+    teacher_layer: str
+    loss: nn.Module
+
+
 class DistillModule(ClassifierModule):
-    """A student that matches a frozen teacher: hard_weight · cross-entropy + soft_weight · soft loss.
+    """A student that matches a frozen teacher.
+
+    Loss: hard_weight · cross-entropy + soft_weight · soft loss + feature_weight · sum of the features' losses.
 
     Student and teacher see the same tensor. The teacher's file is read when training starts; testing and exporting
     a trained student do not need it (a test reports the agreement with the teacher where the file is there).
@@ -33,13 +55,16 @@ class DistillModule(ClassifierModule):
         hard_weight: factor on the cross-entropy with the label, at least 0.
         soft_weight: factor on the soft loss, at least 0.
         soft_loss: (student logits, teacher logits, temperature) to a scalar.
+        features: layers of the student and the teacher that are matched, each pair by a loss of its own.
+        feature_weight: factor on the sum of those losses, above 0 where there are features, else 0.
         **kwargs: optimizer and lr_scheduler, see `ClassifierModule`.
 
     Raises:
-        UserError: a weight or temperature out of range, or a teacher that is missing, unreadable, of another
-            architecture or of other classes.
+        UserError: a weight or temperature out of range, a teacher that is missing, unreadable, of another
+            architecture or of other classes, or features of layers that do not exist or do not fit.
 
-    Source: Hinton, Vinyals and Dean 2015, section 2 (arXiv 1503.02531).
+    Sources: Hinton, Vinyals and Dean 2015, section 2 (arXiv 1503.02531); for features, Romero et al. 2015,
+    section 2.2 (FitNets, arXiv 1412.6550).
     """
 
     def __init__(
@@ -51,29 +76,43 @@ class DistillModule(ClassifierModule):
         hard_weight: float = 0.1,
         soft_weight: float = 0.9,
         soft_loss: SoftLoss = soft_target_loss,
+        # The CLI builds arguments in this order. Behind `net`, what a loss draws leaves the student's start as it is.
+        features: Sequence[FeatureMatch] = (),
+        feature_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(net, **kwargs)
         if not temperature > 0:
             raise UserError(f"temperature: {temperature} found, a number above 0 expected")
-        weights = {"hard_weight": hard_weight, "soft_weight": soft_weight}
+        weights = {"hard_weight": hard_weight, "soft_weight": soft_weight, "feature_weight": feature_weight}
         for name, weight in weights.items():
             if not weight >= 0:
                 raise UserError(f"{name}: {weight} found, a number of at least 0 expected")
         if not any(weights.values()):
-            raise UserError(f"{' and '.join(weights)}: all 0 found, at least one above 0 expected")
-        self.teacher = FrozenTeacher(teacher)
+            raise UserError(f"{', '.join(weights)}: all 0 found, at least one above 0 expected")
+        if features and not feature_weight:
+            raise UserError("feature_weight: 0 found, a number above 0 expected where there are features")
+        if feature_weight and not features:
+            raise UserError(f"features: none found, at least one expected for a feature_weight of {feature_weight}")
+        self.teacher = FrozenTeacher(teacher.to(memory_format=torch.channels_last))
         self.teacher_ckpt = teacher_ckpt
         self.temperature = temperature
-        self.hard_weight, self.soft_weight = hard_weight, soft_weight
+        self.hard_weight, self.soft_weight, self.feature_weight = hard_weight, soft_weight, feature_weight
         self.soft_loss = soft_loss
+        self.features = tuple(features)
+        self.feature_losses = nn.ModuleList(match.loss for match in features)
+        self._student_outputs: dict[str, Tensor] = {}
         self._teacher_loaded = False
 
     def setup(self, stage: str) -> None:
-        """Load the teacher and compare its classes, and the student's, with the data's."""
+        """Load the teacher; compare its classes, and the student's, with the data's, and the features' shapes."""
         super().setup(stage)
-        if self._teacher_loaded:
-            return
+        if not self._teacher_loaded:
+            self._load_teacher(stage)
+        if stage == "fit":
+            self._check_features()
+
+    def _load_teacher(self, stage: str) -> None:
         if stage != "fit" and not Path(self.teacher_ckpt).exists():
             warnings.warn(
                 f"teacher_ckpt: no {self.teacher_ckpt}; agreement with the teacher is not reported",
@@ -84,16 +123,54 @@ class DistillModule(ClassifierModule):
         self.check_outputs(self.teacher.network, "teacher")
         self._teacher_loaded = True
 
+    def _student_taps(self) -> AbstractContextManager[dict[str, Tensor]]:
+        return tapped(self.net, [match.student_layer for match in self.features], "features: student_layer")
+
+    def _teacher_taps(self) -> AbstractContextManager[dict[str, Tensor]]:
+        return tapped(self.teacher.network, [match.teacher_layer for match in self.features], "features: teacher_layer")
+
+    @torch.no_grad()
+    def _check_features(self) -> None:
+        """Show both networks one blank image; raise `UserError` where two layers' outputs do not fit their loss."""
+        if not self.features or self.trainer.datamodule is None:  # type: ignore[attr-defined]  # see `check_outputs`
+            return
+        with self._student_taps() as student, self._teacher_taps() as teacher:
+            self.check_outputs(self.net, "network")
+            self.check_outputs(self.teacher.network, "teacher")
+            for match in self.features:
+                outputs = student[match.student_layer], teacher[match.teacher_layer]
+                loss = deepcopy(match.loss).eval()  # nothing in a loss learns from a blank image
+                try:
+                    loss(*outputs)
+                except (ValueError, RuntimeError) as error:  # ours raise the one, torch's layers the other
+                    shapes = ["x".join(map(str, output.shape)) for output in outputs]
+                    raise UserError(
+                        f"features: student_layer {match.student_layer} gives {shapes[0]} and teacher_layer "
+                        f"{match.teacher_layer} gives {shapes[1]}, which {type(loss).__name__} does not take "
+                        f"({' '.join(str(error).split())})"
+                    ) from error
+
     def teacher_logits(self, batch: Batch) -> Tensor | None:
         """What the teacher says of a batch: (B, classes); None where its file is gone."""
-        return self.teacher(batch.image.to(self.dtype)).float() if self._teacher_loaded else None
+        return self.teacher(self.as_input(batch.image)).float() if self._teacher_loaded else None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        with self._student_taps() as self._student_outputs:
+            return super().training_step(batch, batch_idx)
 
     def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
-        """`loss`, and its parts `hard_loss` and `soft_loss` before their weights."""
+        """`loss`, and its parts before their weights: `hard_loss`, `soft_loss` and, with features, `feature_loss`."""
         hard = F.cross_entropy(logits, batch.label)
-        soft = self.soft_loss(logits, self.teacher(batch.image.to(self.dtype)).float(), self.temperature)
-        return {
-            "loss": self.hard_weight * hard + self.soft_weight * soft,
-            "hard_loss": hard,
-            "soft_loss": soft,
-        }
+        with self._teacher_taps() as teacher_outputs:
+            teacher_logits = self.teacher(self.as_input(batch.image)).float()
+            features = [
+                loss(self._student_outputs[match.student_layer], teacher_outputs[match.teacher_layer])
+                for match, loss in zip(self.features, self.feature_losses, strict=True)
+            ]
+        soft = self.soft_loss(logits, teacher_logits, self.temperature)
+        parts = {"loss": self.hard_weight * hard + self.soft_weight * soft, "hard_loss": hard, "soft_loss": soft}
+        if features:
+            parts["feature_loss"] = torch.stack(features).sum()
+            parts["loss"] = parts["loss"] + self.feature_weight * parts["feature_loss"]
+        return parts

@@ -1,0 +1,90 @@
+"""Losses between what a layer of the student and a layer of the teacher give."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CosineHiddenLoss(nn.Module):
+    """Turn the student's hidden vector in the direction of the teacher's: 1 - cosine, mean over the batch.
+
+    Each image's features are flattened to one vector. Where the teacher's is k times as long, every k neighbours of
+    it are averaged into one. Computed in float32 (float64 stays), whatever the precision of the features.
+
+    Source: the hidden-representation variant of the PyTorch knowledge-distillation tutorial, whose
+    `CosineEmbeddingLoss` with targets of 1 this is; it pools 2048 to 1024.
+    """
+
+    def forward(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Compare two layers' outputs.
+
+        Args:
+            student_features: (B, …), W numbers an image.
+            teacher_features: (B, …), a multiple of W numbers an image.
+
+        Returns:
+            A scalar in [0, 2], 0 where the directions agree.
+
+        Raises:
+            ValueError: the batches differ, or the teacher's width is no multiple of the student's.
+        """
+        student, teacher = _single(student_features).flatten(1), _single(teacher_features).flatten(1)
+        k, rest = divmod(teacher.shape[1], student.shape[1])
+        if rest or len(student) != len(teacher):
+            raise ValueError(
+                f"student features {tuple(student_features.shape)} and teacher features "
+                f"{tuple(teacher_features.shape)} do not match: as many images, and a multiple of "
+                f"{student.shape[1]} numbers for each, expected of the teacher"
+            )
+        return F.cosine_embedding_loss(student, F.avg_pool1d(teacher, k), student.new_ones(len(student)))
+
+
+class FeatureMapLoss(nn.Module):
+    """Let the student's feature map predict the teacher's: mean squared error behind a trainable regressor.
+
+    The regressor, a 3x3 convolution that keeps height and width, brings the student's channels to the teacher's. It
+    learns with the student and is no part of it. The error is taken in float32 (float64 stays), over all numbers.
+
+    Args:
+        student_channels: of the student's map.
+        teacher_channels: of the teacher's map.
+
+    Sources: the regressor, Romero et al. 2015, section 2.2 (FitNets, arXiv 1412.6550); this form, the PyTorch
+    knowledge-distillation tutorial.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        self.regressor = nn.Conv2d(student_channels, teacher_channels, kernel_size=3, padding=1)
+
+    def forward(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Compare two layers' maps.
+
+        Args:
+            student_features: (B, student channels, H, W).
+            teacher_features: (B, teacher channels, H, W).
+
+        Returns:
+            A scalar of at least 0.
+
+        Raises:
+            ValueError: the maps have other channels, or differ in height, width or batch.
+        """
+        channels = self.regressor.in_channels, self.regressor.out_channels
+        images, size = len(student_features), student_features.shape[2:]
+        # Checked here, as the squared error would broadcast one map against the other without a word.
+        if (
+            len(size) != 2
+            or student_features.shape[1] != channels[0]
+            or teacher_features.shape != (images, channels[1], *size)
+        ):
+            raise ValueError(
+                f"student features {tuple(student_features.shape)} and teacher features "
+                f"{tuple(teacher_features.shape)} do not match: maps of {channels[0]} and {channels[1]} channels, "
+                "equal in height and width, expected"
+            )
+        return F.mse_loss(_single(self.regressor(student_features)), _single(teacher_features))
+
+
+def _single(features: Tensor) -> Tensor:
+    """At least single precision: a sum over a whole map in half precision loses most of its digits."""
+    return features.float() if features.dtype.itemsize < 4 else features
