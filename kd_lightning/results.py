@@ -2,9 +2,11 @@
 
     {"fit":  {"seconds", "epochs", "steps", "seed"},
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "agreement"},
+     "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
      "network": {"name", "parameters", "mebibytes"},
      "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
      "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
+     "threads": NUMBER,   # that torch had on the CPU
      "command": [WORD, …]}
 
 Each part is written when it is known; a new fit starts a new file.

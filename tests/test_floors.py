@@ -19,6 +19,7 @@ FLOOR = {
     "teachers": 1,
     "models": 1,
     "data": 1,
+    "latency": 1,
     "results": 1,
     "schedules": 1,
     "modules": 2,

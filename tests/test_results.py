@@ -1,10 +1,19 @@
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from lightning.pytorch.plugins import Precision
+from torch import nn
 
+from kd_lightning.__main__ import main
+from kd_lightning.callbacks import results as callback
 from kd_lightning.results import PACKAGES, machine, read_results, update_results, versions, write_text
+
+BASELINE = Path(__file__).parents[1] / "configs" / "digits" / "baseline.yaml"
 
 
 def test_an_update_replaces_its_own_parts_whole_and_keeps_the_others(tmp_path: Path) -> None:
@@ -75,3 +84,42 @@ def test_versions_and_machine_name_what_the_figures_depend_on() -> None:
     assert computer["cores"] == os.cpu_count()
     assert computer["system"]
     assert computer["processor"]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_test_leaves_the_network_s_latency_in_the_run_s_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    autocast: list[bool] = []
+
+    def measured(*args: object) -> float:
+        autocast.append(torch.is_autocast_enabled("cpu"))
+        return measure(*args)
+
+    measure = callback.measure_latency
+    monkeypatch.setattr(callback, "measure_latency", measured)
+    words = ["--config", str(BASELINE), "--trainer.max_epochs=1", f"--trainer.precision={precision}"]
+    assert main(["fit", *words]) == 0
+    run = tmp_path / "lightning_logs" / "digits" / "baseline" / "seed_0"
+    assert "latency" not in read_results(run)
+    assert main(["test", *words]) == 0
+    results = read_results(run)
+    assert set(results["latency"]) == {"batch_1", "batch_128"}
+    assert min(results["latency"].values()) > 0
+    assert results["threads"] == 1
+    assert autocast == 2 * [precision == "bf16-mixed"]
+
+
+def latency_of(net: nn.Module, data: object, world_size: int = 1) -> dict[str, float]:
+    trainer = SimpleNamespace(datamodule=data, world_size=world_size, precision_plugin=Precision())
+    return callback._latency(trainer, SimpleNamespace(net=net, device=torch.device("cpu")))
+
+
+def test_what_cannot_be_measured_is_left_out_of_the_latency() -> None:
+    data = SimpleNamespace(image_shape=(3, 4, 4))
+    single = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3, track_running_stats=False))
+    assert set(latency_of(single, data)) == {"batch_128"}
+    assert latency_of(nn.Flatten(), data, world_size=2) == {}  # nor do the others wait for the first
+    assert latency_of(nn.Flatten(), None) == {}

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from kd_lightning.latency import BATCH_SIZES, measure_latency
 from kd_lightning.results import RESULTS_FILE, machine, update_results, versions
 
 MEBIBYTE = 2**20
@@ -62,7 +64,7 @@ class ResultsWriter(Callback):
             update_results(run, fit=fit, command=sys.argv[1:], **_setting(trainer, pl_module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the test measured."""
+        """Write what the test measured, then how fast the network is."""
         run = run_folder(trainer)
         if not trainer.is_global_zero:
             return
@@ -75,6 +77,7 @@ class ResultsWriter(Callback):
         test["images"] = len(trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
         test["right"] = test["images"] - test["errors"]
         update_results(run, test=test, **_setting(trainer, pl_module))
+        update_results(run, latency=_latency(trainer, pl_module))
 
 
 def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -91,4 +94,21 @@ def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "machine": machine(),
         "device": torch.cuda.get_device_name(module.device) if on_gpu else module.device.type,
         "devices": trainer.world_size,
+        "threads": torch.get_num_threads(),
     }
+
+
+def _latency(trainer: Trainer, module: LightningModule) -> dict[str, float]:
+    """Milliseconds by batch size, in the run's precision on its device; without what cannot be measured."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    # Several processes load one machine, and parts of a sharded network wait for each other: no figure of either.
+    if data is None or trainer.world_size > 1:
+        return {}
+    figures: dict[str, float] = {}
+    with trainer.precision_plugin.forward_context():
+        for size in BATCH_SIZES:
+            # Batch norm without running statistics cannot read one image; a device may not hold many.
+            with suppress(ValueError, RuntimeError):
+                milliseconds = measure_latency(module.net, data.image_shape, size, module.device)  # type: ignore[arg-type]
+                figures[f"batch_{size}"] = round(milliseconds, 4)
+    return figures

@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from kd_lightning.commands.recipe import Recipe
+from kd_lightning.commands.recipe import METRICS, Recipe
+from kd_lightning.latency import BATCH_SIZES
 from kd_lightning.results import machine, read_results, versions, write_text
 
 RULES = {
@@ -23,7 +24,11 @@ RULES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A stage, or a stage under one rule of the bias fix, over all seeds that were run."""
+    """A stage, or a stage under one rule of the bias fix, over all seeds that were run.
+
+    Lists have one entry a seed; `agreement` and `latency` (milliseconds, by batch size) only of the seeds for which it
+    was measured.
+    """
 
     name: str
     published: float | str | None
@@ -31,9 +36,13 @@ class Row:
     errors: list[int]
     images: int
     class_errors: list[int]
+    agreement: list[float]
     parameters: int
     mebibytes: float
     reduction: float | None
+    latency: dict[str, list[float]]
+    device: str
+    threads: int | None
     seconds: list[float]
 
 
@@ -41,6 +50,10 @@ def mean_and_spread(values: list[float] | list[int], digits: int = 1) -> str:
     """Write `mean ± standard deviation`; of a single value no spread."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def _median(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f}" if values else ""
 
 
 def collect(recipe: Recipe, runs: Path) -> list[Row]:
@@ -99,8 +112,12 @@ def _row(
     by_metric = {
         "errors": [float(e) for e in errors],
         "right": [float(images - e) for e in errors],
-        "accuracy": [1 - e / images for e in errors],
+        "accuracy": [100 * (1 - e / images) for e in errors],
     }
+    # Every rule of the bias fix has the same network; it was compared with its teacher as it was trained.
+    tests = [results["test"] for results in found] if rule in (None, "as_trained") else []
+    timed = [results["latency"] for results in found if "latency" in results]
+    keys = [f"batch_{size}" for size in BATCH_SIZES]
     return Row(
         name=name,
         published=published,
@@ -108,9 +125,13 @@ def _row(
         errors=errors,
         images=images,
         class_errors=[figures["class_errors"] for figures in part] if rule else [],
+        agreement=[test["agreement"] for test in tests if "agreement" in test],
         parameters=found[0]["network"]["parameters"],
         mebibytes=found[0]["network"]["mebibytes"],
         reduction=reduction,
+        latency={key: [latency[key] for latency in timed if key in latency] for key in keys},
+        device=found[0]["device"],
+        threads=found[0].get("threads"),
         seconds=[results["fit"]["seconds"] for results in found],
     )
 
@@ -121,13 +142,15 @@ def cells(rows: list[Row], metric: str) -> list[dict[str, str]]:
         {
             "stage": row.name,
             "published": "" if row.published is None else str(row.published),
-            "ours": mean_and_spread(row.figures, 4 if metric == "accuracy" else 1),
+            "ours": mean_and_spread(row.figures, 2 if metric == "accuracy" else 1),
             "n": str(len(row.figures)),
             "errors": "" if metric == "errors" else mean_and_spread(row.errors),
             "on these classes": mean_and_spread(row.class_errors) if row.class_errors else "",
+            "agrees with teacher": f"{mean_and_spread([100 * a for a in row.agreement], 2)}%" if row.agreement else "",
             "parameters": f"{row.parameters:,}",
             "MiB": f"{row.mebibytes:.3f}",
             "smaller by": "" if row.reduction is None else f"{row.reduction:.2%}",
+            **{f"ms, batch {size}": _median(row.latency[f"batch_{size}"]) for size in BATCH_SIZES},
             "seconds": f"{statistics.fmean(row.seconds):.1f}",
         }
         for row in rows
@@ -137,10 +160,13 @@ def cells(rows: list[Row], metric: str) -> list[dict[str, str]]:
 
 def terminal_table(recipe: Recipe, rows: list[Row]) -> Table:
     """The comparison, for a terminal."""
-    table = Table(title=f"{recipe.title} ({recipe.metric} on the test set)", caption=recipe.source)
+    table = Table(title=f"{recipe.title} ({METRICS[recipe.metric]} on the test set)", caption=recipe.source)
     shown = cells(rows, recipe.metric)
     for column in shown[0]:
-        table.add_column(column, justify="left" if column in ("stage", "published") else "right", overflow="fold")
+        words = column in ("stage", "published")
+        # A heading takes a line a word: a column is as wide as its figures.
+        heading = column if words else column.replace(" ", "\n")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for row in shown:
         table.add_row(*row.values())
     return table
@@ -169,8 +195,8 @@ def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> P
     lines = [
         f"# {recipe.title}",
         "",
-        f"Source: {recipe.source}. Figures: {recipe.metric} on the test set, mean ± standard deviation over the "
-        "seeds (n). Seconds: one training, without the test.",
+        f"Source: {recipe.source}. Figures: {METRICS[recipe.metric]} on the test set, mean ± standard deviation over "
+        f"the seeds (n). Seconds: one training, without the test.{_said_of_latency(rows)}",
         "",
         f"    {command}",
         "",
@@ -197,6 +223,13 @@ def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> P
     return report
 
 
+def _said_of_latency(rows: list[Row]) -> str:
+    """What the table's milliseconds are, and of which device; nothing where it has none."""
+    timed = [row for row in rows if any(row.latency.values())]
+    devices = dict.fromkeys(f"{row.device}, CPU threads: {row.threads}" for row in timed)
+    return f" ms: one forward pass of a batch, median ({'; '.join(devices)})." if timed else ""
+
+
 def draw_errors(recipe: Recipe, rows: list[Row]) -> Figure:
     """Draw the test errors of every run as a dot, one line a row, with the published figure as a bar."""
     figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained", dpi=110)
@@ -208,7 +241,7 @@ def draw_errors(recipe: Recipe, rows: list[Row]) -> Figure:
             published = {
                 "errors": row.published,
                 "right": row.images - row.published,
-                "accuracy": (1 - row.published) * row.images,
+                "accuracy": (1 - row.published / 100) * row.images,
             }[recipe.metric]
             axes.plot([published], [y], "|", color="tab:red", markersize=16, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])

@@ -8,8 +8,8 @@ import yaml
 
 from kd_lightning.errors import UserError
 
-METRICS = ("right", "errors", "accuracy")
-"""What a recipe's figures are: right images, wrong images, or the part of right ones in [0, 1]."""
+METRICS = {"right": "right images", "errors": "errors", "accuracy": "accuracy in %"}
+"""What a recipe's figures are, with the words for it."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,13 @@ def test_digits_are_the_default_and_the_report_holds_what_the_runs_measured(caps
     assert rows["distill"]["errors"] == errors
     assert rows["teacher"]["reduction"] is None
     assert rows["distill"]["reduction"] == pytest.approx(1 - 0.009 / 0.726, abs=1e-6)
+    measured = read_results(runs / "distill" / "seed_1")
+    assert rows["distill"]["agreement"][1] == measured["test"]["agreement"]
+    assert rows["distill"]["latency"]["batch_128"][1] == measured["latency"]["batch_128"]
+    assert rows["baseline"]["agreement"] == []
     report = (runs / "report.md").read_text()
+    assert "| agrees with teacher |" in report
+    assert "| ms, batch 1 | ms, batch 128 |" in report
     assert f"| {sum(errors) / 2:.1f} ± " in report
     assert "kd-lightning reproduce --seeds 2" in report
     for picture in ("comparison.png", "teacher/seed_0/errors.png", "distill/seed_0/confusion.png"):
