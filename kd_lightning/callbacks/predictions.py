@@ -13,7 +13,10 @@ from kd_lightning.results import write_text
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv` into the run folder: index in the test set, class name, its probability."""
+    """Writes `predictions.csv` into the run folder: index in the test set, class name, its probability.
+
+    Where the test images have names (the files of an image folder) there is a column for them.
+    """
 
     def __init__(self) -> None:
         super().__init__(write_interval="epoch")
@@ -26,13 +29,16 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Write all predictions; several processes write a file each."""
-        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        files = data.test_names
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["index", "class", "probability"])
+        writer.writerow(["index", *(["file"] if files else []), "class", "probability"])
         for batch, places in zip(predictions, batch_indices[0], strict=True):
             confidence, predicted = batch.max(dim=-1)
             rows = zip(places, predicted.tolist(), confidence.tolist(), strict=True)
-            writer.writerows([place, names[c], f"{p:.6f}"] for place, c, p in rows)
+            writer.writerows(
+                [place, *([files[place]] if files else []), data.class_names[c], f"{p:.6f}"] for place, c, p in rows
+            )
         part = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
         write_text(run_folder(trainer) / f"predictions{part}.csv", table.getvalue())

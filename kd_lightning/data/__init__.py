@@ -3,6 +3,8 @@
 from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.cifar10 import CIFAR10DataModule
 from kd_lightning.data.digits import DigitsDataModule
+from kd_lightning.data.dogs_vs_cats import DogsVsCatsDataModule
+from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.data.mnist import MNISTDataModule
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.data.views import CropFlip, Identity, Shift, ViewFamily
@@ -12,7 +14,9 @@ __all__ = [
     "ClassificationDataModule",
     "CropFlip",
     "DigitsDataModule",
+    "DogsVsCatsDataModule",
     "Identity",
+    "ImageFolderDataModule",
     "ImageSet",
     "MNISTDataModule",
     "Shift",

@@ -63,6 +63,8 @@ class ClassificationDataModule(LightningDataModule):
     """Known before setup: networks are built to fit their number."""
     image_shape: tuple[int, int, int] = (0, 0, 0)
     """(C, H, W) of the images that the network gets."""
+    test_names: Sequence[str] | None = None
+    """Of the test images, where each has a name of its own; known after setup for a test."""
 
     def __init__(
         self,
@@ -141,11 +143,11 @@ class ClassificationDataModule(LightningDataModule):
                 raise UserError(
                     f"{name}: {len(values)} values found, 1 or {self.image_shape[0]} expected (the channels)"
                 )
-        if stage == "validate" and not self.val_size:
-            raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("fit", "validate") and True not in self._parts:
             self._parts[True] = self._checked(self.load(train=True), "training")
             self.train_positions, self.val_positions = self._split(self._parts[True].label)
+        if stage == "validate" and not len(self.val_positions):
+            raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("test", "predict") and False not in self._parts:
             self._parts[False] = self._checked(self.load(train=False), "test")
 

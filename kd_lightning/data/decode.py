@@ -1,0 +1,217 @@
+"""Image files to uint8 pixels: one at a time, or all of them once, in parallel, into a memory-mapped cache."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+
+from kd_lightning.download import one_line
+from kd_lightning.errors import UserError
+
+PIXELS_FILE, REPORT_FILE = "images.bin", "report.json"
+
+FORMAT = 1
+"""Of the cache: raised when the same files would decode to other pixels."""
+
+CHUNK = 1024
+"""Files whose images may wait to be written."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError)
+"""What Pillow raises on files that are damaged or no images: its plug-ins have their own ways."""
+
+
+def image_suffixes() -> frozenset[str]:
+    """The endings of file names, in lower case with their dot, that Pillow can open."""
+    Image.init()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a file becomes an image: upright as its camera held it, of one size and one number of channels.
+
+    Args:
+        channels: 3 for colour, 1 for grey; images of another kind are converted.
+        size: height and width, in pixels.
+        crop: whether the longer side is cropped, evenly, to keep the proportions; else it is squeezed.
+    """
+
+    channels: int
+    size: int
+    crop: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return self.channels, self.size, self.size
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name of what images are converted to."""
+        return "RGB" if self.channels == 3 else "L"
+
+    def read(self, file: Path) -> tuple[Tensor, str]:
+        """Decode a file.
+
+        Returns:
+            uint8 (C, H, W), and Pillow's name of what the file itself holds (`RGB`, `L`, `RGBA`, `CMYK`, …).
+
+        Raises:
+            OSError, ValueError and others (`UNREADABLE`): the file is damaged, or no image.
+        """
+        with Image.open(file) as image:
+            held = image.mode
+            image.draft(None, (2 * self.size, 2 * self.size))  # a JPEG far larger than that is decoded smaller
+            upright = _in_mode(ImageOps.exif_transpose(image), self.mode)
+        size = (self.size, self.size)
+        resample = Image.Resampling.BILINEAR
+        sized = ImageOps.fit(upright, size, resample) if self.crop else upright.resize(size, resample)
+        return torch.from_numpy(np.array(sized).reshape(*size, self.channels)).permute(2, 0, 1), held
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # Pillow would cut these off at 255
+        pixels = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((pixels * (255 / max(65535.0, float(pixels.max())))).astype(np.uint8))
+    if image.has_transparency_data:  # what lies under full transparency is anything: show it on white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Files, each looked at once.
+
+    Attributes:
+        image: uint8 (N, C, H, W), memory-mapped, of the files that could be read, in their order; None where they
+            were only tried.
+        unreadable: places of the other files, ascending, with what is wrong with each.
+        converted: how many files held another kind of image than asked for, by Pillow's name of it.
+    """
+
+    image: Tensor | None
+    unreadable: dict[int, str]
+    converted: dict[str, int]
+
+
+def decode_all(files: Sequence[Path], decoder: Decoder, folder: Path, name: str, keep: bool = True) -> Decoded:
+    """Decode files, or take what an earlier call left of the very same ones.
+
+    A cache belongs to the files' names, sizes and times and to the decoder: another set of them is decoded anew,
+    and takes the place of its predecessor. It is put in place whole, by a rename.
+
+    Args:
+        files: what to decode, in this order.
+        decoder: how.
+        folder: where caches are kept; made if need be.
+        name: what the files are to their owner, as `train`: one cache is kept for each.
+        keep: whether pixels are kept; else files are only tried.
+    """
+    label = f"{name}-{decoder.size}px{'' if keep else '-tried'}"
+    target = folder / f"{label}-{_key(files, decoder)}"
+    found = _load(target, len(files), decoder, keep)
+    if found is None:
+        shutil.rmtree(target, ignore_errors=True)
+        _build(files, decoder, target, keep, name)
+        for stale in set(folder.glob(f"{label}-*")) - {target}:
+            shutil.rmtree(stale, ignore_errors=True)
+        found = _load(target, len(files), decoder, keep)
+    assert found is not None, target
+    return found
+
+
+def _key(files: Sequence[Path], decoder: Decoder) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {decoder}".encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | None:
+    """Read a cache; None where there is none, or none that is whole."""
+    try:
+        report = json.loads((target / REPORT_FILE).read_text())
+        unreadable = {int(place): problem for place, problem in report["unreadable"].items()}
+        shape = (files - len(unreadable), *decoder.shape)
+        pixels = target / PIXELS_FILE
+        if not keep or not shape[0]:
+            return Decoded(torch.empty(shape, dtype=torch.uint8) if keep else None, unreadable, report["converted"])
+        if pixels.stat().st_size != math.prod(shape):
+            return None
+        # Copy-on-write: torch wants memory that it may write to; the file stays as it is.
+        image = torch.from_numpy(np.memmap(pixels, np.uint8, "c", shape=shape))
+    except (OSError, ValueError, LookupError):
+        return None
+    return Decoded(image, unreadable, report["converted"])
+
+
+def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, name: str) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".building-"))
+    except OSError as error:
+        raise UserError(
+            f"cache_dir: cannot write to {target.parent} ({one_line(error)}); name another with --data.cache_dir"
+        ) from error
+    try:
+        report = _decode_into(draft, files, decoder, keep, name)
+        (draft / REPORT_FILE).write_text(json.dumps(report))
+        draft.chmod(0o755)  # for others too, as the images are
+        try:
+            draft.rename(target)
+        except OSError:
+            if not target.is_dir():  # else somebody was faster, with the same files
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cache_dir: cannot keep the decoded images in {target.parent} ({one_line(error)}); name a folder with "
+            "more room with --data.cache_dir, or stream the files with --data.cache_limit 0"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: bool, name: str) -> dict[str, Any]:
+    def decode(file: Path) -> tuple[Tensor | None, str]:
+        """The image with what kind it was, or nothing with what is wrong."""
+        try:
+            return decoder.read(file)
+        except UNREADABLE as error:
+            return None, one_line(error)
+
+    unreadable: dict[int, str] = {}
+    modes: Counter[str] = Counter()
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    # Pillow decodes and resizes without holding the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool, (draft / PIXELS_FILE).open("wb") as pixels:
+        outcomes = (outcome for chunk in chunks for outcome in pool.map(decode, chunk))
+        shown = track(outcomes, f"decoding {name}", len(files), disable=not sys.stdout.isatty())
+        for place, (image, word) in enumerate(shown):
+            if image is None:
+                unreadable[place] = word
+                continue
+            modes[word] += 1
+            if keep:
+                pixels.write(image.numpy().tobytes())
+        pixels.flush()
+        os.fsync(pixels.fileno())
+    return {"unreadable": unreadable, "converted": {mode: n for mode, n in modes.items() if mode != decoder.mode}}

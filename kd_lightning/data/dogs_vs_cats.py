@@ -1,0 +1,95 @@
+"""Kaggle's Dogs vs. Cats."""
+
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+from kd_lightning.data.image_folder import ImageFolderDataModule
+from kd_lightning.download import one_line
+from kd_lightning.errors import UserError
+
+PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
+
+INNER, OUTER = "train.zip", "dogs-vs-cats.zip"
+"""Kaggle's download holds the photographs in an archive of their own."""
+
+
+class DogsVsCatsDataModule(ImageFolderDataModule):
+    """About 25,000 photographs in one flat folder: `train/cat.0.jpg`, …, `train/dog.12499.jpg`.
+
+    Kaggle's own test images carry no labels; the labelled ones are split, by default 0.7 / 0.2 / 0.1 as the source
+    does.
+
+    Args:
+        root: folder that holds `train/`, or Kaggle's `dogs-vs-cats.zip` or `train.zip`, which is unpacked there.
+        image_size: height and width of the images, in pixels; by default the source's.
+        crop: see `ImageFolderDataModule`; the source squeezes.
+        split: the fractions of training, validation and test.
+        **kwargs: see `ImageFolderDataModule`.
+
+    Raises:
+        UserError: neither photographs nor archive in `root`, or an archive that is cut short.
+
+    Source: Elson et al. 2007, Asirra (ACM CCS); Kaggle's competition of 2013.
+    """
+
+    class_names = ("cat", "dog")
+
+    def __init__(
+        self,
+        root: str = "data/dogs-vs-cats",
+        image_size: int = 128,
+        crop: bool = False,
+        split: tuple[float, float, float] = (0.7, 0.2, 0.1),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, image_size=image_size, crop=crop, split=split, **kwargs)
+
+    def prepare_data(self) -> None:
+        """Unpack the archive where there is no folder yet, then decode."""
+        if not (self.root / "train").is_dir():
+            self._unpack()
+        super().prepare_data()
+
+    def find(self) -> dict[str, list[tuple[Path, int]]]:
+        """List the photographs, cats first, by number; other files are left alone."""
+        folder = self.root / "train"
+        matches = [PHOTOGRAPH.fullmatch(file.name) for file in folder.iterdir()] if folder.is_dir() else []
+        found = sorted((self.class_names.index(match[2]), int(match[3]), match[1]) for match in matches if match)
+        if len({number for number, _, _ in found}) < len(self.class_names):
+            raise UserError(f"root: cat.0.jpg, dog.0.jpg and so on not found in {folder}; name the folder above train/")
+        return {"all": [(folder / name, number) for number, _, name in found]}
+
+    def _unpack(self) -> None:
+        archive = next((self.root / name for name in (INNER, OUTER) if (self.root / name).is_file()), None)
+        if archive is None:
+            raise UserError(
+                f"root: neither train/ nor {INNER} nor {OUTER} in {self.root}; download them from "
+                "kaggle.com/c/dogs-vs-cats, or name the folder with --data.root"
+            )
+        draft = Path(tempfile.mkdtemp(dir=self.root, prefix=".unpacking-"))
+        try:
+            with zipfile.ZipFile(archive) as outer:
+                if INNER in outer.namelist():
+                    with outer.open(INNER) as inside:
+                        _take_photographs(inside, draft)
+                else:
+                    _take_photographs(archive.open("rb"), draft)
+            draft.chmod(0o755)
+            draft.rename(self.root / "train")
+        except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+            raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _take_photographs(archive: IO[bytes], folder: Path) -> None:
+    """Unpack the photographs, by their bare names, and nothing else."""
+    with archive, zipfile.ZipFile(archive) as content:
+        for name in content.namelist():
+            if match := PHOTOGRAPH.fullmatch(name):
+                (folder / match[1]).write_bytes(content.read(name))

@@ -1,0 +1,241 @@
+"""Images of one's own: a tree of folders, one a class."""
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kd_lightning.data.base import ClassificationDataModule
+from kd_lightning.data.decode import Decoded, Decoder, decode_all, image_suffixes
+from kd_lightning.data.sets import ImageSet, StreamedSet, stratified_order
+from kd_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folders of a tree that is split already."""
+
+CACHE_FOLDER = ".kd_lightning_cache"
+
+NAMED = 3
+"""Unreadable files that an error names; the others it counts."""
+
+
+class _Files(NamedTuple):
+    """Image files, the class of each, and whether it is for validation; int64 and bool (N,)."""
+
+    paths: list[Path]
+    label: Tensor
+    val: Tensor
+
+    def at(self, places: Tensor) -> "_Files":
+        """Those at some places, int64 (M,), in that order."""
+        return _Files([self.paths[place] for place in places.tolist()], self.label[places], self.val[places])
+
+
+def _files_of(pairs: Sequence[tuple[Path, int]], val: bool = False) -> _Files:
+    label = torch.tensor([number for _, number in pairs], dtype=torch.int64)
+    return _Files([path for path, _ in pairs], label, torch.full((len(pairs),), val))
+
+
+def _folders_in(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        raise UserError(f"root: no folder {folder}; name the one above the class folders with --data.root")
+    return {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
+
+
+class _Reader:
+    """Reads a streamed set's images in a loader's worker."""
+
+    def __init__(self, paths: Sequence[Path], decoder: Decoder) -> None:
+        self.paths, self.decoder = paths, decoder
+
+    def __call__(self, place: int) -> Tensor:
+        return self.decoder.read(self.paths[place])[0]
+
+
+class ImageFolderDataModule(ClassificationDataModule):
+    """Images in folders named after their classes: `train/<class>/…`, `val/<class>/…`, `test/<class>/…`, or one tree.
+
+    The files are decoded once, in parallel, into a memory-mapped cache; a file that changed, came or went is noticed
+    by its name, size or time. More than `cache_limit` is not kept but read by the loader's workers, epoch after
+    epoch. Any format that Pillow reads will do; images of another kind than asked for (grey among colour, with an
+    alpha channel, CMYK) are converted, and counted in one line.
+
+    The training images have a fixed random order in which every beginning holds the classes in proportion: that is
+    what `train_size` keeps the first of. Test images are in the order of their paths.
+
+    Args:
+        root: folder with `train/` and its like, or with the class folders themselves.
+        image_size: height and width of the images, in pixels, at least 1.
+        crop: whether the longer side is cropped, evenly, to keep the proportions; else images are squeezed.
+        grey: one channel in place of three; `mean` and `std` then need one value.
+        split: of one tree, the fractions of training, validation and test; stratified, and chosen by `split_seed`.
+            A tree with `train/` has its own, with `val_size` images held out where it has no `val/`.
+        cache_dir: folder for decoded images; by default in `root`, or in `~/.cache` where that cannot be written to.
+        cache_limit: GiB of decoded images that may be kept; a larger part is streamed (give it `num_workers`).
+        skip_unreadable: go on without files that cannot be read, in place of stopping before training.
+        mean: normalisation, of pixels in [0, 1]; by default ImageNet's.
+        std: normalisation, of pixels in [0, 1]; by default ImageNet's.
+        **kwargs: see `ClassificationDataModule`.
+
+    Raises:
+        UserError: no such folder, classes that are fewer than two, empty or unknown to training, unreadable files,
+            fractions that do not add up to 1.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 64,
+        crop: bool = True,
+        grey: bool = False,
+        split: tuple[float, float, float] | None = None,
+        cache_dir: str | None = None,
+        cache_limit: float = 16.0,
+        skip_unreadable: bool = False,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(mean=mean, std=std, **kwargs)
+        if image_size < 1:
+            raise UserError(f"image_size: {image_size} found, at least 1 pixel expected")
+        if split and (min(split) < 0 or not split[0] or abs(sum(split) - 1) > 1e-6):
+            raise UserError(f"split: {list(split)} found, three fractions that add up to 1 expected, the first above 0")
+        if split and self.val_size:
+            raise UserError("split and val_size: both found, one of them expected")
+        self.root = Path(root)
+        self.split = split
+        self.decoder = Decoder(channels=1 if grey else 3, size=image_size, crop=crop)
+        self.image_shape = self.decoder.shape
+        self.cache_dir = cache_dir
+        self.cache_limit = cache_limit
+        self.skip_unreadable = skip_unreadable
+        self._told: set[str] = set()
+
+    default_split = (0.8, 0.1, 0.1)
+    """Of one tree, where nothing else is asked for."""
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:  # type: ignore[override]  # known once the folder was looked at
+        """The names of the class folders, in order."""
+        folder = self.root / "train" if (self.root / "train").is_dir() else self.root
+        names = sorted(_folders_in(folder))
+        if len(names) < 2:
+            found = f"{len(names)} class folders found" if len(names) != 1 else f"one class found ({names[0]})"
+            raise UserError(f"root: {found} in {folder}, at least 2 expected")
+        return names
+
+    def find(self) -> dict[str, list[tuple[Path, int]]]:
+        """List the image files with their classes, by part (`train`, `val`, `test`), or as one (`all`)."""
+        if not (self.root / "train").is_dir():
+            return {"all": self._classes_in(self.root)}
+        if self.split:
+            raise UserError(f"split: found, but {self.root} has a train/ folder, and with it a split of its own")
+        return {
+            part: self._classes_in(self.root / folder)
+            for folder, part in PARTS.items()
+            if (self.root / folder).is_dir()
+        }
+
+    def _classes_in(self, folder: Path) -> list[tuple[Path, int]]:
+        names = _folders_in(folder)
+        unknown = sorted(names - set(self.class_names))
+        if unknown:
+            raise UserError(f"root: {folder} has classes that {self.root / 'train'} lacks: {', '.join(unknown)}")
+        suffixes = image_suffixes()
+        found: list[tuple[Path, int]] = []
+        for number, name in enumerate(self.class_names):
+            files = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in suffixes)
+            if name in names and not files:
+                raise UserError(f"root: the class folder {folder / name} holds no image")
+            found += [(file, number) for file in files]
+        return found
+
+    @cached_property
+    def _files(self) -> dict[bool, _Files]:
+        """The files of the training set, those for validation among them (True), and of the test set (False)."""
+        found = self.find()
+        if self.val_size and ("all" in found or "val" in found):
+            raise UserError(f"val_size: {self.val_size} found, but {self.root} is split by its folders or by `split`")
+        if "all" not in found:
+            train = self._shuffled(_files_of(found["train"]))
+            val = _files_of(found.get("val", []), val=True)
+            both = _Files(val.paths + train.paths, *(torch.cat(pair) for pair in zip(val[1:], train[1:], strict=True)))
+            return {True: both, False: _files_of(found.get("test", []))}
+        every = self._shuffled(_files_of(found["all"]))
+        _, val_count, test_count = (round(part * len(every.paths)) for part in self.split or self.default_split)
+        places = torch.arange(len(every.paths))
+        every.val[test_count : test_count + val_count] = True
+        test = every.at(places[:test_count])
+        in_order = torch.tensor(sorted(range(test_count), key=lambda place: test.paths[place]), dtype=torch.int64)
+        return {True: every.at(places[test_count:]), False: test.at(in_order)}
+
+    def _shuffled(self, files: _Files) -> _Files:
+        return files.at(stratified_order(files.label, torch.Generator().manual_seed(self.split_seed)))
+
+    def prepare_data(self) -> None:
+        """Decode all files, or see that this was done, before anything is trained."""
+        for train in (True, False):
+            self._decoded(train)
+
+    def load(self, train: bool) -> ImageSet | StreamedSet:
+        """Map the decoded images of one part, or get ready to stream them."""
+        files, image = self._decoded(train)
+        if not files.paths:
+            part = "training" if train else "test"
+            raise UserError(f"root: no {part} images in {self.root}; a train/ and a test/ folder expected, or a split")
+        if train:
+            self._val = files.val
+        else:
+            self.test_names = [str(path.relative_to(self.root)) for path in files.paths]
+        return (
+            StreamedSet(_Reader(files.paths, self.decoder), files.label)
+            if image is None
+            else ImageSet(image, files.label)
+        )
+
+    def held_out(self, label: Tensor) -> Tensor:
+        """The files that are for validation, or `val_size` of the images."""
+        return super().held_out(label) if self.val_size else self._val.nonzero().squeeze(1)
+
+    def _decoded(self, train: bool) -> tuple[_Files, Tensor | None]:
+        """The files of a part that can be read, and their images unless they are streamed."""
+        files, part = self._files[train], "train" if train else "test"
+        keep = len(files.paths) * math.prod(self.decoder.shape) <= self.cache_limit * 2**30
+        decoded = decode_all(files.paths, self.decoder, self._cache_folder, part, keep)
+        if decoded.unreadable:
+            self._refuse_or_skip(files, decoded)
+        if decoded.converted and part not in self._told:
+            self._told.add(part)
+            kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(decoded.converted.items()))
+            log.warning(f"{self.root}: {part}: images converted to {self.decoder.mode}: {kinds}")
+        readable = [place for place in range(len(files.paths)) if place not in decoded.unreadable]
+        return files.at(torch.tensor(readable, dtype=torch.int64)), decoded.image
+
+    def _refuse_or_skip(self, files: _Files, decoded: Decoded) -> None:
+        named = [f"{files.paths[place]} ({problem})" for place, problem in list(decoded.unreadable.items())[:NAMED]]
+        more = len(decoded.unreadable) - len(named)
+        found = f"{len(decoded.unreadable)} of {len(files.paths)} images cannot be read: " + ", ".join(named)
+        found += f" and {more} more" if more else ""
+        if not self.skip_unreadable:
+            raise UserError(f"root: {found}; mend or remove them, or go on without: --data.skip_unreadable true")
+        log.warning(f"{self.root}: skipped: {found}")
+
+    @cached_property
+    def _cache_folder(self) -> Path:
+        if self.cache_dir:
+            return Path(self.cache_dir)
+        beside = self.root / CACHE_FOLDER
+        if os.access(beside if beside.is_dir() else self.root, os.W_OK):
+            return beside
+        own = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
+        return Path.home() / ".cache" / "kd_lightning" / own

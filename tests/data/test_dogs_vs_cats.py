@@ -1,0 +1,115 @@
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from kd_lightning.data import DogsVsCatsDataModule
+from kd_lightning.errors import UserError
+
+COUNT = 10
+
+
+def photograph(level: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (30, 20), (level, level, level)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def photographs() -> dict[str, bytes]:
+    """Cat i is of grey level 10 i, dog i of 10 i + 100."""
+    return {
+        f"{name}.{i}.jpg": photograph(10 * i + 100 * c) for c, name in enumerate(("cat", "dog")) for i in range(COUNT)
+    }
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    (tmp_path / "train").mkdir()
+    for name, data in photographs().items():
+        (tmp_path / "train" / name).write_bytes(data)
+    (tmp_path / "train" / "Thumbs.db").write_text("")
+    return tmp_path
+
+
+@pytest.fixture
+def inner() -> bytes:
+    return zipped({"train/": b"", **{f"train/{name}": data for name, data in photographs().items()}})
+
+
+def set_up(root: Path) -> DogsVsCatsDataModule:
+    data = DogsVsCatsDataModule(str(root), image_size=8, mean=[0.0], std=[1 / 255])
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    return data
+
+
+def levels(data: DogsVsCatsDataModule) -> list[int]:
+    train = data.deal(torch.cat([data.train_positions, data.val_positions]))
+    test = data.deal(torch.arange(2), train=False)
+    image, label = torch.cat([train.image, test.image]), torch.cat([train.label, test.label])
+    level = (image[:, 0, 4, 4] / 10).round().int()
+    assert label.tolist() == [int(value >= 10) for value in level]
+    return sorted(level.tolist())
+
+
+def test_the_flat_folder_is_split_as_the_source_does(flat: Path) -> None:
+    data = set_up(flat)
+    assert (len(data.train_positions), len(data.val_positions)) == (14, 4)
+    assert data.deal(torch.arange(2), train=False).label.tolist() == [0, 1]
+    assert levels(data) == list(range(20))
+    assert data.image_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_kaggles_archive_is_unpacked_whether_the_inner_one_was_taken_out_or_not(
+    tmp_path: Path, inner: bytes, nested: bool
+) -> None:
+    if nested:
+        content = zipped({"sampleSubmission.csv": b"id,label", "test1.zip": zipped({}), "train.zip": inner})
+        (tmp_path / "dogs-vs-cats.zip").write_bytes(content)
+    else:
+        (tmp_path / "train.zip").write_bytes(inner)
+    assert levels(set_up(tmp_path)) == list(range(20))
+    assert len(list((tmp_path / "train").iterdir())) == 20
+
+
+@pytest.mark.parametrize("keep", [0, 100, -30])
+def test_an_archive_that_was_cut_short_leaves_nothing_behind(tmp_path: Path, inner: bytes, keep: int) -> None:
+    (tmp_path / "train.zip").write_bytes(inner[:keep])
+    with pytest.raises(UserError) as caught:
+        set_up(tmp_path)
+    assert f"{tmp_path / 'train.zip'} cannot be unpacked" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["train.zip"]
+
+
+def test_names_in_an_archive_lead_nowhere_else(tmp_path: Path) -> None:
+    files = {"../cat.1.jpg": b"", "/dog.1.jpg": b"", "train/../../cat.2.jpg": b"", **photographs()}
+    root = tmp_path / "below"
+    root.mkdir()
+    (root / "train.zip").write_bytes(zipped(files))
+    set_up(root)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["below"]
+    assert len(list((root / "train").iterdir())) == 20
+
+
+def test_neither_photographs_nor_archive_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"neither train/ nor train\.zip nor dogs-vs-cats\.zip in") as caught:
+        set_up(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "cat.0.jpg").write_bytes(photograph(0))
+    with pytest.raises(UserError, match="not found in"):
+        set_up(tmp_path)

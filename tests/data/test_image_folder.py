@@ -1,0 +1,328 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kd_lightning.data import CropFlip, ImageFolderDataModule, decode
+from kd_lightning.data.image_folder import CACHE_FOLDER
+from kd_lightning.errors import UserError
+from tests.data.made import trainer_in
+
+
+def write(file: Path, colour: object, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(file)
+    return file
+
+
+def write_tree(folder: Path, count: int = 10, classes: tuple[str, ...] = ("ant", "bee", "cow")) -> Path:
+    """Image i of class c has colour (10 c, i, 0)."""
+    for c, name in enumerate(classes):
+        for i in range(count):
+            write(folder / name / f"{i:02}.png", (10 * c, i, 0))
+    return folder
+
+
+@pytest.fixture
+def split_tree(tmp_path: Path) -> Path:
+    for part, count in (("train", 6), ("val", 2), ("test", 3)):
+        write_tree(tmp_path / "images" / part, count)
+    return tmp_path / "images"
+
+
+def set_up(root: Path, *stages: str, **options: object) -> ImageFolderDataModule:
+    options = {"image_size": 12, "mean": [0.0], "std": [1 / 255], **options}  # a normalised pixel is its level
+    data = ImageFolderDataModule(str(root), **options)
+    data.prepare_data()
+    for stage in stages or ("fit", "test"):
+        data.setup(stage)
+    return data
+
+
+def colours(data: ImageFolderDataModule, places: torch.Tensor, train: bool = True) -> list[tuple[int, int]]:
+    """(label, number) of images, read off their pixels; each must be of the class that its colour says."""
+    batch = data.deal(places, train=train)
+    red, green = batch.image[:, 0, 5, 5].int().tolist(), batch.image[:, 1, 5, 5].int().tolist()
+    assert batch.label.tolist() == [level // 10 for level in red]
+    return list(zip(batch.label.tolist(), green, strict=True))
+
+
+def message_of(root: Path, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        set_up(root, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_tree_that_is_split_keeps_its_parts(split_tree: Path) -> None:
+    data = set_up(split_tree)
+    assert (list(data.class_names), data.num_classes) == (["ant", "bee", "cow"], 3)
+    assert sorted(colours(data, data.train_positions)) == [(c, i) for c in range(3) for i in range(6)]
+    assert sorted(colours(data, data.val_positions)) == [(c, i) for c in range(3) for i in range(2)]
+    assert colours(data, torch.arange(9), train=False) == [(c, i) for c in range(3) for i in range(3)]
+    assert data.test_names[:2] == ["test/ant/00.png", "test/ant/01.png"]
+
+
+def test_one_tree_is_split_by_fractions_stratified_and_seeded(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "images")
+    data = set_up(root, split=(0.6, 0.1, 0.3))
+    parts = [
+        colours(data, data.train_positions),
+        colours(data, data.val_positions),
+        colours(data, torch.arange(9), train=False),
+    ]
+    assert sorted(pair for part in parts for pair in part) == [(c, i) for c in range(3) for i in range(10)]
+    assert [[label for label, _ in part].count(1) for part in parts] == [6, 1, 3]
+    again, other = set_up(root, split=(0.6, 0.1, 0.3)), set_up(root, split=(0.6, 0.1, 0.3), split_seed=1)
+    assert colours(again, torch.arange(9), train=False) == parts[2]
+    assert colours(other, torch.arange(9), train=False) != parts[2]
+
+
+def test_the_first_training_images_hold_the_classes_in_proportion(split_tree: Path) -> None:
+    data = set_up(split_tree, train_size=6)
+    assert sorted(label for label, _ in colours(data, data.train_positions)) == [0, 0, 1, 1, 2, 2]
+
+
+def test_without_a_folder_for_it_validation_is_held_out_by_size(split_tree: Path) -> None:
+    for file in (split_tree / "val").rglob("*.png"):
+        file.unlink()
+    for folder in (*(split_tree / "val").iterdir(), split_tree / "val"):
+        folder.rmdir()
+    data = set_up(split_tree, val_size=3)
+    assert [len(data.train_positions), len(data.val_positions)] == [15, 3]
+    assert sorted(label for label, _ in colours(data, data.val_positions)) == [0, 1, 2]
+
+
+def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) -> None:
+    views = CropFlip(2)
+    kept, streamed = (set_up(split_tree, views=views, cache_limit=limit, batch_size=5) for limit in (1.0, 0.0))
+    tried = list((split_tree / CACHE_FOLDER).glob("*-tried-*/images.bin"))
+    assert [file.stat().st_size for file in tried] == [0, 0]  # nothing is kept, though all was tried
+    for data in (kept, streamed):
+        data.trainer = trainer_in("training")
+    for ours, theirs in zip(kept.train_dataloader(), streamed.train_dataloader(), strict=True):
+        mine, other = kept.on_after_batch_transfer(ours, 0), streamed.on_after_batch_transfer(theirs, 0)
+        assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+        assert mine.view.any()
+    for train in (True, False):
+        index = torch.tensor([0, 7, 3])
+        assert torch.equal(kept.deal(index, train).image, streamed.deal(index, train).image)
+
+
+def test_loader_workers_stream_the_same_images(split_tree: Path) -> None:
+    data, plain = (set_up(split_tree, cache_limit=0.0, num_workers=workers) for workers in (1, 0))
+    for module in (data, plain):
+        module.trainer = trainer_in("testing")
+    (ours,), (theirs,) = list(data.test_dataloader()), list(plain.test_dataloader())
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+def test_a_set_too_large_for_the_device_is_gathered_where_it_lies(
+    split_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, index, view = CropFlip(2), torch.tensor([3, 11, 3]), torch.tensor([0, 8, 30])
+    resident = set_up(split_tree, views=views).deal(index, view=view)
+    monkeypatch.setattr("kd_lightning.data.base.RESIDENT_BYTES", 100)
+    mapped = set_up(split_tree, views=views)
+    batch = mapped.deal(index, view=view)
+    assert all(torch.equal(a, b) for a, b in zip(batch, resident, strict=True))
+    assert not mapped._on_device
+
+
+def test_decoding_is_done_once_and_again_where_a_file_changed(
+    split_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    real = decode.Decoder.read
+    monkeypatch.setattr(decode.Decoder, "read", lambda self, file: read.append(file) or real(self, file))
+    set_up(split_tree)
+    assert len(read) == 33
+    read.clear()
+    set_up(split_tree)
+    assert read == []
+    write(split_tree / "test" / "bee" / "01.png", (10, 99, 0))
+    data = set_up(split_tree)
+    assert len(read) == 9  # the test part alone
+    assert colours(data, torch.tensor([4]), train=False) == [(1, 99)]
+    assert len(list((split_tree / CACHE_FOLDER).iterdir())) == 2  # the stale one is gone
+    (split_tree / "train" / "cow" / "00.png").unlink()
+    assert len(set_up(split_tree).train_positions) == 17
+    assert len(set_up(split_tree, image_size=8).train_positions) == 17
+    assert len(list((split_tree / CACHE_FOLDER).iterdir())) == 4  # one a size
+
+
+def test_a_cache_that_was_cut_short_is_built_anew(split_tree: Path) -> None:
+    whole = set_up(split_tree).deal(torch.arange(24)).image
+    for damaged in (split_tree / CACHE_FOLDER).glob("train-*/images.bin"):
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert torch.equal(set_up(split_tree).deal(torch.arange(24)).image, whole)
+    for damaged in (split_tree / CACHE_FOLDER).glob("train-*/report.json"):
+        damaged.write_text("{")
+    assert torch.equal(set_up(split_tree).deal(torch.arange(24)).image, whole)
+
+
+def test_an_interrupted_decoding_leaves_no_cache(split_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: object, file: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode.Decoder, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            set_up(split_tree)
+    assert list((split_tree / CACHE_FOLDER).iterdir()) == []
+    set_up(split_tree)
+
+
+def test_the_cache_goes_where_it_is_told(split_tree: Path, tmp_path: Path) -> None:
+    set_up(split_tree, cache_dir=str(tmp_path / "elsewhere"))
+    assert not (split_tree / CACHE_FOLDER).exists()
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 2
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_one_line_error(split_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "--data.cache_dir" in message_of(split_tree, cache_dir=str(tmp_path / "file" / "cache"))
+
+
+def test_proportions_are_kept_by_a_crop_or_given_up(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (40, 20), "black")
+    wide.paste("white", (10, 0, 30, 20))  # the middle, all that a square crop sees
+    wide.save(tmp_path / "wide.png")
+    cropped, _ = decode.Decoder(3, 10, crop=True).read(tmp_path / "wide.png")
+    squeezed, _ = decode.Decoder(3, 10, crop=False).read(tmp_path / "wide.png")
+    assert (cropped[:, :, 1:-1] == 255).all()
+    assert (squeezed[:, 5, 0] == 0).all()
+    assert (squeezed[:, 5, 5] == 255).all()
+
+
+def test_an_image_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 20), "black")
+    image.paste("white", (0, 0, 20, 10))  # white above
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "turned.png", exif=exif)
+    pixels, _ = decode.Decoder(3, 20, crop=True).read(tmp_path / "turned.png")
+    assert (pixels[:, 15] == 255).all()
+    assert (pixels[:, 5] == 0).all()
+
+
+def sixteen_bits(file: Path) -> None:
+    Image.fromarray(np.full((12, 12), 32768, dtype=np.uint16)).save(file)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "suffix", "expected"),
+    [
+        ("L", 90, "png", [90, 90, 90]),
+        ("RGBA", (10, 20, 30, 255), "png", [10, 20, 30]),
+        ("RGBA", (10, 20, 30, 0), "png", [255, 255, 255]),
+        ("LA", (50, 255), "png", [50, 50, 50]),
+        ("1", 1, "png", [255, 255, 255]),
+        ("P", 0, "gif", [0, 0, 0]),
+        ("CMYK", (0, 0, 0, 255), "jpg", [0, 0, 0]),
+    ],
+)
+def test_images_of_another_kind_are_converted_and_counted_in_one_line(
+    split_tree: Path, mode: str, colour: object, suffix: str, expected: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(split_tree / "test" / "ant" / f"99.{suffix}", colour, mode=mode)
+    assert set_up(split_tree).deal(torch.tensor([3]), train=False).image[0, :, 6, 6].tolist() == pytest.approx(
+        expected, abs=3
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{split_tree}: test: images converted to RGB: 1 {Image.open(file).mode}"
+    ]
+
+
+def test_sixteen_bit_grey_keeps_its_levels(tmp_path: Path) -> None:
+    sixteen_bits(tmp_path / "deep.png")
+    pixels, mode = decode.Decoder(1, 12, crop=True).read(tmp_path / "deep.png")
+    assert (mode, pixels[0, 3, 3].item()) == ("I;16", 127)
+
+
+def test_grey_images_have_one_channel(split_tree: Path) -> None:
+    data = set_up(split_tree, grey=True)
+    assert data.image_shape == (1, 12, 12)
+    assert data.deal(torch.arange(2)).image.shape == (2, 1, 12, 12)
+
+
+def test_unreadable_images_are_named_and_counted_before_training(split_tree: Path) -> None:
+    for name in ("00", "01", "02", "03"):
+        file = split_tree / "train" / "bee" / f"{name}.png"
+        file.write_bytes(file.read_bytes()[:40])
+    (split_tree / "train" / "ant" / "zz.jpg").write_bytes(b"")
+    message = message_of(split_tree)
+    assert "5 of 25 images cannot be read: " in message
+    assert "and 2 more" in message
+    assert "--data.skip_unreadable true" in message
+    assert str(split_tree / "train") in message
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.0])
+def test_unreadable_images_are_left_out_where_that_is_wanted(
+    split_tree: Path, limit: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in ("train/bee/00.png", "val/bee/00.png", "test/cow/01.png"):
+        (split_tree / file).write_bytes(b"no image")
+    data = set_up(split_tree, skip_unreadable=True, cache_limit=limit)
+    assert sorted(colours(data, data.train_positions)) == [
+        (c, i) for c in range(3) for i in range(6) if (c, i) != (1, 0)
+    ]
+    assert sorted(colours(data, data.val_positions)) == [(c, i) for c in range(3) for i in range(2) if (c, i) != (1, 0)]
+    assert colours(data, torch.arange(8), train=False)[-2:] == [(2, 0), (2, 2)]
+    assert "skipped: 2 of 24 images cannot be read" in caplog.text
+
+
+def test_a_file_that_is_no_image_by_name_is_left_alone(split_tree: Path) -> None:
+    (split_tree / "train" / "ant" / "notes.txt").write_text("mine")
+    (split_tree / "train" / ".hidden").mkdir()
+    assert len(set_up(split_tree).train_positions) == 18
+
+
+def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("")
+    assert f"0 class folders found in {tmp_path}, at least 2 expected" in message_of(tmp_path)
+    write_tree(tmp_path / "train", 3, ("dog",))
+    assert f"one class found (dog) in {tmp_path / 'train'}" in message_of(tmp_path)
+
+
+def test_an_empty_class_is_named(split_tree: Path) -> None:
+    (split_tree / "train" / "emu").mkdir()
+    assert f"the class folder {split_tree / 'train' / 'emu'} holds no image" in message_of(split_tree)
+
+
+def test_a_class_that_training_lacks_is_named(split_tree: Path) -> None:
+    write(split_tree / "test" / "yak" / "00.png", "red")
+    message = message_of(split_tree)
+    assert "yak" in message
+    assert str(split_tree / "test") in message
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert f"no folder {tmp_path / 'none'}; " in message_of(tmp_path / "none")
+
+
+def test_a_missing_test_part_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    write_tree(root / "train")
+    data = set_up(root, "fit")
+    with pytest.raises(UserError, match="no test images"):
+        data.setup("test")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"image_size": 0}, "image_size: 0 found"),
+        ({"split": (0.5, 0.1, 0.1)}, "three fractions that add up to 1 expected"),
+        ({"split": (0.0, 0.5, 0.5)}, "the first above 0"),
+        ({"split": (0.8, 0.1, 0.1), "val_size": 3}, "split and val_size: both found"),
+        ({"split": (0.8, 0.1, 0.1)}, "has a train/ folder"),
+        ({"val_size": 3}, "val_size: 3 found"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(split_tree: Path, options: dict[str, object], expected: str) -> None:
+    assert expected in message_of(split_tree, **options)
