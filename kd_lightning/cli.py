@@ -4,10 +4,13 @@ import logging
 import os
 import sys
 import warnings
+from importlib import import_module
+from inspect import isclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -21,6 +24,9 @@ from kd_lightning.teachers import load_weights, resolve_checkpoint
 
 PROGRESS_EVERY = 50
 """Steps between two refreshes of the progress bar: at every step it would cost more than a small network's step."""
+
+LONGEST_VALUE = 120
+"""Characters of a wrong value that an error shows."""
 
 NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
@@ -78,6 +84,7 @@ class _CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Let what a class says of its options reach the user, without the parser's attempts around it."""
         try:
+            _fit_to_classes(self.config[self.subcommand])
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
             raise UserError(_one_line(str(_origin(error)))) from error
@@ -116,6 +123,34 @@ class _Parsed(_CLI):
         pass
 
 
+def _fit_to_classes(config: Any) -> None:
+    """Give each network that takes `num_classes`, and was left at its own default, as many as the data has."""
+    networks = [config.model.init_args.get(name) for name in ("net", "teacher")]
+    unset = [
+        network.init_args
+        for network in networks
+        if network is not None
+        and network.get("init_args")
+        and "num_classes" in network.init_args
+        and network.init_args.num_classes == _default_classes(network.class_path)
+    ]
+    if unset:
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        data = parser.instantiate_classes(Namespace(data=config.data)).data
+        for options in unset:
+            options.num_classes = data.num_classes
+
+
+def _default_classes(class_path: str) -> int | None:
+    """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
+    module, _, name = class_path.rpartition(".")
+    make = getattr(import_module(module), name)
+    parser = ArgumentParser()
+    (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make)
+    return parser.get_defaults().get("num_classes")
+
+
 def _run_of(config: Any) -> Path:
     """The run folder that a config's logger writes to."""
     logger = config.trainer.get("logger")
@@ -134,12 +169,15 @@ def _one_line(message: str) -> str:
         return message
     reasons, _, value = rest.partition("Errors: - ")[2].partition(" Given value type: ")
     found = value.partition("Given value: ")[2]
-    reason = max(reasons.split(" - "), key=len)  # the longest is the one that names something
+    told = [reason for reason in reasons.split(" - ") if "NoneType" not in reason]
+    reason = max(told, key=len)  # the longest is the one that names something
+    found = found if len(found) <= LONGEST_VALUE else f"{found[:LONGEST_VALUE]} …"
     return f"{key.removeprefix('Parser key ')}: {reason}; found {found}"
 
 
 def _origin(error: BaseException) -> BaseException:
-    return _origin(error.__cause__) if error.__cause__ else error
+    """What was raised first, or what of ours says it better."""
+    return error if isinstance(error, UserError) or not error.__cause__ else _origin(error.__cause__)
 
 
 def _not_a_tip(record: logging.LogRecord) -> bool:

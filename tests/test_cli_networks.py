@@ -1,0 +1,79 @@
+"""Networks and images of one's own, by the words a user types."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from kd_lightning import cli
+from kd_lightning.__main__ import main
+from kd_lightning.errors import UserError
+
+TEACHER = f"--config={Path(__file__).parents[1] / 'configs' / 'digits' / 'teacher.yaml'}"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+
+
+def tree_of_images(root: Path, classes: int = 3) -> Path:
+    for part, count in (("train", 6), ("test", 2)):
+        for c in range(classes):
+            folder = root / part / f"class_{c}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (80 * c, 10 * i, 0)).save(folder / f"{i}.png")
+    return root
+
+
+def on_images(root: Path, net: str) -> list[str]:
+    data = ["--data=kd_lightning.data.ImageFolderDataModule", f"--data.root={root}", "--data.image_size=32"]
+    trainer = ["--trainer.max_epochs=1", f"--trainer.logger.save_dir={root.parent / 'runs'}"]
+    return [f"--model.net={net}", *data, "--data.batch_size=9", *trainer]
+
+
+@pytest.mark.parametrize("net", ["torchvision.models.squeezenet1_1", "kd_lightning.models.LightNN"])
+def test_a_network_gets_as_many_classes_as_the_data_has(net, tmp_path):
+    words = [TEACHER, *on_images(tree_of_images(tmp_path / "images"), net)]
+    trained = cli.main(["fit", *words])
+    assert trained.model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    saved = next((tmp_path / "runs").rglob("config.yaml")).read_text()
+    assert "num_classes: 3" in saved
+    cli.main(["predict", *words])
+    table = next((tmp_path / "runs").rglob("predictions.csv")).read_text().splitlines()
+    assert table[0] == "index,file,class,probability"
+    assert [line.split(",")[1] for line in table[1:3]] == ["test/class_0/0.png", "test/class_0/1.png"]
+
+
+def test_a_number_of_classes_that_was_asked_for_and_is_wrong_is_refused(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), "kd_lightning.models.LightNN")
+    with pytest.raises(UserError, match="LightNN gives 7 classes, the data has 3"):
+        cli.main(["fit", TEACHER, *words, "--model.net.num_classes=7"])
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "expected"),
+    [
+        ("VGG", ["--model.net.blocks=[[4],[4],[4],[4],[4],[4]]"], "VGG cannot read images of 3x32x32"),
+        (
+            "VGG",
+            ["--model.net.blocks=[[4],[4],[4],[4],[4],[4]]", "--model.net.track_running_stats=false"],
+            "VGG cannot read images of 3x32x32",
+        ),
+        ("SmallCNN", ["--model.net.image_size=32"], "image_size 32 is too small"),
+        ("LightNN", ["--model.net.image_size=64"], "LightNN cannot read images of 3x32x32"),
+        ("densenet121", ["--model.net.weights=none.pt"], "weights: no file none.pt"),
+        ("densenet121", ["--model.net.weights=notes.pt"], "weights: notes.pt cannot be read"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_images_or_its_file_is_one_line(net, options, expected, tmp_path, capsys):
+    Path("notes.pt").write_text("no weights")
+    words = [*on_images(tree_of_images(tmp_path / "images"), f"kd_lightning.models.{net}"), *options]
+    assert main(["fit", TEACHER, *words]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert expected in line
+    assert not list((tmp_path / "runs").rglob("*.ckpt"))
