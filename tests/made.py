@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from kd_lightning.data import CIFAR10DataModule
@@ -58,4 +59,14 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch, a_file: int = 20)
     names = list(CIFAR10DataModule.class_names)
     meta, checksum = write("batches.meta", {"label_names": names})
     monkeypatch.setattr(CIFAR10, "meta", {"filename": meta, "key": "label_names", "md5": checksum})
+    return root
+
+
+def write_dogs_vs_cats(root: Path, count: int = 20) -> Path:
+    """Write Kaggle's flat folder with made photographs: cats dark, dogs bright."""
+    folder = root / "train"
+    folder.mkdir(parents=True)
+    for c, name in enumerate(("cat", "dog")):
+        for i in range(count):
+            Image.new("RGB", (40, 30), (100 * c + i,) * 3).save(folder / f"{name}.{i}.jpg")
     return root

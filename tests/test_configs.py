@@ -9,7 +9,7 @@ import yaml
 
 from kd_lightning import cli
 from kd_lightning.commands.recipe import find_recipe
-from tests.made import write_mnist
+from tests.made import write_cifar10, write_dogs_vs_cats, write_mnist
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(file.parent.name for file in CONFIGS.glob("*/recipe.yaml"))
@@ -18,37 +18,56 @@ DATA = sorted(str(file.relative_to(CONFIGS)) for file in CONFIGS.glob("*/data*.y
 
 
 @pytest.fixture(scope="module")
-def mnist(tmp_path_factory):
-    return write_mnist(tmp_path_factory.mktemp("mnist"))
+def root(tmp_path_factory):
+    """Every dataset that a recipe asks for, made and small, in one folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kd_lightning.callbacks.results.BATCH_SIZES", (1,))  # 128 photographs are seconds of DenseNet
+        folder = tmp_path_factory.mktemp("data")
+        write_mnist(folder)
+        write_cifar10(folder, patch)
+        write_dogs_vs_cats(folder)
+        yield folder
 
 
-def small(config, mnist):
+def small(config, root):
     """Options that make a stage short; the recipe's own networks, losses, views and optimizers stay."""
     words = [f"--config={CONFIGS / config}", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-    if "MNISTDataModule" in (CONFIGS / config).read_text() or not config.startswith("digits"):
-        words.append(f"--data.root={mnist}")
-        if "train_size" in cli.parse(["fit", *words])["data"]["init_args"]:
-            words.append("--data.train_size=null")
+    if not config.startswith("digits"):
+        words += [f"--data.root={root}", "--data.train_size=null"]
+    if not config.startswith(("digits", "mnist")):
+        words.append("--data.batch_size=8")
+    if "weights: DEFAULT" in (CONFIGS / config).read_text():  # no test downloads anything
+        words.append("--model.net.weights=null")
     return words
 
 
 @pytest.mark.parametrize("config", STAGES)
-def test_every_stage_fits_and_tests_by_its_own_command(config, mnist, tmp_path, monkeypatch):
+def test_every_stage_fits_and_tests_by_its_own_command(config, root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
     recipe = find_recipe(config.split("/")[0], CONFIGS)
-    words = small(config, mnist)
+    words = small(config, root)
     stage = next(stage for stage in recipe.stages.values() if stage.config.name == Path(config).name)
     if stage.teacher:  # made by its own config, where the student's config looks for it
-        cli.main(["fit", *small(f"{recipe.name}/{recipe.stages[stage.teacher].config.name}", mnist)])
+        cli.main(["fit", *small(f"{recipe.name}/{recipe.stages[stage.teacher].config.name}", root)])
     cli.main(["fit", *words])
     cli.main(["test", *words, "--verbose=false"])
     run = tmp_path / "lightning_logs" / recipe.name / Path(config).stem / "seed_0"
     results = json.loads((run / "results.json").read_text())
-    assert results["test"]["images"] in (50, 360)
+    assert results["test"]["images"] in (20, 4, 50, 360)
     assert ("agreement" in results["test"]) == bool(stage.teacher)
     missing = cli.parse(["fit", *words])["data"]["init_args"]
     assert ("bias_correction" in results) == bool(missing["omit_classes"] or missing["only_classes"])
+
+
+@pytest.mark.parametrize("config", [config for config in STAGES if config.startswith("cifar10")])
+def test_every_cifar10_stage_takes_jpeg_folders_in_place_of_its_data(config):
+    other = [f"--data={CONFIGS / 'cifar10_jpeg.yaml'}", "--data.root=mine"]
+    own, swapped = (cli.parse(["fit", f"--config={CONFIGS / config}", *words])["data"] for words in ([], other))
+    assert swapped["class_path"] == "kd_lightning.data.ImageFolderDataModule"
+    assert swapped["init_args"]["root"] == "mine"
+    for option in ("mean", "std", "views", "batch_size", "image_size", "shuffle"):
+        assert swapped["init_args"][option] == own["init_args"][option], option
 
 
 @pytest.mark.parametrize("config", DATA)
@@ -70,4 +89,12 @@ def test_every_stage_says_source_command_figure_and_deviation_and_belongs_to_its
 
 
 def test_the_recipes_are_the_ones_that_readers_are_told_of():
-    assert set(RECIPES) >= {"digits", "mnist_transfer", "mnist_hinton"}
+    assert set(RECIPES) == {
+        "digits",
+        "mnist_transfer",
+        "mnist_hinton",
+        "cifar10_tutorial",
+        "cifar10_densenet",
+        "cifar10_vgg",
+        "dogs_vs_cats",
+    }

@@ -38,7 +38,7 @@ def densenet121(weights: str | None = None, head: Sequence[int] = (250, 50), num
     Sources: Huang et al. 2016 (arXiv 1608.06993); the head is that of the recipe `cifar10_densenet`.
     """
     network = torchvision.models.densenet121()
-    if weights is not None:
+    if weights not in (None, "None"):  # jsonargparse 4 makes a word of the null in `--model.net.weights null`
         published = weights in DenseNet121_Weights.__members__
         content = _download(weights) if published else _read(Path(weights))
         _load_backbone(network.features, content, weights)
