@@ -1,5 +1,6 @@
 """What a recipe is: the stages of one published system, and the figures it published."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ class Stage:
 
     Attributes:
         name: of the stage and of its folder of runs.
-        config: file that `fit` and `test` take.
+        config: what `fit` and `test` take: a file, or its content.
         published: the source's figure, a number or a few words; None if it has none.
         corrected: the source's figures after the bias fix, by rule.
         teacher: the stage whose first run is this one's teacher; None if it has none.
@@ -28,13 +29,18 @@ class Stage:
     """
 
     name: str
-    config: Path
+    config: Path | dict[str, Any]
     published: float | str | None = None
     corrected: dict[str, float | str] = field(default_factory=dict)
     teacher: str | None = None
     seeds: int | None = None
     main: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_words(self) -> list[str]:
+        """The words that make `fit` or `test` take the config."""
+        return [f"--config={json.dumps(self.config) if isinstance(self.config, dict) else self.config}"]
 
 
 @dataclass(frozen=True)
@@ -43,19 +49,19 @@ class Recipe:
 
     Attributes:
         name: of its folder.
+        stages: by name.
         title: for people.
         source: where it was published.
         metric: what the published figures are, one of `METRICS`.
         seeds: how often a stage is run by default.
-        stages: by name.
     """
 
     name: str
-    title: str
-    source: str
-    metric: str
-    seeds: int
     stages: dict[str, Stage]
+    title: str
+    source: str = "nothing published"
+    metric: str = "accuracy"
+    seeds: int = 3
 
     def choose(self, names: list[str] | None) -> list[Stage]:
         """The stages named, with the teachers they need; the main ones by default.
@@ -74,16 +80,16 @@ class Recipe:
 
 
 def find_recipe(name: str, configs: Path) -> Recipe:
-    """Read `configs/<name>/recipe.yaml`, or that of the folder that `name` is the path of.
+    """Read `configs/<name>/recipe.yaml`, that of the folder that `name` is the path of, or the file `name` itself.
 
     Raises:
         UserError: there is no such recipe, or its file is not one.
     """
     folder = configs / name if (configs / name / "recipe.yaml").is_file() else Path(name)
-    file = folder / "recipe.yaml"
+    file = folder if folder.is_file() else folder / "recipe.yaml"
     if not file.is_file():
         known = ", ".join(sorted(f.parent.name for f in configs.glob("*/recipe.yaml"))) or f"none in {configs}"
-        raise UserError(f"recipe: {name} found, one of {known} expected, or a folder with a recipe.yaml")
+        raise UserError(f"recipe: {name} found, one of {known} expected, or a recipe's file or folder")
     try:
         return _read(file)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
@@ -93,10 +99,11 @@ def find_recipe(name: str, configs: Path) -> Recipe:
 def _read(file: Path) -> Recipe:
     content = yaml.safe_load(file.read_text())
     stages = {
-        name: Stage(name=name, **{**stage, "config": file.parent / stage["config"]})
+        name: Stage(name=name, **{**stage, "config": _config_of(stage, file.parent)})
         for name, stage in content.pop("stages").items()
     }
-    recipe = Recipe(name=file.resolve().parent.name, stages=stages, **content)
+    name = file.resolve().parent.name if file.name == "recipe.yaml" else file.stem
+    recipe = Recipe(name=name, stages=stages, **content)
     if recipe.metric not in METRICS:
         raise UserError(f"{file}: metric {recipe.metric} found, one of {', '.join(METRICS)} expected")
     before: set[str] = set()
@@ -105,3 +112,9 @@ def _read(file: Path) -> Recipe:
             raise UserError(f"{file}: teacher {stage.teacher} of {stage.name} found, an earlier stage expected")
         before.add(stage.name)
     return recipe
+
+
+def _config_of(stage: dict[str, Any], folder: Path) -> Path | dict[str, Any]:
+    """A stage's config: a file beside the recipe's own, or what stands there in its place."""
+    config = stage["config"]
+    return config if isinstance(config, dict) else folder / config

@@ -143,9 +143,10 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
         taken.update(pair[0] for pair in fitting)
         teacher = next((run for run in plan if run.stage.name == stage.teacher), None)
         options = [
-            f"--config={stage.config}",
+            *stage.config_words,
             "--trainer.enable_model_summary=false",
             f"--trainer.logger={LOGGER}",
+            "--trainer.logger.save_dir=lightning_logs",  # the class asks for one; each run then has its own
         ]
         options += [f"--{name}={json.dumps(value)}" for name, value in stage.options.items()]
         options += [f"--model.teacher_ckpt={teacher.folder}"] if teacher else []
@@ -160,7 +161,7 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
 
 
 def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
-    return cli.parse(["fit", "--config", str(stage.config), *pair])
+    return cli.parse(["fit", *stage.config_words, *pair])
 
 
 def _fits(stage: Stage, pair: list[str]) -> bool:

@@ -18,7 +18,7 @@ def made_recipe() -> Recipe:
         "distill_feature_map": Stage("distill_feature_map", Path("a.yaml"), "74 (best of 5 seeds)", teacher="teacher"),
         "distill_without_3": Stage("distill_without_3", Path("b.yaml"), corrected=corrected, teacher="teacher"),
     }
-    return Recipe("made", "Made", "nowhere", "errors", 2, stages)
+    return Recipe("made", stages, "Made", "nowhere", "errors", 2)
 
 
 def write_run(runs: Path, stage: str, seed: int, **parts: object) -> None:

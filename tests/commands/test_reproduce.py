@@ -125,7 +125,7 @@ class Failed:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("mnist",), "recipe: mnist found, one of digits, mnist_hinton, mnist_transfer expected"),
+        (("mnist",), "digits, dogs_vs_cats, mnist_hinton, mnist_transfer expected, or a recipe"),
         (("digits", "--stages", "student"), "--stages: student found, some of teacher, baseline, distill expected"),
         (("digits", "--seeds", "0"), "--seeds: 0 found, at least 1 expected"),
         (("digits", "--seeds", "two"), "reproduce: argument --seeds: invalid int value: 'two'"),
