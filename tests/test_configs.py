@@ -1,6 +1,7 @@
 """Every YAML under configs/ is driven through the command on small made data: a new one is tested the day it comes."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -29,6 +30,22 @@ def root(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """Where a stage's run lies, for its students: trained when it is first asked for."""
+    folder = tmp_path_factory.mktemp("teachers")
+
+    def run_of(config):
+        run = folder / "lightning_logs" / Path(config).parent / Path(config).stem / "seed_0"
+        if not run.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                cli.main(["fit", *small(config, root)])
+        return run
+
+    return run_of
+
+
 def small(config, root):
     """Options that make a stage short; the recipe's own networks, losses, views and optimizers stay."""
     words = [f"--config={CONFIGS / config}", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
@@ -42,14 +59,15 @@ def small(config, root):
 
 
 @pytest.mark.parametrize("config", STAGES)
-def test_every_stage_fits_and_tests_by_its_own_command(config, root, tmp_path, monkeypatch):
+def test_every_stage_fits_and_tests_by_its_own_command(config, root, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
     recipe = find_recipe(config.split("/")[0], CONFIGS)
     words = small(config, root)
     stage = next(stage for stage in recipe.stages.values() if stage.config.name == Path(config).name)
     if stage.teacher:  # made by its own config, where the student's config looks for it
-        cli.main(["fit", *small(f"{recipe.name}/{recipe.stages[stage.teacher].config.name}", root)])
+        made = trained(f"{recipe.name}/{recipe.stages[stage.teacher].config.name}")
+        shutil.copytree(made, tmp_path / "lightning_logs" / recipe.name / stage.teacher / "seed_0")
     cli.main(["fit", *words])
     cli.main(["test", *words, "--verbose=false"])
     run = tmp_path / "lightning_logs" / recipe.name / Path(config).stem / "seed_0"
