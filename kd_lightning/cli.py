@@ -138,8 +138,9 @@ def _fit_to_classes(config: Any) -> None:
         parser = LightningArgumentParser()
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
         data = parser.instantiate_classes(Namespace(data=config.data)).data
-        for options in unset:
-            options.num_classes = data.num_classes
+        if classes := getattr(data, "num_classes", 0):  # a module of the user's own may know it after setup alone
+            for options in unset:
+                options.num_classes = classes
 
 
 def _default_classes(class_path: str) -> int | None:

@@ -1,15 +1,22 @@
-"""On MNIST's own files: `KD_LIGHTNING_DATA=PATH pytest -m real_data`, where PATH/MNIST/raw holds them."""
+"""On real files: `KD_LIGHTNING_DATA=PATH pytest -m real_data`.
+
+PATH/MNIST/raw holds MNIST's own four files; PATH/dogs-vs-cats-128px.tar.gz, where it is there, some of Kaggle's
+photographs.
+"""
 
 import os
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from kd_lightning.__main__ import main
 from kd_lightning.commands import reproduce
-from kd_lightning.data import MNISTDataModule
+from kd_lightning.data import DogsVsCatsDataModule, MNISTDataModule
 from kd_lightning.results import read_results
 
 pytestmark = pytest.mark.real_data
@@ -53,3 +60,24 @@ def test_a_distilled_student_beats_its_baseline_on_the_transfer_set(root, tmp_pa
     right = {run.parent.name: read_results(run)["test"]["right"] for run in runs.glob("*/seed_0")}
     assert right["teacher"] > 9750
     assert right["distill"] > right["baseline"]
+
+
+def test_photographs_are_split_and_decoded_as_pillow_does(root, tmp_path):
+    archive = root / "dogs-vs-cats-128px.tar.gz"
+    if not archive.is_file():
+        pytest.skip(f"no {archive}")
+    with tarfile.open(archive) as content:
+        content.extractall(tmp_path, filter="data")
+    data = DogsVsCatsDataModule(str(tmp_path / "dogs-vs-cats"), mean=[0.0], std=[1.0])
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    assert [len(data.train_positions), len(data.val_positions)] == [2800, 800]
+    labels = data.deal(data.train_positions).label
+    assert labels.bincount().tolist() == [1400, 1400]
+    test = data.deal(torch.arange(400), train=False)
+    assert test.label.bincount().tolist() == [200, 200]
+    for place in (0, 399):
+        photograph = Image.open(tmp_path / "dogs-vs-cats" / data.test_names[place]).convert("RGB")
+        expected = pil_to_tensor(photograph.resize((128, 128), Image.Resampling.BILINEAR)) / 255
+        torch.testing.assert_close(test.image[place], expected)
