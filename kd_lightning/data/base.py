@@ -18,7 +18,7 @@ from kd_lightning.errors import UserError
 SEED_SPACING = 1_000_003
 """Between two seeds' streams: epoch e of seed s draws from stream s * SEED_SPACING + e, which no other pair shares."""
 
-RESIDENT_BYTES = 4 * 2**30
+RESIDENT_BYTES = 2 * 2**30
 """A set up to this size is copied to the device, under its views; a larger one stays where it is, a memory map."""
 
 
