@@ -77,3 +77,23 @@ def test_a_network_that_does_not_fit_the_images_or_its_file_is_one_line(net, opt
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert expected in line
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda root: (root / "train/class_1/0.png").write_bytes(b"\x89PNG"), "1 of 18 images cannot be read"),
+        (lambda root: (root / "train/class_3").mkdir(), "holds no image"),
+        (lambda root: (root / "test/class_0").rename(root / "test/other"), "has classes that"),
+        (lambda root: root.rename(root.parent / "elsewhere"), "no folder"),
+    ],
+)
+def test_images_that_cannot_be_used_stop_a_run_before_it_starts(spoil, expected, tmp_path, capsys):
+    root = tree_of_images(tmp_path / "images")
+    spoil(root)
+    words = on_images(root, "kd_lightning.models.LightNN")
+    assert main(["fit", TEACHER, *words]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert expected in line
+    assert str(root) in line
+    assert not (tmp_path / "runs").exists()
