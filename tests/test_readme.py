@@ -14,6 +14,7 @@ from torchvision.models import resnet18
 from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.commands import reproduce
+from kd_lightning.commands.compare import mean_and_spread
 from kd_lightning.commands.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -79,3 +80,19 @@ def test_own_images_distil_resnet_18_with_one_yaml(monkeypatch, tmp_path):
     assert rows["teacher"]["parameters"] == 11_178_051  # ResNet-18 of three classes
     assert rows["distill"]["reduction"] > 0.9
     assert len(rows["distill"]["agreement"]) == 2
+
+
+def test_the_table_quotes_what_was_measured():
+    recipe, quoted = "", 0
+    for line in README[README.index("<!-- results -->") :].split("\n\n")[1].splitlines()[2:]:
+        name, stage, published, ours, seeds = (cell.strip() for cell in line.strip("|").split("|"))
+        recipe = re.match(r"`(\w+)`", name)[1] if name else recipe
+        record = json.loads((ROOT / "lightning_logs" / "measured" / f"{recipe}.json").read_text())
+        (row,) = [row for row in record["rows"] if row["name"] == stage.replace("`", "")]
+        figure = mean_and_spread(row["figures"], 2 if record["metric"] == "accuracy" else 1)
+        assert (ours, seeds) == (f"**{figure}**", str(len(row["figures"]))), line
+        assert published
+        quoted += 1
+    assert quoted == sum(
+        len(json.loads(file.read_text())["rows"]) for file in (ROOT / "lightning_logs" / "measured").glob("*.json")
+    )

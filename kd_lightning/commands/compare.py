@@ -47,9 +47,10 @@ class Row:
 
 
 def mean_and_spread(values: list[float] | list[int], digits: int = 1) -> str:
-    """Write `mean ± standard deviation`; of a single value no spread."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    """Write `mean ± standard deviation`; a single value as it is."""
+    if len(values) == 1:
+        return f"{values[0]:g}"
+    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _median(values: list[float]) -> str:
