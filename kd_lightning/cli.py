@@ -4,13 +4,13 @@ import logging
 import os
 import sys
 import warnings
-from importlib import import_module
 from inspect import isclass
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -80,6 +80,9 @@ class _CLI(LightningCLI):
             path = _run_of(config)
         if path is not None:
             config["ckpt_path"] = str(resolve_checkpoint(path, "ckpt_path"))
+            net = (config.model.get("init_args") or {}).get("net")
+            if net is not None and "weights" in (net.get("init_args") or {}):
+                net.init_args.weights = None  # the checkpoint has its own: they need not be there, or be downloaded
 
     def instantiate_classes(self) -> None:
         """Let what a class says of its options reach the user, without the parser's attempts around it."""
@@ -125,7 +128,8 @@ class _Parsed(_CLI):
 
 def _fit_to_classes(config: Any) -> None:
     """Give each network that takes `num_classes`, and was left at its own default, as many as the data has."""
-    networks = [config.model.init_args.get(name) for name in ("net", "teacher")]
+    options = config.model.get("init_args") or {}
+    networks = [options.get(name) for name in ("net", "teacher")]
     unset = [
         network.init_args
         for network in networks
@@ -134,19 +138,30 @@ def _fit_to_classes(config: Any) -> None:
         and "num_classes" in network.init_args
         and network.init_args.num_classes == _default_classes(network.class_path)
     ]
-    if unset:
-        parser = LightningArgumentParser()
-        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-        data = parser.instantiate_classes(Namespace(data=config.data)).data
-        if classes := getattr(data, "num_classes", 0):  # a module of the user's own may know it after setup alone
-            for options in unset:
-                options.num_classes = classes
+    if not unset:
+        return
+    classes = getattr(build_data(config.data.as_dict()), "num_classes", 0)
+    for options in unset if classes else ():  # a module of the user's own may know it after setup alone
+        options.num_classes = classes
+
+
+def build_data(config: dict[str, Any]) -> Any:
+    """Make the data module that a config's `data` names, as plain types.
+
+    Raises:
+        UserError: options that do not fit.
+    """
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"data": config})).data
+    except ValueError as error:
+        raise UserError(_one_line(str(_origin(error)))) from error
 
 
 def _default_classes(class_path: str) -> int | None:
     """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
-    module, _, name = class_path.rpartition(".")
-    make = getattr(import_module(module), name)
+    make: Any = locate(class_path)
     parser = ArgumentParser()
     (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make)
     return parser.get_defaults().get("num_classes")

@@ -14,7 +14,13 @@ MOST, LEAST, SECONDS = 100, 5, 0.5
 """Forward passes that are timed: at most so many, fewer once so many seconds are spent on them, but never too few."""
 
 
-def measure_latency(network: nn.Module, image_shape: Sequence[int], batch_size: int, device: torch.device) -> float:
+def measure_latency(
+    network: nn.Module,
+    image_shape: Sequence[int],
+    batch_size: int,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> float:
     """The median time of one forward pass of one batch, in evaluation mode, from start to answer.
 
     The network and the global random state are left as they were found. Precision is the caller's: images have the
@@ -25,6 +31,7 @@ def measure_latency(network: nn.Module, image_shape: Sequence[int], batch_size: 
         image_shape: (C, H, W).
         batch_size: images a pass, at least 1.
         device: where the images are put.
+        memory_format: in which order.
 
     Returns:
         Milliseconds.
@@ -35,7 +42,7 @@ def measure_latency(network: nn.Module, image_shape: Sequence[int], batch_size: 
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     # Random, as normalised pixels are: on blank images units fall silent, and a sparse or denormal path is timed.
     image = torch.randn(batch_size, *image_shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    image = image.contiguous(memory_format=torch.channels_last)  # as `ClassifierModule` shows them
+    image = image.contiguous(memory_format=memory_format)
     modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()

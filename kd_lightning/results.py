@@ -7,6 +7,7 @@
      "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
      "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
      "threads": NUMBER,   # that torch had on the CPU
+     "settings": DIGEST, "fingerprint": DIGEST,   # of all that `reproduce` says the figures depend on; with the seed
      "command": [WORD, …]}
 
 Each part is written when it is known; a new fit starts a new file.

@@ -1,5 +1,6 @@
 """Networks and images of one's own, by the words a user types."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.errors import UserError
+from kd_lightning.models import densenet121
 
 TEACHER = f"--config={Path(__file__).parents[1] / 'configs' / 'digits' / 'teacher.yaml'}"
 
@@ -46,7 +48,8 @@ def test_a_network_gets_as_many_classes_as_the_data_has(net, tmp_path):
     cli.main(["predict", *words])
     table = next((tmp_path / "runs").rglob("predictions.csv")).read_text().splitlines()
     assert table[0] == "index,file,class,probability"
-    assert [line.split(",")[1] for line in table[1:3]] == ["test/class_0/0.png", "test/class_0/1.png"]
+    files = sorted(line.split(",")[1] for line in table[1:])
+    assert files == [f"test/class_{c}/{i}.png" for c in range(3) for i in range(2)]
 
 
 def test_a_number_of_classes_that_was_asked_for_and_is_wrong_is_refused(tmp_path):
@@ -97,3 +100,53 @@ def test_images_that_cannot_be_used_stop_a_run_before_it_starts(spoil, expected,
     assert expected in line
     assert str(root) in line
     assert not (tmp_path / "runs").exists()
+
+
+class TakesApart(torch.nn.Module):
+    """The commonest network written by hand: its maps are taken apart by `view`, which minds their order in memory."""
+
+    def __init__(self, num_classes: int = 5) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.linear = torch.nn.Linear(4 * 32 * 32, num_classes)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(image)
+        return self.linear(maps.view(maps.size(0), -1))
+
+
+class TwoAnswers(TakesApart):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return super().forward(image), image
+
+
+def test_a_network_that_takes_its_maps_apart_by_view_learns_teaches_and_is_tested(tmp_path):
+    root = tree_of_images(tmp_path / "images")
+    words = on_images(root, f"{__name__}.TakesApart")
+    cli.main(["fit", TEACHER, *words, "--trainer.logger.name=teacher"])
+    (teacher,) = (tmp_path / "runs").rglob("last.ckpt")
+    student = [*words, "--model=kd_lightning.modules.DistillModule", f"--model.teacher_ckpt={teacher}"]
+    networks = [f"--model.net={__name__}.TakesApart", f"--model.teacher={__name__}.TakesApart"]
+    config = [TEACHER, *student, *networks, "--trainer.logger.name=student"]
+    cli.main(["fit", *config])
+    cli.main(["test", *config])
+    results = json.loads(next((tmp_path / "runs" / "student").rglob("results.json")).read_text())
+    assert set(results["latency"]) == {"batch_1", "batch_128"}
+
+
+def test_a_network_with_several_answers_is_refused_in_one_line(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), f"{__name__}.TwoAnswers")
+    with pytest.raises(UserError, match="TwoAnswers gives a tuple, a tensor of logits expected"):
+        cli.main(["fit", TEACHER, *words])
+
+
+def test_a_checkpoint_needs_no_weights_beside_itself(tmp_path):
+    root = tree_of_images(tmp_path / "images")
+    net = "kd_lightning.models.densenet121"
+    weights = tmp_path / "imagenet.pt"
+    torch.save(densenet121().state_dict(), weights)
+    words = [TEACHER, *on_images(root, net), "--trainer.limit_train_batches=1", "--data.batch_size=4"]
+    cli.main(["fit", *words, f"--model.net.weights={weights}"])
+    weights.unlink()
+    cli.main(["test", *words, f"--model.net.weights={weights}"])
+    assert len(list((tmp_path / "runs").rglob("confusion.png"))) == 1

@@ -86,6 +86,7 @@ def test_every_cifar10_stage_takes_jpeg_folders_in_place_of_its_data(config):
     assert swapped["init_args"]["root"] == "mine"
     for option in ("mean", "std", "views", "batch_size", "image_size", "shuffle"):
         assert swapped["init_args"][option] == own["init_args"][option], option
+    assert swapped["init_args"]["stored_size"] == 32  # as CIFAR-10's own: views are of the originals
 
 
 @pytest.mark.parametrize("config", DATA)

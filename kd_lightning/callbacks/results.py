@@ -109,6 +109,8 @@ def _latency(trainer: Trainer, module: LightningModule) -> dict[str, float]:
         for size in BATCH_SIZES:
             # Batch norm without running statistics cannot read one image; a device may not hold many.
             with suppress(ValueError, RuntimeError):
-                milliseconds = measure_latency(module.net, data.image_shape, size, module.device)  # type: ignore[arg-type]
+                net: Any = module.net
+                memory_format: Any = module.memory_format
+                milliseconds = measure_latency(net, data.image_shape, size, module.device, memory_format)
                 figures[f"batch_{size}"] = round(milliseconds, 4)
     return figures

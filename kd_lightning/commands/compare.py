@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -61,7 +60,7 @@ def collect(recipe: Recipe, runs: Path) -> list[Row]:
     """Read what was measured of a recipe; a stage of which no run was tested is left out.
 
     Runs of a stage are put together only where they differ in nothing but the seed: seeds left over from an earlier
-    call with other options do not count.
+    call with other options, other files or another teacher do not count.
 
     Args:
         recipe: what to look for.
@@ -71,9 +70,9 @@ def collect(recipe: Recipe, runs: Path) -> list[Row]:
     sizes: dict[str, float] = {}
     for stage in recipe.stages.values():
         folders = sorted((runs / recipe.name / stage.name).glob("seed_*"))
-        alike = [run for run in folders if _options(run) == _options(folders[0])]
-        found = [read_results(run) for run in alike]
+        found = [read_results(run) for run in folders]
         found = [results for results in found if "test" in results and "fit" in results]
+        found = [results for results in found if results.get("settings") == found[0].get("settings")]
         if not found:
             continue
         sizes[stage.name] = found[0]["network"]["mebibytes"]
@@ -86,17 +85,6 @@ def collect(recipe: Recipe, runs: Path) -> list[Row]:
         else:
             rows.append(_row(recipe, stage.name, stage.published, found, None, reduction))
     return rows
-
-
-def _options(run: Path) -> Any:
-    """What a run was trained with, but for its seed and its folder; None where it was not."""
-    try:
-        config = yaml.safe_load((run / "config.yaml").read_text())
-    except OSError:
-        return None
-    config.pop("seed_everything")
-    config["trainer"].pop("logger")
-    return config
 
 
 def _row(

@@ -44,8 +44,13 @@ class Run:
     folder: Path
     options: list[str]
     config: dict[str, Any]
-    fingerprint: str
-    """Of every option, and of the teacher's run: what the figures depend on."""
+    settings: str
+    """A digest of every option but the seed, of the data's files and of the teacher's run."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What the figures depend on."""
+        return f"{self.settings}-{self.seed}"
 
     @property
     def done(self) -> bool:
@@ -135,8 +140,9 @@ def _pairs(words: list[str]) -> list[list[str]]:
 
 
 def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]) -> list[Run]:
-    """Read every config before anything is trained: a mistake in the last stage is no reason to wait for it."""
+    """Read every config, and all test data, before anything is trained: no mistake in the last is worth waiting for."""
     plan: list[Run] = []
+    data: dict[str, str] = {}
     taken: set[str] = set()
     for stage in stages:
         fitting = [pair for pair in overrides if _fits(stage, pair)]
@@ -152,12 +158,24 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
         options += [f"--model.teacher_ckpt={teacher.folder}"] if teacher else []
         options += [word for pair in fitting for word in pair]
         config = cli.parse(["fit", *options])
+        options_of_data = json.dumps(config["data"], sort_keys=True, default=str)
+        if options_of_data not in data:
+            data[options_of_data] = _look_at(config["data"])
+        files = data[options_of_data]
         for seed in range(stage.seeds or seeds):
-            plan.append(_run(recipe, stage, seed, runs, options, config, teacher))
+            plan.append(_run(recipe, stage, seed, runs, options, config, files, teacher))
     for pair in overrides:
         if pair[0] not in taken:
             _parse_with(stages[-1], pair)  # says what is wrong with it
     return plan
+
+
+def _look_at(data: dict[str, Any]) -> str:
+    """See that there is something to test on; what tells the data from other data under the same options."""
+    module = cli.build_data(data)
+    module.prepare_data()
+    module.setup("test")
+    return getattr(module, "fingerprint", "")
 
 
 def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
@@ -184,6 +202,7 @@ def _run(
     runs: Path,
     options: list[str],
     config: dict[str, Any],
+    files: str,
     teacher: Run | None,
 ) -> Run:
     own = [
@@ -192,10 +211,11 @@ def _run(
         f"--trainer.logger.name={recipe.name}/{stage.name}",
         f"--trainer.logger.version=seed_{seed}",
     ]
-    depends_on = {**config, "seed_everything": seed, "teacher": teacher.fingerprint if teacher else None}
-    fingerprint = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
+    teacher_run = teacher.fingerprint if teacher else None
+    depends_on = {**config, "seed_everything": None, "files": files, "teacher": teacher_run}
+    settings = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
     folder = runs / recipe.name / stage.name / f"seed_{seed}"
-    return Run(stage, seed, folder, [*options, *own], config, fingerprint)
+    return Run(stage, seed, folder, [*options, *own], config, settings)
 
 
 def _carry_out(run: Run) -> None:
@@ -210,7 +230,7 @@ def _carry_out(run: Run) -> None:
         trained = cli.main(fit)
         checkpoint = resolve_checkpoint(run.folder, run.stage.name)
         trained.trainer.test(trained.model, trained.datamodule, ckpt_path=str(checkpoint), verbose=False)
-    update_results(run.folder, fingerprint=run.fingerprint)
+    update_results(run.folder, settings=run.settings, fingerprint=run.fingerprint)
 
 
 def _spawns_processes(trainer: dict[str, Any]) -> bool:

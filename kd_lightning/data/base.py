@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
@@ -117,8 +118,13 @@ class ClassificationDataModule(LightningDataModule):
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images as `load` gives them."""
+        """(C, H, W) of the images as `load` gives them, before they are resized to `image_shape`."""
         return self.image_shape
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this data from other data under the same options; empty where the options say it all."""
+        return ""
 
     @property
     def num_classes(self) -> int:
@@ -198,6 +204,8 @@ class ClassificationDataModule(LightningDataModule):
             Indices(positions, self._parts[train]),
             batch_size=batch_size,
             sampler=sampler,
+            # Batch norm cannot learn from one image: where that is all the last batch would hold, there is none.
+            drop_last=sampler is not None and len(sampler) % batch_size == 1 < batch_size < len(sampler),
             num_workers=self.num_workers,
             collate_fn=_as_dealt,
             persistent_workers=self.num_workers > 0,
@@ -257,13 +265,13 @@ class ClassificationDataModule(LightningDataModule):
         part = self._parts[train]
         if images is None and isinstance(part, ImageSet) and part.image.nbytes <= RESIDENT_BYTES:
             resident = self._resident(train, index.device)
-            return Batch(self._normalise(views.gather(resident.image, index, view)), resident.label[index], index, view)
+            return Batch(self._finish(views.gather(resident.image, index, view)), resident.label[index], index, view)
         host = index.cpu()
         if images is None:
             images = part.image[host] if isinstance(part, ImageSet) else part.read(host)
         prepared = views.prepare(images.to(index.device))
         shown = views.gather(prepared, torch.arange(len(index), device=index.device), view)
-        return Batch(self._normalise(shown), part.label[host].to(index.device), index, view)
+        return Batch(self._finish(shown), part.label[host].to(index.device), index, view)
 
     def _resident(self, train: bool, device: torch.device) -> ImageSet:
         """All of a part on a device, in the form that its views read; made once."""
@@ -274,7 +282,10 @@ class ClassificationDataModule(LightningDataModule):
             self._on_device[train, device] = ImageSet(views.prepare(part.image), part.label).to(device)
         return self._on_device[train, device]
 
-    def _normalise(self, image: Tensor) -> Tensor:
+    def _finish(self, image: Tensor) -> Tensor:
+        """Resize images where they are stored at another size than they are shown at, and normalise them."""
+        if image.shape[1:] != self.image_shape:
+            image = F.interpolate(image.float(), self.image_shape[1:], mode="bilinear", antialias=True)
         if self.mean.device != image.device:
             self.mean, self.std = self.mean.to(image.device), self.std.to(image.device)
         scale = 1 / (255 * self.std)

@@ -6,8 +6,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from kd_lightning.data.base import ClassificationDataModule
@@ -58,7 +56,7 @@ class CIFAR10DataModule(ClassificationDataModule):
     def prepare_data(self) -> None:
         """Download what is missing; files already there are taken as they are."""
         folder = Path(self.root, CIFAR10.base_folder)
-        if all((folder / name).is_file() for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)):
+        if all((folder / name).is_file() for name in _files()):
             return  # `load` reads them, and says so where it cannot
         try:
             with short_patience():
@@ -80,7 +78,7 @@ class CIFAR10DataModule(ClassificationDataModule):
             ) from error
         return ImageSet(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
 
-    def _normalise(self, image: Tensor) -> Tensor:
-        if self.image_shape != self.stored_shape:
-            image = F.interpolate(image.float(), self.image_shape[1:], mode="bilinear", antialias=True)
-        return super()._normalise(image)
+
+def _files() -> list[str]:
+    batches = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
+    return [*batches, CIFAR10.meta["filename"]]

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,8 @@ FORMAT = 1
 CHUNK = 1024
 """Files whose images may wait to be written."""
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError)
-"""What Pillow raises on files that are damaged or no images: its plug-ins have their own ways."""
+ABANDONED = 24 * 3600.0
+"""Seconds after which a cache that was never finished is nobody's."""
 
 
 def image_suffixes() -> frozenset[str]:
@@ -72,7 +73,7 @@ class Decoder:
             uint8 (C, H, W), and Pillow's name of what the file itself holds (`RGB`, `L`, `RGBA`, `CMYK`, …).
 
         Raises:
-            OSError, ValueError and others (`UNREADABLE`): the file is damaged, or no image.
+            Exception: the file is damaged, or no image; Pillow's plug-ins have their own ways of saying so.
         """
         with Image.open(file) as image:
             held = image.mode
@@ -125,7 +126,7 @@ def decode_all(files: Sequence[Path], decoder: Decoder, folder: Path, name: str,
         name: what the files are to their owner, as `train`: one cache is kept for each.
         keep: whether pixels are kept; else files are only tried.
     """
-    label = f"{name}-{decoder.size}px{'' if keep else '-tried'}"
+    label = f"{name}-{decoder.mode}-{decoder.size}px{'-crop' if decoder.crop else ''}{'' if keep else '-tried'}"
     target = folder / f"{label}-{_key(files, decoder)}"
     found = _load(target, len(files), decoder, keep)
     if found is None:
@@ -134,16 +135,34 @@ def decode_all(files: Sequence[Path], decoder: Decoder, folder: Path, name: str,
         for stale in set(folder.glob(f"{label}-*")) - {target}:
             shutil.rmtree(stale, ignore_errors=True)
         found = _load(target, len(files), decoder, keep)
-    assert found is not None, target
+    if found is None:
+        raise UserError(f"cache_dir: {target} went away while it was made; is another run using {folder}?")
     return found
 
 
 def _key(files: Sequence[Path], decoder: Decoder) -> str:
     digest = hashlib.sha256(f"{FORMAT} {decoder}".encode())
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    digest.update(stamps(files).encode())
+    # A file that was mended by a change of its permissions alone has a new time of change.
+    digest.update("".join(f"{status.st_ctime_ns} " for file in files if (status := _status(file))).encode())
     return digest.hexdigest()[:24]
+
+
+def stamps(files: Sequence[Path]) -> str:
+    """A digest of the files' names, sizes and times of modification."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = _status(file)
+        digest.update(os.fsencode(file.absolute()))
+        digest.update(f"\0{status.st_size} {status.st_mtime_ns}\n".encode() if status else b"\0gone\n")
+    return digest.hexdigest()
+
+
+def _status(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except OSError:  # decoding will say what is wrong with it
+        return None
 
 
 def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | None:
@@ -167,6 +186,9 @@ def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | N
 def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, name: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".building-*"):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".building-"))
     except OSError as error:
         raise UserError(
@@ -195,7 +217,7 @@ def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: boo
         """The image with what kind it was, or nothing with what is wrong."""
         try:
             return decoder.read(file)
-        except UNREADABLE as error:
+        except Exception as error:
             return None, one_line(error)
 
     unreadable: dict[int, str] = {}

@@ -28,7 +28,7 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
         root: folder that holds `train/`, or Kaggle's `dogs-vs-cats.zip` or `train.zip`, which is unpacked there.
         image_size: height and width of the images, in pixels; by default the source's.
         crop: see `ImageFolderDataModule`; the source squeezes.
-        split: the fractions of training, validation and test.
+        split: the fractions of training, validation and test; by default the source's.
         **kwargs: see `ImageFolderDataModule`.
 
     Raises:
@@ -38,13 +38,14 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
     """
 
     class_names = ("cat", "dog")
+    default_split = (0.7, 0.2, 0.1)
 
     def __init__(
         self,
         root: str = "data/dogs-vs-cats",
         image_size: int = 128,
         crop: bool = False,
-        split: tuple[float, float, float] = (0.7, 0.2, 0.1),
+        split: tuple[float, float, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, image_size=image_size, crop=crop, split=split, **kwargs)
@@ -71,7 +72,10 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                 f"root: neither train/ nor {INNER} nor {OUTER} in {self.root}; download them from "
                 "kaggle.com/c/dogs-vs-cats, or name the folder with --data.root"
             )
-        draft = Path(tempfile.mkdtemp(dir=self.root, prefix=".unpacking-"))
+        try:
+            draft = Path(tempfile.mkdtemp(dir=self.root, prefix=".unpacking-"))
+        except OSError as error:
+            raise UserError(f"root: cannot unpack {archive} beside itself ({one_line(error)})") from error
         try:
             with zipfile.ZipFile(archive) as outer:
                 if INNER in outer.namelist():
@@ -81,8 +85,10 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                     _take_photographs(archive.open("rb"), draft)
             draft.chmod(0o755)
             draft.rename(self.root / "train")
-        except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
+        except OSError as error:
+            raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)})") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.data.base import ClassificationDataModule
-from kd_lightning.data.decode import Decoded, Decoder, decode_all, image_suffixes
+from kd_lightning.data.decode import Decoded, Decoder, decode_all, image_suffixes, stamps
 from kd_lightning.data.sets import ImageSet, StreamedSet, stratified_order
 from kd_lightning.errors import UserError
 
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folders of a tree that is split already."""
+
+MISTAKEN = {*PARTS, "training", "testing"}
+"""Names, in lower case, of which a class is not likely to have one."""
 
 CACHE_FOLDER = ".kd_lightning_cache"
 
@@ -69,12 +72,14 @@ class ImageFolderDataModule(ClassificationDataModule):
     epoch. Any format that Pillow reads will do; images of another kind than asked for (grey among colour, with an
     alpha channel, CMYK) are converted, and counted in one line.
 
-    The training images have a fixed random order in which every beginning holds the classes in proportion: that is
-    what `train_size` keeps the first of. Test images are in the order of their paths.
+    Each part has a fixed random order in which every beginning holds the classes in proportion: that is what
+    `train_size` keeps the first of.
 
     Args:
         root: folder with `train/` and its like, or with the class folders themselves.
-        image_size: height and width of the images, in pixels, at least 1.
+        image_size: height and width of the images that the network gets, in pixels, at least 1.
+        stored_size: height and width at which they are decoded and kept, by default the same. Views are of these
+            images; from another size they are resized on the device, bilinearly.
         crop: whether the longer side is cropped, evenly, to keep the proportions; else images are squeezed.
         grey: one channel in place of three; `mean` and `std` then need one value.
         split: of one tree, the fractions of training, validation and test; stratified, and chosen by `split_seed`.
@@ -84,6 +89,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         skip_unreadable: go on without files that cannot be read, in place of stopping before training.
         mean: normalisation, of pixels in [0, 1]; by default ImageNet's.
         std: normalisation, of pixels in [0, 1]; by default ImageNet's.
+        eval_batch_size: images a step in validation, test and prediction.
         **kwargs: see `ClassificationDataModule`.
 
     Raises:
@@ -95,6 +101,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         self,
         root: str,
         image_size: int = 64,
+        stored_size: int | None = None,
         crop: bool = True,
         grey: bool = False,
         split: tuple[float, float, float] | None = None,
@@ -103,19 +110,21 @@ class ImageFolderDataModule(ClassificationDataModule):
         skip_unreadable: bool = False,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
+        eval_batch_size: int = 250,
         **kwargs: Any,
     ) -> None:
-        super().__init__(mean=mean, std=std, **kwargs)
-        if image_size < 1:
-            raise UserError(f"image_size: {image_size} found, at least 1 pixel expected")
+        super().__init__(mean=mean, std=std, eval_batch_size=eval_batch_size, **kwargs)
+        for name, size in {"image_size": image_size, "stored_size": stored_size}.items():
+            if size is not None and size < 1:
+                raise UserError(f"{name}: {size} found, at least 1 pixel expected")
         if split and (min(split) < 0 or not split[0] or abs(sum(split) - 1) > 1e-6):
             raise UserError(f"split: {list(split)} found, three fractions that add up to 1 expected, the first above 0")
         if split and self.val_size:
             raise UserError("split and val_size: both found, one of them expected")
         self.root = Path(root)
         self.split = split
-        self.decoder = Decoder(channels=1 if grey else 3, size=image_size, crop=crop)
-        self.image_shape = self.decoder.shape
+        self.decoder = Decoder(channels=1 if grey else 3, size=stored_size or image_size, crop=crop)
+        self.image_shape = (self.decoder.channels, image_size, image_size)
         self.cache_dir = cache_dir
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
@@ -129,6 +138,11 @@ class ImageFolderDataModule(ClassificationDataModule):
         """The names of the class folders, in order."""
         folder = self.root / "train" if (self.root / "train").is_dir() else self.root
         names = sorted(_folders_in(folder))
+        if mistaken := sorted(name for name in names if name.lower() in MISTAKEN):
+            raise UserError(
+                f"root: {', '.join(mistaken)} found among the class folders in {folder}; a tree that is split has "
+                "train/ and, beside it, val/ or test/"
+            )
         if len(names) < 2:
             found = f"{len(names)} class folders found" if len(names) != 1 else f"one class found ({names[0]})"
             raise UserError(f"root: {found} in {folder}, at least 2 expected")
@@ -154,7 +168,12 @@ class ImageFolderDataModule(ClassificationDataModule):
         suffixes = image_suffixes()
         found: list[tuple[Path, int]] = []
         for number, name in enumerate(self.class_names):
-            files = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in suffixes)
+            files = sorted(
+                file
+                for file in (folder / name).rglob("*")
+                if file.suffix.lower() in suffixes
+                and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+            )
             if name in names and not files:
                 raise UserError(f"root: the class folder {folder / name} holds no image")
             found += [(file, number) for file in files]
@@ -168,19 +187,27 @@ class ImageFolderDataModule(ClassificationDataModule):
             raise UserError(f"val_size: {self.val_size} found, but {self.root} is split by its folders or by `split`")
         if "all" not in found:
             train = self._shuffled(_files_of(found["train"]))
-            val = _files_of(found.get("val", []), val=True)
+            val = self._shuffled(_files_of(found.get("val", []), val=True))
             both = _Files(val.paths + train.paths, *(torch.cat(pair) for pair in zip(val[1:], train[1:], strict=True)))
-            return {True: both, False: _files_of(found.get("test", []))}
+            return {True: both, False: self._shuffled(_files_of(found.get("test", [])))}
         every = self._shuffled(_files_of(found["all"]))
         _, val_count, test_count = (round(part * len(every.paths)) for part in self.split or self.default_split)
         places = torch.arange(len(every.paths))
         every.val[test_count : test_count + val_count] = True
-        test = every.at(places[:test_count])
-        in_order = torch.tensor(sorted(range(test_count), key=lambda place: test.paths[place]), dtype=torch.int64)
-        return {True: every.at(places[test_count:]), False: test.at(in_order)}
+        return {True: every.at(places[test_count:]), False: every.at(places[:test_count])}
 
     def _shuffled(self, files: _Files) -> _Files:
         return files.at(stratified_order(files.label, torch.Generator().manual_seed(self.split_seed)))
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the decoded images."""
+        return self.decoder.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the names, sizes and times of all files: another file is another split."""
+        return stamps([path for files in self._files.values() for path in files.paths])
 
     def prepare_data(self) -> None:
         """Decode all files, or see that this was done, before anything is trained."""
@@ -228,14 +255,15 @@ class ImageFolderDataModule(ClassificationDataModule):
         found += f" and {more} more" if more else ""
         if not self.skip_unreadable:
             raise UserError(f"root: {found}; mend or remove them, or go on without: --data.skip_unreadable true")
-        log.warning(f"{self.root}: skipped: {found}")
+        if found not in self._told:
+            self._told.add(found)
+            log.warning(f"{self.root}: skipped: {found}")
 
     @cached_property
     def _cache_folder(self) -> Path:
-        if self.cache_dir:
-            return Path(self.cache_dir)
         beside = self.root / CACHE_FOLDER
-        if os.access(beside if beside.is_dir() else self.root, os.W_OK):
+        if not self.cache_dir and os.access(beside if beside.is_dir() else self.root, os.W_OK):
             return beside
-        own = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
-        return Path.home() / ".cache" / "kd_lightning" / own
+        # Several trees may have theirs in one place.
+        own = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
+        return Path(self.cache_dir or Path.home() / ".cache" / "kd_lightning") / own

@@ -39,7 +39,8 @@ class ClassifierModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.net = net.to(memory_format=torch.channels_last)
+        self.net = net
+        self.memory_format = torch.channels_last
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.train_means = RunningMeans()
@@ -58,15 +59,20 @@ class ClassifierModule(LightningModule):
         return self.net(self.as_input(image))
 
     def as_input(self, image: Tensor) -> Tensor:
-        """Images in the module's precision and in the order, channels last, in which convolutions are fastest."""
-        return image.to(self.dtype, memory_format=torch.channels_last)
+        """Images in the module's precision and memory format."""
+        return image.to(self.dtype, memory_format=self.memory_format)
 
     def setup(self, stage: str) -> None:
         """Compare the network's outputs with the data's classes before any step."""
         self.check_outputs(self.net, "network")
 
     def check_outputs(self, network: nn.Module, name: str) -> None:
-        """Show one blank image to a network; raise `UserError` if it cannot read it or has other classes."""
+        """Show one blank image to a network; raise `UserError` if it cannot read it or has other classes.
+
+        Channels last is the order in which convolutions are fastest. A network that takes its maps apart by `view`
+        cannot read it; then the module goes back to the usual one.
+        """
+        network.to(memory_format=self.memory_format)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:  # loaders given one by one, from Python
             return
@@ -75,12 +81,20 @@ class ClassifierModule(LightningModule):
         image = torch.zeros(1, *data.image_shape, device=parameter.device, dtype=parameter.dtype)
         try:
             with torch.no_grad():
-                logits = network.eval()(image)
-        except (RuntimeError, ValueError) as error:
+                logits = network.eval()(image.to(memory_format=self.memory_format))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if self.memory_format == torch.channels_last:
+                self.memory_format = torch.contiguous_format
+                self.check_outputs(network, name)
+                return
             shape = "x".join(map(str, data.image_shape))
             raise UserError(f"{name}: {type(network).__name__} cannot read images of {shape} ({error})") from error
         finally:
             network.train(was_training)
+        if not isinstance(logits, Tensor):
+            raise UserError(
+                f"{name}: {type(network).__name__} gives a {type(logits).__name__}, a tensor of logits expected"
+            )
         if logits.shape != (1, data.num_classes):
             raise UserError(
                 f"{name}: {type(network).__name__} gives {logits.shape[-1]} classes, the data has {data.num_classes}"

@@ -94,7 +94,7 @@ class DistillModule(ClassifierModule):
             raise UserError("feature_weight: 0 found, a number above 0 expected where there are features")
         if feature_weight and not features:
             raise UserError(f"features: none found, at least one expected for a feature_weight of {feature_weight}")
-        self.teacher = FrozenTeacher(teacher.to(memory_format=torch.channels_last))
+        self.teacher = FrozenTeacher(teacher)
         self.teacher_ckpt = teacher_ckpt
         self.temperature = temperature
         self.hard_weight, self.soft_weight, self.feature_weight = hard_weight, soft_weight, feature_weight

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
@@ -52,7 +53,7 @@ class _Outputs(dict[str, Tensor]):
             raise UserError(
                 f"{self.option} {path} gives a {type(output).__name__}, a layer that gives a tensor expected"
             )
-        self[path] = output.clone()
+        self[path] = output.clone(memory_format=torch.contiguous_format)  # a loss may take it apart by `view`
 
     def __missing__(self, path: str) -> Tensor:
         raise UserError(

@@ -3,6 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.commands import reproduce
@@ -79,6 +81,47 @@ def test_a_teacher_trained_anew_makes_its_students_run_anew(capsys):
     assert "[1/2] digits: teacher" in capsys.readouterr().out
     assert main([*words, "--model.net.hidden_dropout=0.25"]) == 0
     assert "kept" not in capsys.readouterr().out
+
+
+def flowers(count=6, parts=("train", "test")):
+    """A recipe of two stages on made images, and the images."""
+    for part in parts:
+        for c, name in enumerate(("daisy", "rose")):
+            folder = Path("flowers") / part / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (200 * c, 5 * i, 0)).save(folder / f"{i}.png")
+    net = {"class_path": "kd_lightning.models.LightNN", "init_args": {"image_size": 8}}
+    data = {
+        "class_path": "kd_lightning.data.ImageFolderDataModule",
+        "init_args": {"root": "flowers", "image_size": 8},
+    }
+    teacher = {"class_path": "kd_lightning.modules.TeacherModule", "init_args": {"net": net}}
+    student = {"class_path": "kd_lightning.modules.DistillModule", "init_args": {"net": net, "teacher": net}}
+    stages = {
+        "teacher": {"seeds": 1, "config": {"model": teacher, "data": data}},
+        "distill": {"teacher": "teacher", "config": {"model": student, "data": data}},
+    }
+    Path("flowers.yaml").write_text(yaml.safe_dump({"title": "Flowers", "seeds": 1, "stages": stages}, sort_keys=False))
+    return ["reproduce", "flowers.yaml", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+
+
+def test_images_that_came_later_make_every_run_run_anew(capsys):
+    words = flowers()
+    assert main([*words, "--seeds", "2"]) == 0
+    assert main([*words, "--seeds", "2"]) == 0
+    assert capsys.readouterr().out.count("kept") == 3
+    flowers(count=7)
+    assert main([*words, "--seeds", "1"]) == 0
+    assert "kept" not in capsys.readouterr().out
+    rows = {row["name"]: row for row in json.loads(Path("lightning_logs/flowers/comparison.json").read_text())["rows"]}
+    assert len(rows["distill"]["errors"]) == 1  # seed 1 was tested on fewer images, by another teacher's student
+    assert rows["distill"]["images"] == 14
+
+
+def test_that_there_is_nothing_to_test_on_is_said_before_anything_is_trained(capsys):
+    assert "no test images in flowers" in refused(capsys, *flowers(parts=("train", "val"))[1:])
+    assert not Path("lightning_logs").exists()
 
 
 def test_an_option_that_only_some_stages_have_reaches_those(capsys):

@@ -132,3 +132,9 @@ def test_neighbouring_seeds_share_no_order_and_no_views() -> None:
 
     assert not orders(0) & orders(1)
     assert len(orders(0)) == 4
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(23, [23]), (5, [5, 5, 5, 5, 4]), (1, [1] * 24), (24, [24])])
+def test_a_last_batch_of_a_single_image_is_left_out(batch_size: int, sizes: list[int]) -> None:
+    batches = batches_of_epoch(made(batch_size=batch_size))
+    assert [len(batch.label) for batch in batches] == sizes

@@ -67,7 +67,7 @@ def levels(data: DogsVsCatsDataModule) -> list[int]:
 def test_the_flat_folder_is_split_as_the_source_does(flat: Path) -> None:
     data = set_up(flat)
     assert (len(data.train_positions), len(data.val_positions)) == (14, 4)
-    assert data.deal(torch.arange(2), train=False).label.tolist() == [0, 1]
+    assert sorted(data.deal(torch.arange(2), train=False).label.tolist()) == [0, 1]
     assert levels(data) == list(range(20))
     assert data.image_shape == (3, 8, 8)
 
