@@ -114,7 +114,9 @@ def test_a_test_leaves_the_network_s_latency_in_the_run_s_precision(
 
 def latency_of(net: nn.Module, data: object, world_size: int = 1) -> dict[str, float]:
     trainer = SimpleNamespace(datamodule=data, world_size=world_size, precision_plugin=Precision())
-    return callback._latency(trainer, SimpleNamespace(net=net, device=torch.device("cpu")))
+    return callback._latency(
+        trainer, SimpleNamespace(net=net, device=torch.device("cpu"), memory_format=torch.channels_last)
+    )
 
 
 def test_what_cannot_be_measured_is_left_out_of_the_latency() -> None:
