@@ -73,13 +73,13 @@ def test_own_images_distil_resnet_18_with_one_yaml(monkeypatch, tmp_path):
         for i in range(10):
             Image.new("RGB", (80, 70), (80 * c, 5 * i, 40)).save(tmp_path / "flowers" / name / f"{i}.jpg")
     words = ["--trainer.max_epochs=1", "--data.batch_size=12", "--trainer.precision=32-true"]
-    assert main(["reproduce", "flowers.yaml", "--seeds=2", *words]) == 0
+    assert main(["reproduce", "flowers.yaml", "--seeds=1", *words]) == 0
     record = json.loads(Path("lightning_logs/flowers/comparison.json").read_text())
     rows = {row["name"]: row for row in record["rows"]}
-    assert {name: len(row["errors"]) for name, row in rows.items()} == {"teacher": 1, "baseline": 2, "distill": 2}
+    assert {name: len(row["errors"]) for name, row in rows.items()} == {"teacher": 1, "baseline": 1, "distill": 1}
     assert rows["teacher"]["parameters"] == 11_178_051  # ResNet-18 of three classes
     assert rows["distill"]["reduction"] > 0.9
-    assert len(rows["distill"]["agreement"]) == 2
+    assert len(rows["distill"]["agreement"]) == 1
 
 
 def test_the_table_quotes_what_was_measured():
