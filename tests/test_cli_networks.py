@@ -70,7 +70,7 @@ def test_a_number_of_classes_that_was_asked_for_and_is_wrong_is_refused(tmp_path
         ("SmallCNN", ["--model.net.image_size=32"], "image_size 32 is too small"),
         ("LightNN", ["--model.net.image_size=64"], "LightNN cannot read images of 3x32x32"),
         ("densenet121", ["--model.net.weights=none.pt"], "weights: no file none.pt"),
-        ("densenet121", ["--model.net.weights=notes.pt"], "weights: notes.pt cannot be read"),
+        ("densenet121", ["--model.net.weights=notes.pt"], "weights: notes.pt is not a checkpoint"),
     ],
 )
 def test_a_network_that_does_not_fit_the_images_or_its_file_is_one_line(net, options, expected, tmp_path, capsys):

@@ -6,14 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import DenseNet, DenseNet121_Weights
 
 from kd_lightning.download import one_line, short_patience
 from kd_lightning.errors import UserError
+from kd_lightning.weights_file import read_weights
 
 BACKBONE = "features."
 """Under which a DenseNet keeps all but its head."""
@@ -64,14 +63,7 @@ def _read(file: Path) -> Any:
     if not file.is_file():
         entries = ", ".join(DenseNet121_Weights.__members__)
         raise UserError(f"weights: no file {file}; a state dict's file, or one of torchvision's {entries} expected")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # on a file that holds no weights the readers raise almost anything
-        raise UserError(
-            f"weights: {file} cannot be read: it is damaged, or no state dict alone (.pt, .pth or .safetensors)"
-        ) from error
+    return read_weights(file, "weights")
 
 
 def _load_backbone(backbone: nn.Module, content: Any, source: str) -> None:

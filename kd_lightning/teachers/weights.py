@@ -1,22 +1,15 @@
 """Weights from a file: one of our checkpoints, a run folder, or a state dict that someone else saved."""
 
-import struct
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
+from kd_lightning.weights_file import read_weights
 
 NETWORK_PREFIX = "net."
 """Under which a `ClassifierModule` keeps its network in its checkpoints."""
-
-DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error)
-"""What torch's readers raise on files that were cut short, changed, or never held weights."""
 
 FOREIGN_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What wrappers put before every name: `ClassifierModule` does `net.`, data parallelism `module.`, …"""
@@ -54,7 +47,7 @@ def load_weights(network: nn.Module, path: Path, option: str) -> None:
     Raises:
         UserError: the file is damaged, no checkpoint, a pickled module, or of another architecture.
     """
-    found = _without_prefix(_state_dict(_read(path, option), path, option), network)
+    found = _without_prefix(_state_dict(read_weights(path, option), path, option), network)
     expected = network.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not in the network" for name in found if name not in expected]
@@ -69,24 +62,6 @@ def load_weights(network: nn.Module, path: Path, option: str) -> None:
             f"{option}: the weights in {path} do not fit {type(network).__name__}: {'; '.join(problems[:3])}{more}"
         )
     network.load_state_dict(found)
-
-
-def _read(path: Path, option: str) -> Any:
-    if path.stat().st_size == 0:
-        raise UserError(f"{option}: {path} is empty (0 bytes), a checkpoint expected")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        if "Unsupported global" in str(error):
-            raise UserError(
-                f"{option}: {path} holds pickled Python objects, which are never run; "
-                "where you trust it, save its tensors alone: torch.save(network.state_dict(), 'weights.pt')"
-            ) from error
-        raise UserError(f"{option}: {path} is not a checkpoint (.ckpt, .pt, .pth or .safetensors)") from error
-    except (*DAMAGED, SafetensorError) as error:
-        raise UserError(f"{option}: {path} cannot be read: it is damaged, cut short, or no checkpoint") from error
 
 
 def _state_dict(content: Any, path: Path, option: str) -> dict[str, Tensor]:

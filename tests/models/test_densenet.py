@@ -142,14 +142,20 @@ def test_a_file_that_is_empty_cut_short_or_text_is_refused(tmp_path: Path, name:
     path = tmp_path / name
     save: Any = save_file if name.endswith(".safetensors") else torch.save
     save({"features.conv0.weight": torch.zeros(64, 3, 7, 7)}, path)
-    for content in (b"", path.read_bytes()[:1000], b"hello, I am a text\n"):
+    damaged = "cannot be read: it is damaged, cut short, or no checkpoint"
+    contents = {
+        b"": "is empty (0 bytes), a checkpoint expected",
+        path.read_bytes()[:1000]: damaged,
+        b"hello, I am a text\n": damaged,
+    }
+    for content, expected in contents.items():
         path.write_bytes(content)
-        assert "damaged, or no state dict alone" in refusal(path)
+        assert refusal(path) == f"weights: {path} {expected}"
 
 
 def test_a_pickled_network_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "network.pt")
-    assert "no state dict alone" in refusal(tmp_path / "network.pt")
+    assert "holds pickled Python objects, which are never run" in refusal(tmp_path / "network.pt")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {0: torch.zeros(1)}, {"features.conv0.weight": "text"}])
