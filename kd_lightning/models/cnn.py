@@ -38,10 +38,16 @@ class CNN(nn.Sequential):
             layers[f"pool{i}"] = nn.MaxPool2d(2)
             in_channels = out_channels
         layers["flatten"] = nn.Flatten()
-        features = in_channels * size * size
-        for i, width in enumerate(hidden, start=1):
-            layers[f"linear{i}"] = nn.Linear(features, width)
-            layers[f"relu{i}"] = nn.ReLU()
-            features = width
-        layers["classifier"] = nn.Linear(features, num_classes)
+        layers.update(linear_layers(in_channels * size * size, hidden, num_classes))
         super().__init__(layers)
+
+
+def linear_layers(features: int, hidden: Sequence[int], num_classes: int) -> OrderedDict[str, nn.Module]:
+    """Name what ends a convolutional network: `linear1`, `relu1`, …, `classifier`."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, width in enumerate(hidden, start=1):
+        layers[f"linear{i}"] = nn.Linear(features, width)
+        layers[f"relu{i}"] = nn.ReLU()
+        features = width
+    layers["classifier"] = nn.Linear(features, num_classes)
+    return layers

@@ -4,6 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from kd_lightning.models.cnn import linear_layers
+
 BLOCKS = ((16, 5, 2), (32, 5, 2), (64, 3, 1))
 """Output channels, kernel and stride of each convolution; all have padding 1, ReLU and a 2x2 max-pool."""
 
@@ -38,10 +40,5 @@ class SmallCNN(nn.Sequential):
             layers[f"pool{i}"] = nn.MaxPool2d(2)
             channels, size = out_channels, ((size + 2 - kernel) // stride + 1) // 2
         layers["flatten"] = nn.Flatten()
-        features = channels * size * size
-        for i, width in enumerate(HIDDEN, start=1):
-            layers[f"linear{i}"] = nn.Linear(features, width)
-            layers[f"relu{i}"] = nn.ReLU()
-            features = width
-        layers["classifier"] = nn.Linear(features, num_classes)
+        layers.update(linear_layers(channels * size * size, HIDDEN, num_classes))
         super().__init__(layers)
