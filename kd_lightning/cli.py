@@ -91,7 +91,7 @@ class _CLI(LightningCLI):
         if path is not None:
             config["ckpt_path"] = str(resolve_checkpoint(path, "ckpt_path"))
             net = (config.model.get("init_args") or {}).get("net")
-            if net is not None and "weights" in (net.get("init_args") or {}):
+            if net is not None and isinstance((net.get("init_args") or {}).get("weights"), str):
                 net.init_args.weights = None  # the checkpoint has its own: they need not be there, or be downloaded
 
     def instantiate_classes(self) -> None:
