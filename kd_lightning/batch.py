@@ -1,6 +1,6 @@
 """What flows from the data to the modules."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,3 +19,8 @@ class Batch(NamedTuple):
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nothing calls
     view: Tensor
+
+
+def data_of(trainer: Any) -> Any:
+    """The data module that a trainer was given, of which Lightning's types say nothing; None where it has loaders."""
+    return trainer.datamodule

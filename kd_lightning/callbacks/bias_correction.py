@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.results import run_folder
 from kd_lightning.results import update_results
 
@@ -117,7 +117,7 @@ class BiasCorrection(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both rules' offsets and count the errors under each."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         missing, run = data.missing_classes, run_folder(trainer)
         if not missing or not trainer.is_global_zero:
             return

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.results import run_folder
 
 MOST_NUMBERS = 30
@@ -51,7 +51,7 @@ class ConfusionMatrix(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
-        self._counts = MulticlassConfusionMatrix(trainer.datamodule.num_classes).to(pl_module.device)  # type: ignore[attr-defined]
+        self._counts = MulticlassConfusionMatrix(data_of(trainer).num_classes).to(pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -73,16 +73,18 @@ class ConfusionMatrix(Callback):
             return
         run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
-        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        names = data_of(trainer).class_names
         total, wrong = int(counts.sum()), int(errors.sum())
         self._show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
         self._show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))
 
     def _show(self, trainer: Trainer, file: Path, figure: Figure) -> None:
         figure.savefig(file)
+        canvas = figure.canvas
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                pixels = torch.frombuffer(bytearray(figure.canvas.buffer_rgba()), dtype=torch.uint8)  # type: ignore[attr-defined]
-                width, height = figure.canvas.get_width_height()
+                assert isinstance(canvas, FigureCanvasAgg)  # `draw_confusion` gave it one
+                pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
+                width, height = canvas.get_width_height()
                 image = pixels.view(height, width, 4)[..., :3]
                 logger.experiment.add_image(f"test/{file.stem}", image, trainer.current_epoch, dataformats="HWC")

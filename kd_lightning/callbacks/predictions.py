@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from kd_lightning.batch import data_of
 from kd_lightning.callbacks.results import run_folder
 from kd_lightning.results import write_text
 
@@ -29,7 +30,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Write all predictions; several processes write a file each."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         files = data.test_names
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from kd_lightning.batch import data_of
 from kd_lightning.latency import BATCH_SIZES, measure_latency
 from kd_lightning.results import RESULTS_FILE, machine, update_results, versions
 
@@ -74,7 +75,8 @@ class ResultsWriter(Callback):
             if name.startswith("test/")
         }
         test["errors"] = round(test["errors"])
-        test["images"] = len(trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
+        loader: Any = trainer.test_dataloaders
+        test["images"] = len(loader.dataset)
         test["right"] = test["images"] - test["errors"]
         update_results(run, test=test, **_setting(trainer, pl_module))
         update_results(run, latency=_latency(trainer, pl_module))
@@ -100,7 +102,7 @@ def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 def _latency(trainer: Trainer, module: LightningModule) -> dict[str, float]:
     """Milliseconds by batch size, in the run's precision on its device; without what cannot be measured."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     # Several processes load one machine, and parts of a sharded network wait for each other: no figure of either.
     if data is None or trainer.world_size > 1:
         return {}

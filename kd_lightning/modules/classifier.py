@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, data_of
 from kd_lightning.errors import UserError
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
 from kd_lightning.schedules import CosineDecay
@@ -73,7 +73,7 @@ class ClassifierModule(LightningModule):
         cannot read it; then the module goes back to the usual one.
         """
         network.to(memory_format=self.memory_format)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
         if data is None:  # loaders given one by one, from Python
             return
         was_training = network.training

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, data_of
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules.classifier import ClassifierModule
@@ -132,7 +132,7 @@ class DistillModule(ClassifierModule):
     @torch.no_grad()
     def _check_features(self) -> None:
         """Show both networks one blank image; raise `UserError` where two layers' outputs do not fit their loss."""
-        if not self.features or self.trainer.datamodule is None:  # type: ignore[attr-defined]  # see `check_outputs`
+        if not self.features or data_of(self.trainer) is None:  # see `check_outputs`
             return
         with self._student_taps() as student, self._teacher_taps() as teacher:
             self.check_outputs(self.net, "network")
