@@ -129,12 +129,12 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
         self._told: set[str] = set()
+        self.class_names = self.class_names or self._find_classes()
 
     default_split = (0.8, 0.1, 0.1)
     """Of one tree, where nothing else is asked for."""
 
-    @cached_property
-    def class_names(self) -> Sequence[str]:  # type: ignore[override]  # known once the folder was looked at
+    def _find_classes(self) -> Sequence[str]:
         """The names of the class folders, in order."""
         folder = self.root / "train" if (self.root / "train").is_dir() else self.root
         names = sorted(_folders_in(folder))
