@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torchvision.models import resnet18
 
@@ -80,6 +81,12 @@ def test_own_images_distil_resnet_18_with_one_yaml(monkeypatch, tmp_path):
     assert rows["teacher"]["parameters"] == 11_178_051  # ResNet-18 of three classes
     assert rows["distill"]["reduction"] > 0.9
     assert len(rows["distill"]["agreement"]) == 1
+    recipe = yaml.safe_load(Path("flowers.yaml").read_text())
+    recipe["stages"]["distill"]["config"]["model"]["init_args"].update(
+        yaml.safe_load(re.search(r"```yaml\n( +init_args:\n +hard_weight.*?)```", README, re.S)[1])["init_args"]
+    )
+    Path("matched.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    assert main(["reproduce", "matched.yaml", "--stages=distill", "--seeds=1", *words]) == 0
 
 
 def test_the_table_quotes_what_was_measured():
