@@ -10,7 +10,7 @@ from tests.data.made import trainer_in as trainer
 
 
 def indices(loader: object) -> list[int]:
-    return torch.cat(list(loader)).tolist()  # type: ignore[call-overload]
+    return torch.cat(list(loader)).tolist()
 
 
 def test_a_batch_holds_float_images_and_int64_labels_places_and_views() -> None:

@@ -49,7 +49,7 @@ def test_the_map_loss_is_the_mean_squared_error_behind_the_regressor() -> None:
     loss = FeatureMapLoss(1, 2)
     with torch.no_grad():
         loss.regressor.weight.zero_()[:, 0, 1, 1] = torch.tensor([1.0, 2.0])  # the map itself, and twice the map
-        loss.regressor.bias.copy_(torch.tensor([0.0, 1.0]))  # type: ignore[union-attr]
+        loss.regressor.bias.copy_(torch.tensor([0.0, 1.0]))
     student = torch.tensor([[[[1.0, 2.0]]]])
     teacher = torch.tensor([[[[1.0, 0.0]], [[3.0, 1.0]]]])
     # Predicted [1, 2] and [3, 5]: errors 0, 2, 0 and 4.
@@ -60,7 +60,7 @@ def test_the_regressor_sees_a_window_of_three_and_zeros_around_the_map() -> None
     loss = FeatureMapLoss(1, 1)
     with torch.no_grad():
         loss.regressor.weight.fill_(1)
-        loss.regressor.bias.zero_()  # type: ignore[union-attr]
+        loss.regressor.bias.zero_()
     corner = torch.tensor([[[[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]]])  # ones in each window
     assert loss(torch.ones(1, 1, 3, 3), corner).item() == pytest.approx(0, abs=1e-10)
 
