@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from kd_lightning.models.logits import Logits
+
 
 class CNN(nn.Sequential):
     """Blocks of 3x3 convolution, ReLU and 2x2 max-pooling, then fully connected layers with ReLU between them.
@@ -49,5 +51,5 @@ def linear_layers(features: int, hidden: Sequence[int], num_classes: int) -> Ord
         layers[f"linear{i}"] = nn.Linear(features, width)
         layers[f"relu{i}"] = nn.ReLU()
         features = width
-    layers["classifier"] = nn.Linear(features, num_classes)
+    layers["classifier"] = Logits(features, num_classes)
     return layers

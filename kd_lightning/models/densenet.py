@@ -12,6 +12,7 @@ from torchvision.models import DenseNet, DenseNet121_Weights
 
 from kd_lightning.download import one_line, short_patience
 from kd_lightning.errors import UserError
+from kd_lightning.models.logits import Logits
 from kd_lightning.weights_file import read_weights
 
 BACKBONE = "features."
@@ -41,8 +42,9 @@ def densenet121(weights: str | None = None, head: Sequence[int] = (250, 50), num
         published = weights in DenseNet121_Weights.__members__
         content = _download(weights) if published else _read(Path(weights))
         _load_backbone(network.features, content, weights)
-    widths = [network.classifier.in_features, *head, num_classes]
-    network.classifier = nn.Sequential(*(nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(widths)))
+    widths = [network.classifier.in_features, *head]
+    hidden = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(widths)]
+    network.classifier = nn.Sequential(*hidden, Logits(widths[-1], num_classes))
     return network
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from kd_lightning.models.dropout import Dropout
+from kd_lightning.models.logits import Logits
 
 
 class MLP(nn.Sequential):
@@ -35,7 +36,7 @@ class MLP(nn.Sequential):
             layers["input_dropout"] = Dropout(input_dropout)
         last = len(widths) - 1
         for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
-            layers[f"linear{i}"] = nn.Linear(fan_in, fan_out)
+            layers[f"linear{i}"] = (nn.Linear if i < last else Logits)(fan_in, fan_out)
             if i < last:
                 layers[f"relu{i}"] = nn.ReLU()
                 if hidden_dropout:

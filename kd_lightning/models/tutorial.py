@@ -5,6 +5,7 @@ from collections import OrderedDict
 from torch import nn
 
 from kd_lightning.models.dropout import Dropout
+from kd_lightning.models.logits import Logits
 
 
 class DeepNN(nn.Sequential):
@@ -76,5 +77,5 @@ def _classifier(channels: int, hidden: int, image_size: int, num_classes: int) -
         nn.Linear(channels * size * size, hidden),
         nn.ReLU(),
         Dropout(0.1),
-        nn.Linear(hidden, num_classes),
+        Logits(hidden, num_classes),
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from kd_lightning.models.dropout import Dropout
+from kd_lightning.models.logits import Logits
 
 
 class VGG(nn.Sequential):
@@ -50,5 +51,5 @@ class VGG(nn.Sequential):
             layers[f"block{i}"] = nn.Sequential(block)
         layers["average"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten()
-        layers["classifier"] = nn.Linear(in_channels, num_classes)
+        layers["classifier"] = Logits(in_channels, num_classes)
         super().__init__(layers)
