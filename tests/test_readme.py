@@ -73,7 +73,7 @@ def test_own_images_distil_resnet_18_with_one_yaml(monkeypatch, tmp_path):
         (tmp_path / "flowers" / name).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (80, 70), (80 * c, 5 * i, 40)).save(tmp_path / "flowers" / name / f"{i}.jpg")
-    words = ["--trainer.max_epochs=1", "--data.batch_size=12", "--trainer.precision=32-true"]
+    words = ["--trainer.max_epochs=1", "--data.batch_size=12", "--data.image_size=64", "--trainer.precision=32-true"]
     assert main(["reproduce", "flowers.yaml", "--seeds=1", *words]) == 0
     record = json.loads(Path("lightning_logs/flowers/comparison.json").read_text())
     rows = {row["name"]: row for row in record["rows"]}
