@@ -1,5 +1,6 @@
 """What all data modules share: the loader deals indices, the device deals images."""
 
+import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ SEED_SPACING = 1_000_003
 
 RESIDENT_BYTES = 2 * 2**30
 """A set up to this size is copied to the device, under its views; a larger one stays where it is, a memory map."""
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
 
 
 def _as_dealt(indices: Any) -> Any:
@@ -125,6 +130,18 @@ class ClassificationDataModule(LightningDataModule):
     def fingerprint(self) -> str:
         """What tells this data from other data under the same options; empty where the options say it all."""
         return ""
+
+    def shown(self) -> str:
+        """Tell what `deal` makes of each image and view of the training set from all else; known after setup.
+
+        Empty where it is not known: of a streamed set without a fingerprint.
+        """
+        part = self._parts[True]
+        if isinstance(part, StreamedSet) and not self.fingerprint:
+            return ""
+        images = "" if self.fingerprint or isinstance(part, StreamedSet) else _digest(part.image)
+        sizes = self.stored_shape, self.image_shape, self.mean.tolist(), self.std.tolist()
+        return " ".join(map(str, [self.fingerprint, images, *sizes, self.views]))
 
     @property
     def num_classes(self) -> int:

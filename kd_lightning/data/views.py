@@ -20,6 +20,10 @@ class ViewFamily(ABC):
     """How many views each image has."""
 
     @abstractmethod
+    def __repr__(self) -> str:
+        """Tell the family from every other: what was found out under one is never taken for another's."""
+
+    @abstractmethod
     def draw(self, size: int, generator: Generator) -> Tensor:
         """Draw a view for each of `size` images: int64 (size,), in [0, count)."""
 
@@ -40,6 +44,9 @@ class Identity(ViewFamily):
     """No augmentation: one view, the image itself."""
 
     count = 1
+
+    def __repr__(self) -> str:
+        return "Identity()"
 
     def draw(self, size: int, generator: Generator) -> Tensor:
         """Draw view 0 for every image."""
@@ -72,6 +79,9 @@ class _Windows(ViewFamily):
         # An image moved down by d is the window that starts d rows higher in the padded image.
         starts = torch.tensor([(margin - down, margin - right) for down, right in self.offsets])
         self._rows, self._columns = starts.repeat(self.count // len(starts), 1).T.contiguous()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.margin}, {self.count} views)"
 
     def draw(self, size: int, generator: Generator) -> Tensor:
         """Draw a window, mirrored or not, for each image."""

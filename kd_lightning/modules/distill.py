@@ -17,7 +17,17 @@ from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.taps import tapped
-from kd_lightning.teachers import FrozenTeacher, load_weights, resolve_checkpoint
+from kd_lightning.teachers import (
+    CachedTeacher,
+    FrozenTeacher,
+    load_weights,
+    resolve_checkpoint,
+    table_file,
+    uses_batch_statistics,
+)
+
+CACHE_BYTES = 2 * 2**30
+"""A table of the teacher's answers up to this size is kept without being asked for."""
 
 SoftLoss = Callable[[Tensor, Tensor, float], Tensor]
 """(student logits, teacher logits, temperature) to a scalar."""
@@ -55,6 +65,8 @@ class DistillModule(ClassifierModule):
         hard_weight: factor on the cross-entropy with the label, at least 0.
         soft_weight: factor on the soft loss, at least 0.
         soft_loss: (student logits, teacher logits, temperature) to a scalar.
+        cache_teacher: ask the teacher once for each image and view, and keep its answers beside `teacher_ckpt` for the
+            runs to come. By default where that is exact and takes at most `CACHE_BYTES`.
         features: layers of the student and the teacher that are matched, each pair by a loss of its own.
         feature_weight: factor on the sum of those losses, above 0 where there are features, else 0.
         **kwargs: optimizer and lr_scheduler, see `ClassifierModule`.
@@ -76,6 +88,7 @@ class DistillModule(ClassifierModule):
         hard_weight: float = 0.1,
         soft_weight: float = 0.9,
         soft_loss: SoftLoss = soft_target_loss,
+        cache_teacher: bool | None = None,
         # The CLI builds arguments in this order. Behind `net`, what a loss draws leaves the student's start as it is.
         features: Sequence[FeatureMatch] = (),
         feature_weight: float = 0.0,
@@ -99,6 +112,8 @@ class DistillModule(ClassifierModule):
         self.temperature = temperature
         self.hard_weight, self.soft_weight, self.feature_weight = hard_weight, soft_weight, feature_weight
         self.soft_loss = soft_loss
+        self.cache_teacher = cache_teacher
+        self._answers: CachedTeacher | None = None
         self.features = tuple(features)
         self.feature_losses = nn.ModuleList(match.loss for match in features)
         self._student_outputs: dict[str, Tensor] = {}
@@ -150,9 +165,57 @@ class DistillModule(ClassifierModule):
                         f"({' '.join(str(error).split())})"
                     ) from error
 
+    def _no_cache(self, shown: str) -> str:
+        """Why the teacher has to be asked anew every time; empty if it need not."""
+        if self.features:
+            return "features take the teacher's inner layers"
+        if uses_batch_statistics(self.teacher.network):
+            return "what the teacher's batch norm makes of an image depends on the images beside it"
+        return "" if shown else "the data does not say what an image and a view show"
+
+    def on_fit_start(self) -> None:
+        """Make the table of the teacher's answers, with those that runs before have left."""
+        self._answers = None
+        if self.cache_teacher is False:
+            return
+        data = data_of(self.trainer)
+        shown = data.shown() if hasattr(data, "shown") else ""
+        if reason := self._no_cache(shown):
+            if self.cache_teacher:
+                raise UserError(f"cache_teacher: {reason}; false expected")
+            return
+        size = data.train_count, data.views.count, data.num_classes
+        if self.cache_teacher or CachedTeacher.nbytes(*size) <= CACHE_BYTES:
+            checkpoint = resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt")
+            seen = f"{shown} {self.trainer.precision} {self.device.type}"
+            self._answers = CachedTeacher(*size, self.device)
+            self._answers_file = table_file(checkpoint, self.teacher.network, seen)
+            self._answers.load(self._answers_file)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means, and join what each process has had the teacher say."""
+        super().on_train_epoch_end()
+        if self._answers is not None:
+            self._answers.end_epoch()
+
+    def on_fit_end(self) -> None:
+        """Keep the teacher's answers."""
+        if self._answers is not None and self.trainer.is_global_zero:
+            self._answers.save(self._answers_file)
+
     def teacher_logits(self, batch: Batch) -> Tensor | None:
         """What the teacher says of a batch: (B, classes); None where its file is gone."""
         return self.teacher(self.as_input(batch.image)).float() if self._teacher_loaded else None
+
+    def _answer(self, batch: Batch) -> Tensor:
+        """The teacher's logits of a training batch: (B, classes)."""
+
+        def ask(rows: Tensor | slice) -> Tensor:
+            return self.teacher(self.as_input(batch.image[rows])).float()
+
+        if self._answers is None:
+            return ask(slice(None))
+        return self._answers.look_up(batch.index, batch.view, ask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -163,7 +226,7 @@ class DistillModule(ClassifierModule):
         """`loss`, and its parts before their weights: `hard_loss`, `soft_loss` and, with features, `feature_loss`."""
         hard = F.cross_entropy(logits, batch.label)
         with self._teacher_taps() as teacher_outputs:
-            teacher_logits = self.teacher(self.as_input(batch.image)).float()
+            teacher_logits = self._answer(batch)
             features = [
                 loss(self._student_outputs[match.student_layer], teacher_outputs[match.teacher_layer])
                 for match, loss in zip(self.features, self.feature_losses, strict=True)

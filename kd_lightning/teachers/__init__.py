@@ -1,6 +1,14 @@
 """Teachers: trained networks that students learn from."""
 
+from kd_lightning.teachers.cached import CachedTeacher, table_file, uses_batch_statistics
 from kd_lightning.teachers.frozen import FrozenTeacher
 from kd_lightning.teachers.weights import load_weights, resolve_checkpoint
 
-__all__ = ["FrozenTeacher", "load_weights", "resolve_checkpoint"]
+__all__ = [
+    "CachedTeacher",
+    "FrozenTeacher",
+    "load_weights",
+    "resolve_checkpoint",
+    "table_file",
+    "uses_batch_statistics",
+]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from safetensors.torch import load_file
 
 from kd_lightning.batch import Batch
 from kd_lightning.data import DigitsDataModule
@@ -138,3 +139,5 @@ def test_two_processes_train_without_complaint_and_share_the_samples(teacher_fil
     assert "unused" not in done.stderr
     (checkpoint,) = (tmp_path / "runs").rglob("last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    (answers,) = tmp_path.glob("teacher.answers-*.safetensors")
+    assert load_file(answers)["logits"].shape == (100, 10)  # what the teacher said in either process

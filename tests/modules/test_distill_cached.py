@@ -1,0 +1,135 @@
+"""A student whose teacher is asked once an image and view, by the trainer's road."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import load_file
+
+from kd_lightning.batch import Batch
+from kd_lightning.data import DigitsDataModule, Shift
+from kd_lightning.errors import UserError
+from kd_lightning.losses import CosineHiddenLoss
+from kd_lightning.models import MLP, VGG
+from kd_lightning.modules import DistillModule
+from kd_lightning.modules.distill import FeatureMatch
+
+
+class Grainy(DigitsDataModule):
+    """Augments beyond its views."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        dealt = super().on_after_batch_transfer(batch, dataloader_idx)
+        return dealt._replace(image=dealt.image + torch.randn_like(dealt.image))
+
+
+class Loaders:
+    """Says of its images what they are, and no more."""
+
+    def __iter__(self):
+        label = torch.tensor([0, 1])
+        return iter([Batch(torch.rand(2, 1, 8, 8), label, label, label)])
+
+
+@pytest.fixture(autouse=True)
+def teacher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
+    network = MLP([64, 16, 10])
+    torch.save(network.state_dict(), "teacher.pt")
+    return network
+
+
+def student(**options):
+    torch.manual_seed(2)
+    return DistillModule(MLP([64, 8, 10]), MLP([64, 16, 10]), "teacher.pt", **options)
+
+
+def fit(module, data=DigitsDataModule, epochs=3, **options):
+    """Train on made jitter; say how many images the teacher was shown in each epoch."""
+    shown = []
+    module.teacher.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=epochs, **settings, enable_model_summary=False, accelerator="cpu", **options)
+    trainer.fit(module, datamodule=data(train_size=100, batch_size=50, views=Shift(1), seed=0))
+    return shown
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("bf16-mixed", 2e-3)])
+def test_cached_and_live_students_have_the_same_final_weights(precision, tolerance):
+    cached, live = student(cache_teacher=True), student(cache_teacher=False)
+    assert sum(fit(cached, precision=precision)) < sum(fit(live, precision=precision)) == 300
+    for name, weight in live.net.state_dict().items():
+        torch.testing.assert_close(cached.net.state_dict()[name], weight, rtol=0, atol=tolerance)
+
+
+def test_the_teacher_is_shown_each_pair_once_in_all_runs():
+    data = DigitsDataModule(train_size=100, views=Shift(1), seed=0)
+    data.setup("fit")
+    dealt = [data._views_of_epoch(epoch, torch.device("cpu"))[data.train_positions] for epoch in range(3)]
+    pairs = {9 * i + v for views in dealt for i, v in zip(data.train_positions.tolist(), views.tolist(), strict=True)}
+    assert 100 < len(pairs) < 300
+    first = fit(student())  # by default
+    assert first[:2] == [50, 50]
+    (file,) = Path().glob("teacher.answers-*.safetensors")
+    assert set(load_file(file)["pair"].tolist()) == pairs
+    assert fit(student()) == [50, 50, 50]  # all are known: each epoch's first batch is compared
+    assert list(Path().glob("teacher.answers-*")) == [file]
+
+
+def test_other_views_pixels_or_weights_have_answers_of_their_own():
+    fit(student(), epochs=1)
+    fit(student(), lambda **options: DigitsDataModule(**{**options, "views": None}), epochs=1)
+    fit(student(), lambda **options: DigitsDataModule(**options, mean=[0.5]), epochs=1)
+    fit(student(), epochs=1, precision="bf16-mixed")
+    assert len(list(Path().glob("teacher.answers-*"))) == 4
+    torch.save(MLP([64, 16, 10]).state_dict(), "teacher.pt")
+    fit(student(), epochs=1)
+    assert len(list(Path().glob("teacher.answers-*"))) == 1
+
+
+def test_augmentation_beyond_the_views_is_refused_where_it_shows():
+    with pytest.raises(UserError, match="cache_teacher: the teacher answers otherwise"):
+        fit(student(), lambda **options: Grainy(**{**options, "views": None}))
+    assert len(fit(student(cache_teacher=False), Grainy)) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {
+                "features": [FeatureMatch("linear1", "linear1", CosineHiddenLoss())],
+                "feature_weight": 1.0,
+            },
+            "features take the teacher's inner layers",
+        ),
+        ({"teacher": VGG([[4]], track_running_stats=False, in_channels=1)}, "depends on the images beside it"),
+    ],
+    ids=["features", "batch statistics"],
+)
+def test_what_cannot_be_kept_is_refused_if_asked_for_and_else_asked_anew(options, expected):
+    if teacher := options.pop("teacher", None):
+        torch.save(teacher.state_dict(), "teacher.pt")
+    torch.manual_seed(2)
+
+    def module(**more):
+        return DistillModule(MLP([64, 8, 10]), teacher or MLP([64, 16, 10]), "teacher.pt", **options, **more)
+
+    with pytest.raises(UserError, match=f"cache_teacher: .*{expected}; false expected"):
+        fit(module(cache_teacher=True))
+    fit(module(), epochs=1)
+    assert not list(Path().glob("teacher.answers-*"))
+
+
+def test_loaders_that_do_not_say_what_they_show_are_refused_if_asked_for():
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match="cache_teacher: the data does not say what an image and a view show"):
+        trainer.fit(student(cache_teacher=True), train_dataloaders=Loaders())
+
+
+def test_a_table_that_is_too_large_is_made_only_if_asked_for(monkeypatch):
+    monkeypatch.setattr("kd_lightning.modules.distill.CACHE_BYTES", 1000)
+    assert sum(fit(student())) == 300
+    assert sum(fit(student(cache_teacher=True))) < 300
