@@ -85,30 +85,34 @@ class CachedTeacher:
 
     def end_epoch(self) -> None:
         """Join what the processes have found out, and have the next epoch's first answers compared."""
-        if not self._complete and dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.table, dist.ReduceOp.MAX)
-        self._filled()
-
-    def _filled(self) -> None:
-        self._complete = not bool((self._rows[:, 0] == UNKNOWN).any())
+        if not self._complete:
+            self._join()
         self._to_compare = True
 
+    def _join(self) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.table, dist.ReduceOp.MAX)
+        self._complete = not bool((self._rows[:, 0] == UNKNOWN).any())  # in all processes, or in none
+
     def load(self, file: Path) -> None:
-        """Take over a file's answers; none, with a warning, of one that is damaged or of another table."""
-        if not file.is_file():
-            return
-        try:
-            kept = load_file(file)
-            pair, logits = kept["pair"], kept["logits"]
-            if logits.shape != (*pair.shape, self._rows.shape[1]) or not 0 <= pair.min() <= pair.max() < len(
-                self._rows
-            ):
-                raise ValueError(f"{len(pair)} answers of shape {tuple(logits.shape)} found")
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            warnings.warn(f"{file} holds no answers of this teacher, and is written anew ({error})", stacklevel=2)
-            return
+        """Take over the answers that any process finds in its file; a damaged file, or another table's, is a warning.
+
+        All processes are to call this.
+        """
+        if file.is_file():
+            try:
+                self._read(file)
+            except (SafetensorError, OSError, LookupError, ValueError, RuntimeError) as error:
+                warnings.warn(f"{file} holds no answers of this teacher, and is written anew ({error})", stacklevel=2)
+        self._join()
+        self._to_compare = True
+
+    def _read(self, file: Path) -> None:
+        kept = load_file(file)
+        pair, logits = kept["pair"], kept["logits"]
+        if logits.shape != (*pair.shape, self._rows.shape[1]) or not 0 <= pair.min() <= pair.max() < len(self._rows):
+            raise ValueError(f"{len(pair)} answers of shape {tuple(logits.shape)} found")
         self._rows[pair.to(self._rows.device)] = logits.to(self._rows.device)
-        self._filled()
 
     def save(self, file: Path) -> None:
         """Write what is known, if any of it is new, whole or not at all; a folder that cannot be written is a warning.
