@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from kd_lightning.callbacks import ConfusionMatrix, PredictionWriter, ResultsWriter
+from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.teachers import load_weights, resolve_checkpoint
@@ -214,8 +215,7 @@ def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)
-    # Adam's moments of a dead unit decay into denormal numbers, on which a CPU's step takes several times as long.
-    torch.set_flush_denormal(True)
+    make_cpu_fast()
     if not torch.cuda.is_available():
         # Lightning asks for CUDA checks through NVML, which then re-opens it at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -13,6 +13,7 @@ PACKAGE = Path(kd_lightning.__file__).parent
 FLOOR = {
     "__init__": 0,
     "batch": 0,
+    "cpu": 0,
     "download": 0,
     "errors": 0,
     "weights_file": 1,
