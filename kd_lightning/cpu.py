@@ -10,6 +10,9 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 MOST_BYTES = 2**31 - 1
 """The largest value that an option takes."""
 
+MOST_BYTES_ONCE = 2**25
+"""The largest threshold that glibc took before version 2.35; it refuses others."""
+
 
 def make_cpu_fast() -> None:
     """Flush denormal numbers to zero, and keep freed memory for the next step. Whole process; to be said once or more.
@@ -25,5 +28,7 @@ def make_cpu_fast() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or another system
         return
+    # The threshold first: any option that is set stops glibc from raising it by itself.
+    if not mallopt(MMAP_THRESHOLD, MOST_BYTES):
+        mallopt(MMAP_THRESHOLD, MOST_BYTES_ONCE)
     mallopt(TRIM_THRESHOLD, MOST_BYTES)
-    mallopt(MMAP_THRESHOLD, MOST_BYTES)

@@ -185,7 +185,8 @@ def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> P
         f"# {recipe.title}",
         "",
         f"Source: {recipe.source}. Figures: {METRICS[recipe.metric]} on the test set, mean ± standard deviation over "
-        f"the seeds (n). Seconds: one training, without the test.{_said_of_latency(rows)}",
+        f"the seeds (n). Seconds: one training, without the test; a teacher's answers are worked out in the first that "
+        f"needs them.{_said_of_latency(rows)}",
         "",
         f"    {command}",
         "",

@@ -24,10 +24,6 @@ RESIDENT_BYTES = 2 * 2**30
 """A set up to this size is copied to the device, under its views; a larger one stays where it is, a memory map."""
 
 
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
-
-
 def _as_dealt(indices: Any) -> Any:
     return indices
 
@@ -131,17 +127,18 @@ class ClassificationDataModule(LightningDataModule):
         """What tells this data from other data under the same options; empty where the options say it all."""
         return ""
 
-    def shown(self) -> str:
+    def shown_digest(self) -> str:
         """Tell what `deal` makes of each image and view of the training set from all else; known after setup.
 
-        Empty where it is not known: of a streamed set without a fingerprint.
+        Empty for a streamed set, whose pixels would have to be read for it.
         """
         part = self._parts[True]
-        if isinstance(part, StreamedSet) and not self.fingerprint:
+        if isinstance(part, StreamedSet):
             return ""
-        images = "" if self.fingerprint or isinstance(part, StreamedSet) else _digest(part.image)
-        sizes = self.stored_shape, self.image_shape, self.mean.tolist(), self.std.tolist()
-        return " ".join(map(str, [self.fingerprint, images, *sizes, self.views]))
+        result = hashlib.sha256(part.image.contiguous().numpy().data)
+        shapes = self.stored_shape, self.image_shape
+        result.update(repr((type(self), *shapes, self.mean.tolist(), self.std.tolist(), self.views)).encode())
+        return result.hexdigest()
 
     @property
     def num_classes(self) -> int:

@@ -81,7 +81,8 @@ class _Windows(ViewFamily):
         self._rows, self._columns = starts.repeat(self.count // len(starts), 1).T.contiguous()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.margin}, {self.count} views)"
+        options = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+        return f"{type(self).__qualname__}({options})"  # a subclass's own too
 
     def draw(self, size: int, generator: Generator) -> Tensor:
         """Draw a window, mirrored or not, for each image."""

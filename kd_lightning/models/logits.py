@@ -20,6 +20,7 @@ class Logits(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Turn features (…, in_features) of any floating-point type into logits (…, out_features) in float32."""
-        with torch.autocast(input.device.type, enabled=False):
+        device = input.device.type
+        with torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return F.linear(input.float(), self.weight.float(), bias)

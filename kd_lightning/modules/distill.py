@@ -165,32 +165,38 @@ class DistillModule(ClassifierModule):
                         f"({' '.join(str(error).split())})"
                     ) from error
 
-    def _no_cache(self, shown: str) -> str:
+    def _why_not_cached(self) -> str:
         """Why the teacher has to be asked anew every time; empty if it need not."""
+        data = data_of(self.trainer)
         if self.features:
             return "features take the teacher's inner layers"
         if uses_batch_statistics(self.teacher.network):
             return "what the teacher's batch norm makes of an image depends on the images beside it"
-        return "" if shown else "the data does not say what an image and a view show"
+        if not hasattr(data, "shown_digest"):
+            return "the data does not say what an image and a view show"
+        size = CachedTeacher.nbytes(data.train_count, data.views.count, data.num_classes)
+        if size > CACHE_BYTES and not self.cache_teacher:
+            return f"{size / 2**30:.1f} GiB of answers"
+        return ""
 
     def on_fit_start(self) -> None:
         """Make the table of the teacher's answers, with those that runs before have left."""
         self._answers = None
         if self.cache_teacher is False:
             return
-        data = data_of(self.trainer)
-        shown = data.shown() if hasattr(data, "shown") else ""
-        if reason := self._no_cache(shown):
+        data, reason = data_of(self.trainer), self._why_not_cached()
+        digest = "" if reason else data.shown_digest()
+        if not digest:
             if self.cache_teacher:
-                raise UserError(f"cache_teacher: {reason}; false expected")
+                raise UserError(
+                    f"cache_teacher: {reason or 'streamed images are not known beforehand'}; false expected"
+                )
             return
+        seen = f"{digest} {self.teacher.network} {self.trainer.precision} {self.device.type}"
+        self._answers_file = table_file(resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt"), seen)
         size = data.train_count, data.views.count, data.num_classes
-        if self.cache_teacher or CachedTeacher.nbytes(*size) <= CACHE_BYTES:
-            checkpoint = resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt")
-            seen = f"{shown} {self.trainer.precision} {self.device.type}"
-            self._answers = CachedTeacher(*size, self.device)
-            self._answers_file = table_file(checkpoint, self.teacher.network, seen)
-            self._answers.load(self._answers_file)
+        self._answers = CachedTeacher(data.train_positions, *size, self.device)
+        self._answers.load(self._answers_file)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and join what each process has had the teacher say."""
@@ -202,20 +208,20 @@ class DistillModule(ClassifierModule):
         """Keep the teacher's answers."""
         if self._answers is not None and self.trainer.is_global_zero:
             self._answers.save(self._answers_file)
+        self._answers = None
 
     def teacher_logits(self, batch: Batch) -> Tensor | None:
         """What the teacher says of a batch: (B, classes); None where its file is gone."""
-        return self.teacher(self.as_input(batch.image)).float() if self._teacher_loaded else None
+        return self._ask(batch.image) if self._teacher_loaded else None
+
+    def _ask(self, image: Tensor) -> Tensor:
+        return self.teacher(self.as_input(image)).float()
 
     def _answer(self, batch: Batch) -> Tensor:
         """The teacher's logits of a training batch: (B, classes)."""
-
-        def ask(rows: Tensor | slice) -> Tensor:
-            return self.teacher(self.as_input(batch.image[rows])).float()
-
         if self._answers is None:
-            return ask(slice(None))
-        return self._answers.look_up(batch.index, batch.view, ask)
+            return self._ask(batch.image)
+        return self._answers.look_up(batch.index, batch.view, lambda rows: self._ask(batch.image[rows]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""

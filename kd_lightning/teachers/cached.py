@@ -1,34 +1,37 @@
 """A teacher's answers, each worked out once."""
 
 import hashlib
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
-from glob import escape
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
+from kd_lightning.weights_file import read_weights
 
 UNKNOWN = -torch.inf
 """In a place of a table that is not filled. It lies below every logit, so that tables are joined by their maximum."""
 
-TOLERANCE = 0.05
-"""How far, in standard deviations of the logits, kept answers may lie from new ones; rounding stays well below."""
+TOLERANCE = 0.02
+"""How far kept answers may lie from new ones on average, in standard deviations of all that are kept: for rounding."""
 
 
 class CachedTeacher:
     """A table of a teacher's logits by (image, view): a pair is shown to the teacher when it is first asked for.
 
-    It is exact, because views are finite: the pair says what the teacher saw. The first pairs of every epoch that are
-    known are shown again, and must be answered as before.
+    Because views are finite, the pair says what the teacher sees. That holds as long as nothing else changes the
+    images, so the first known pairs of every epoch are shown again, and must be answered as before.
 
     Args:
+        places: int64 (n,), the images of the training set that are trained on.
         images: how many the whole training set has.
         views: how many each image has.
         classes: logits a pair.
@@ -37,12 +40,16 @@ class CachedTeacher:
     Source: soft labels kept for each crop, Shen and Xing 2021 (FKD, arXiv 2112.01528).
     """
 
-    def __init__(self, images: int, views: int, classes: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, places: Tensor, images: int, views: int, classes: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.table = torch.full((images, views, classes), UNKNOWN, device=device)
         self._rows = self.table.view(-1, classes)
+        self._places = places.to(device)
         self._complete = False
         self._to_compare = False
         self._new = False
+        self._read_from: Path | None = None
 
     @staticmethod
     def nbytes(images: int, views: int, classes: int) -> int:
@@ -61,7 +68,8 @@ class CachedTeacher:
             float32 (B, classes).
 
         Raises:
-            UserError: the teacher answers otherwise than before: what it sees is more than its view, or it is random.
+            UserError: the teacher answers otherwise than before: it is random, or there is more to what it sees than
+                the view.
         """
         logits = self.table[index, view]
         if self._complete and not self._to_compare:
@@ -76,10 +84,12 @@ class CachedTeacher:
         return logits
 
     def _compare(self, kept: Tensor, new: Tensor) -> None:
-        if not (kept - new).abs().mean() <= TOLERANCE * kept.std(correction=0):
+        spread = self._rows[self._rows[:, 0] != UNKNOWN].std(correction=0)
+        if not (kept - new).abs().mean() <= TOLERANCE * spread:
+            kept_where = f"in {self._read_from}: remove it, or" if self._read_from else "in this run:"
             raise UserError(
-                "cache_teacher: the teacher answers otherwise to the same image and view, so there is more to what it "
-                "sees than the view, or it is random; false expected"
+                f"cache_teacher: the teacher answers otherwise to the same image and view than {kept_where} set it to "
+                "false where images are changed beyond their views"
             )
         self._to_compare = False
 
@@ -92,7 +102,8 @@ class CachedTeacher:
     def _join(self) -> None:
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.table, dist.ReduceOp.MAX)
-        self._complete = not bool((self._rows[:, 0] == UNKNOWN).any())  # in all processes, or in none
+            self._new = True
+        self._complete = not bool((self.table[self._places, :, 0] == UNKNOWN).any())  # in all processes, or in none
 
     def load(self, file: Path) -> None:
         """Take over the answers that any process finds in its file; a damaged file, or another table's, is a warning.
@@ -101,49 +112,59 @@ class CachedTeacher:
         """
         if file.is_file():
             try:
-                self._read(file)
-            except (SafetensorError, OSError, LookupError, ValueError, RuntimeError) as error:
+                pair, logits = self._read(file)
+            except (UserError, LookupError, ValueError, RuntimeError, TypeError) as error:
                 warnings.warn(f"{file} holds no answers of this teacher, and is written anew ({error})", stacklevel=2)
+            else:
+                self._rows[pair.to(self._rows.device)] = logits.to(self._rows.device)
+                self._read_from = file
         self._join()
-        self._to_compare = True
+        self._to_compare, self._new = True, False
 
-    def _read(self, file: Path) -> None:
-        kept = load_file(file)
+    def _read(self, file: Path) -> tuple[Tensor, Tensor]:
+        kept = read_weights(file, "cache_teacher")
         pair, logits = kept["pair"], kept["logits"]
         if logits.shape != (*pair.shape, self._rows.shape[1]) or not 0 <= pair.min() <= pair.max() < len(self._rows):
             raise ValueError(f"{len(pair)} answers of shape {tuple(logits.shape)} found")
-        self._rows[pair.to(self._rows.device)] = logits.to(self._rows.device)
+        return pair, logits
 
     def save(self, file: Path) -> None:
-        """Write what is known, if any of it is new, whole or not at all; a folder that cannot be written is a warning.
+        """Write what is known, if any of it is new, whole or not at all; what cannot be written is a warning.
 
-        Tables of the same checkpoint with other weights, which are never read again, are removed.
+        Tables of the checkpoint's earlier weights, which are never read again, are removed.
         """
         if not self._new:
             return
-        pair = (self._rows[:, 0] != UNKNOWN).nonzero().squeeze(1)
         try:
+            rows = self._rows.cpu()
+            pair = (rows[:, 0] != UNKNOWN).nonzero().squeeze(1)
             with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
                 written = Path(folder) / file.name
-                save_file({"pair": pair.cpu(), "logits": self._rows[pair].cpu()}, written)
+                save_file({"pair": pair, "logits": rows[pair]}, written)
+                written.chmod(0o644)  # for others too
                 written.replace(file)
-            checkpoint, weights, _ = file.name.rsplit("-", 2)
-            for other in file.parent.glob(f"{escape(checkpoint)}-*"):
-                if not other.name.startswith(f"{checkpoint}-{weights}-"):
-                    other.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
             warnings.warn(f"{file}: the teacher's answers are not kept ({error})", stacklevel=2)
         self._new = False
+        _remove_outdated(file)
 
 
-def table_file(checkpoint: Path, network: nn.Module, shown: str) -> Path:
-    """Name the file, beside the teacher's checkpoint, for the answers of these weights to what is shown so."""
-    weights = hashlib.sha256(repr(network).encode())
-    for name, tensor in network.state_dict().items():
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        weights.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    digests = weights.hexdigest()[:16], hashlib.sha256(shown.encode()).hexdigest()[:16]
-    return checkpoint.with_name(f"{checkpoint.stem}.answers-{'-'.join(digests)}.safetensors")
+TABLE_FILE = re.compile(r"(?P<checkpoint>.+)\.answers-(?P<weights>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors")
+
+
+def table_file(checkpoint: Path, seen: str) -> Path:
+    """Name the file, beside the teacher's checkpoint, for the answers of its weights to what is seen so."""
+    digests = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16], hashlib.sha256(seen.encode()).hexdigest()[:16]
+    return checkpoint.with_name(f"{checkpoint.name}.answers-{'-'.join(digests)}.safetensors")
+
+
+def _remove_outdated(file: Path) -> None:
+    mine = TABLE_FILE.fullmatch(file.name)
+    with suppress(OSError):
+        for other in file.parent.iterdir():
+            its = TABLE_FILE.fullmatch(other.name)
+            if mine and its and its["checkpoint"] == mine["checkpoint"] and its["weights"] != mine["weights"]:
+                other.unlink()
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:

@@ -55,3 +55,7 @@ def test_without_a_bias_it_multiplies_alone() -> None:
 def test_every_network_ends_with_it(network: nn.Module, shape: tuple[int, ...]) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert network.eval()(torch.rand(2, *shape)).dtype == torch.float32
+
+
+def test_shapes_are_told_on_the_meta_device() -> None:
+    assert Logits(4, 3, device="meta")(torch.empty(2, 4, device="meta")).shape == (2, 3)

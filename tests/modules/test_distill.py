@@ -139,5 +139,5 @@ def test_two_processes_train_without_complaint_and_share_the_samples(teacher_fil
     assert "unused" not in done.stderr
     (checkpoint,) = (tmp_path / "runs").rglob("last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
-    (answers,) = tmp_path.glob("teacher.answers-*.safetensors")
+    (answers,) = tmp_path.glob("teacher.pt.answers-*.safetensors")
     assert load_file(answers)["logits"].shape == (100, 10)  # what the teacher said in either process

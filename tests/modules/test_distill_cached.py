@@ -72,10 +72,10 @@ def test_the_teacher_is_shown_each_pair_once_in_all_runs():
     assert 100 < len(pairs) < 300
     first = fit(student())  # by default
     assert first[:2] == [50, 50]
-    (file,) = Path().glob("teacher.answers-*.safetensors")
+    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
     assert set(load_file(file)["pair"].tolist()) == pairs
     assert fit(student()) == [50, 50, 50]  # all are known: each epoch's first batch is compared
-    assert list(Path().glob("teacher.answers-*")) == [file]
+    assert list(Path().glob("teacher.pt.answers-*")) == [file]
 
 
 def test_other_views_pixels_or_weights_have_answers_of_their_own():
@@ -83,10 +83,10 @@ def test_other_views_pixels_or_weights_have_answers_of_their_own():
     fit(student(), lambda **options: DigitsDataModule(**{**options, "views": None}), epochs=1)
     fit(student(), lambda **options: DigitsDataModule(**options, mean=[0.5]), epochs=1)
     fit(student(), epochs=1, precision="bf16-mixed")
-    assert len(list(Path().glob("teacher.answers-*"))) == 4
+    assert len(list(Path().glob("teacher.pt.answers-*"))) == 4
     torch.save(MLP([64, 16, 10]).state_dict(), "teacher.pt")
     fit(student(), epochs=1)
-    assert len(list(Path().glob("teacher.answers-*"))) == 1
+    assert len(list(Path().glob("teacher.pt.answers-*"))) == 1
 
 
 def test_augmentation_beyond_the_views_is_refused_where_it_shows():
@@ -110,17 +110,16 @@ def test_augmentation_beyond_the_views_is_refused_where_it_shows():
     ids=["features", "batch statistics"],
 )
 def test_what_cannot_be_kept_is_refused_if_asked_for_and_else_asked_anew(options, expected):
-    if teacher := options.pop("teacher", None):
-        torch.save(teacher.state_dict(), "teacher.pt")
-    torch.manual_seed(2)
+    settings = {"teacher": MLP([64, 16, 10]), **options}
+    torch.save(settings["teacher"].state_dict(), "teacher.pt")
 
     def module(**more):
-        return DistillModule(MLP([64, 8, 10]), teacher or MLP([64, 16, 10]), "teacher.pt", **options, **more)
+        return DistillModule(MLP([64, 8, 10]), teacher_ckpt="teacher.pt", **settings, **more)
 
     with pytest.raises(UserError, match=f"cache_teacher: .*{expected}; false expected"):
         fit(module(cache_teacher=True))
     fit(module(), epochs=1)
-    assert not list(Path().glob("teacher.answers-*"))
+    assert not list(Path().glob("teacher.pt.answers-*"))
 
 
 def test_loaders_that_do_not_say_what_they_show_are_refused_if_asked_for():

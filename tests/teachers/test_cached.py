@@ -1,3 +1,5 @@
+import resource
+import signal
 import warnings
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP, VGG
 from kd_lightning.teachers import CachedTeacher, table_file, uses_batch_statistics
+from kd_lightning.teachers.cached import TABLE_FILE
+
+FILE = "last.ckpt.answers-0123456789abcdef-fedcba9876543210.safetensors"
 
 
 class Asked:
@@ -30,15 +35,19 @@ def ask(cache: CachedTeacher, index: list[int], view: list[int]) -> tuple[list[l
     return cache.look_up(asked.index, asked.view, asked).tolist(), asked.pairs
 
 
+def empty(images: int = 3, views: int = 2, classes: int = 2) -> CachedTeacher:
+    return CachedTeacher(torch.arange(images), images, views, classes)
+
+
 def filled() -> CachedTeacher:
     """Of three images and two views: (0, 0) and (2, 1) are known."""
-    cache = CachedTeacher(3, 2, 2)
+    cache = empty()
     ask(cache, [0, 2], [0, 1])
     return cache
 
 
 def test_a_pair_is_asked_for_once() -> None:
-    cache = CachedTeacher(3, 2, 2)
+    cache = empty()
     assert ask(cache, [2, 0], [1, 0]) == ([[21.0, -2.0], [0.0, 0.0]], [(2, 1), (0, 0)])
     assert ask(cache, [0, 2, 1], [0, 1, 1]) == ([[0.0, 0.0], [21.0, -2.0], [11.0, -1.0]], [(1, 1)])
     assert ask(cache, [1, 2], [1, 0])[1] == [(2, 0)]  # the same image under another view is another pair
@@ -62,24 +71,49 @@ def test_a_teacher_that_answers_otherwise_is_refused_but_for_rounding(factor: fl
     cache.end_epoch()
     asked = Asked([0, 2], [0, 1])
     if refused:
-        with pytest.raises(UserError, match="cache_teacher: the teacher answers otherwise to the same image and view"):
+        with pytest.raises(UserError, match="to the same image and view than in this run: set it to false"):
             cache.look_up(asked.index, asked.view, lambda rows: factor * asked(rows))
     else:
         assert cache.look_up(asked.index, asked.view, lambda rows: factor * asked(rows))[1].tolist() == [21.0, -2.0]
 
 
+def test_what_is_rounding_is_told_by_all_answers_not_by_those_compared() -> None:
+    cache = filled()
+    ask(cache, [1], [0])
+    cache.end_epoch()
+    asked = Asked([1], [0])  # one answer alone has no spread
+    assert cache.look_up(asked.index, asked.view, lambda rows: asked(rows) + 0.1).tolist() == [[10.0, -1.0]]
+
+
+def test_kept_answers_that_no_longer_hold_are_refused_with_the_file(tmp_path: Path) -> None:
+    filled().save(tmp_path / FILE)
+    cache = empty()
+    cache.load(tmp_path / FILE)
+    asked = Asked([0, 2], [0, 1])
+    with pytest.raises(UserError, match=f"{FILE}: remove it, or set it to false"):
+        cache.look_up(asked.index, asked.view, lambda rows: 0.5 * asked(rows))
+
+
+def test_images_that_are_not_trained_on_are_not_waited_for() -> None:
+    cache = CachedTeacher(torch.tensor([0, 2]), 3, 1, 2)
+    ask(cache, [0, 2], [0, 0])
+    cache.end_epoch()
+    ask(cache, [0, 2], [0, 0])
+    assert cache._complete
+
+
 def test_a_table_takes_four_bytes_a_logit() -> None:
     assert CachedTeacher.nbytes(60_000, 25, 10) == 60_000_000
-    assert CachedTeacher(3, 2, 5).table.nbytes == CachedTeacher.nbytes(3, 2, 5) == 120
+    assert empty(3, 2, 5).table.nbytes == CachedTeacher.nbytes(3, 2, 5) == 120
 
 
 def test_a_file_holds_what_is_known_for_the_next_run(tmp_path: Path) -> None:
-    file = tmp_path / "last.answers-a-b.safetensors"
+    file = tmp_path / FILE
     filled().save(file)
     kept = load_file(file)
     assert kept["pair"].tolist() == [0, 5]
     assert kept["logits"].tolist() == [[0.0, 0.0], [21.0, -2.0]]
-    cache = CachedTeacher(3, 2, 2)
+    cache = empty()
     cache.load(file)
     assert ask(cache, [1, 0], [0, 0]) == ([[10.0, -1.0], [0.0, 0.0]], [(0, 0), (1, 0)])  # (0, 0) to compare
     cache.save(file)
@@ -88,7 +122,7 @@ def test_a_file_holds_what_is_known_for_the_next_run(tmp_path: Path) -> None:
 
 
 def test_a_file_is_written_only_when_there_is_something_new(tmp_path: Path) -> None:
-    file = tmp_path / "last.answers-a-b.safetensors"
+    file = tmp_path / FILE
     cache = filled()
     cache.save(file)
     written = file.stat().st_mtime_ns
@@ -98,26 +132,31 @@ def test_a_file_is_written_only_when_there_is_something_new(tmp_path: Path) -> N
 
 
 def test_answers_of_weights_that_are_gone_are_removed_and_no_other_file(tmp_path: Path) -> None:
-    others = ["last.answers-old-b", "last.answers-a-other", "best.answers-old-b"]
-    for name in others:
-        (tmp_path / f"{name}.safetensors").touch()
-    (tmp_path / "last.ckpt").touch()
-    filled().save(tmp_path / "last.answers-a-b.safetensors")
-    names = {path.name.removesuffix(".safetensors") for path in tmp_path.iterdir()}
-    assert names == {"last.answers-a-b", *others[1:], "last.ckpt"}
+    gone = f"last.ckpt.answers-{'0' * 16}-fedcba9876543210.safetensors"
+    others = [
+        FILE.replace("fedcba9876543210", "1" * 16),  # the same weights, shown something else
+        gone.replace("last", "best"),
+        gone.replace("ckpt", "pt"),
+        "last.ckpt",
+        "last.ckpt.answers-mine.csv",
+    ]
+    for name in [gone, *others]:
+        (tmp_path / name).touch()
+    filled().save(tmp_path / FILE)
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, *others}
 
 
 def test_no_file_is_no_answers_without_a_word(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cache = CachedTeacher(3, 2, 2)
+        cache = empty()
         cache.load(tmp_path / "none.safetensors")
     assert ask(cache, [0], [0])[1] == [(0, 0)]
 
 
 @pytest.mark.parametrize("made_by", ["cut short", "text", "more images", "more classes", "no answer"])
 def test_a_file_that_is_damaged_or_of_another_table_is_not_used(made_by: str, tmp_path: Path) -> None:
-    file = tmp_path / "last.answers-a-b.safetensors"
+    file = tmp_path / FILE
     filled().save(file)
     if made_by == "cut short":
         file.write_bytes(file.read_bytes()[:-5])
@@ -125,10 +164,10 @@ def test_a_file_that_is_damaged_or_of_another_table_is_not_used(made_by: str, tm
         file.write_text("no table")
     size = {"more images": (2, 2, 2), "more classes": (3, 2, 3)}.get(made_by, (3, 2, 2))
     if made_by == "no answer":
-        empty = CachedTeacher(3, 2, 2)
-        empty._new = True
-        empty.save(file)
-    cache = CachedTeacher(*size)
+        nothing = empty()
+        nothing._new = True
+        nothing.save(file)
+    cache = empty(*size)
     with pytest.warns(UserWarning, match="holds no answers of this teacher, and is written anew"):
         cache.load(file)
     assert bool((cache.table == -torch.inf).all())
@@ -136,21 +175,39 @@ def test_a_file_that_is_damaged_or_of_another_table_is_not_used(made_by: str, tm
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the teacher's answers are not kept"):
-        filled().save(tmp_path / "none" / "last.answers-a-b.safetensors")
+        filled().save(tmp_path / "none" / FILE)
 
 
-def test_the_file_is_named_for_the_weights_and_for_what_is_shown(tmp_path: Path) -> None:
+def test_a_full_disk_costs_a_warning_and_leaves_the_file_before(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("before")
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, size[1]))
+    try:
+        with pytest.warns(UserWarning, match="the teacher's answers are not kept"):
+            filled().save(tmp_path / FILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert (tmp_path / FILE).read_text() == "before"
+
+
+def test_others_may_read_the_file(tmp_path: Path) -> None:
+    filled().save(tmp_path / FILE)
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o644
+
+
+def test_the_file_is_named_for_the_checkpoint_and_for_what_is_seen(tmp_path: Path) -> None:
     checkpoint = tmp_path / "last.ckpt"
-    torch.manual_seed(0)
-    network, other = MLP([4, 3, 2]).bfloat16(), MLP([4, 3, 2]).bfloat16()
-    file = table_file(checkpoint, network, "digits")
-    assert file == table_file(checkpoint, network, "digits")
+    checkpoint.write_bytes(b"weights")
+    file = table_file(checkpoint, "digits")
+    assert file == table_file(checkpoint, "digits")
+    assert TABLE_FILE.fullmatch(file.name)
     assert file.parent == tmp_path
-    assert file.name.startswith("last.answers-")
-    assert len({file, table_file(checkpoint, other, "digits"), table_file(checkpoint, network, "letters")}) == 3
-    with torch.no_grad():
-        network[-1].bias[0] += 1
-    assert table_file(checkpoint, network, "digits") != file
+    assert file != table_file(checkpoint, "letters")
+    checkpoint.write_bytes(b"other weights")
+    assert file != table_file(checkpoint, "digits")
 
 
 @pytest.mark.parametrize(
