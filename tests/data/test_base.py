@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from kd_lightning.data import ImageSet
+from kd_lightning.data import ImageSet, Shift
 from kd_lightning.errors import UserError
 from tests.data.made import TEST_LABELS, TRAIN_LABELS, MadeDataModule, made
 
@@ -154,3 +154,20 @@ def test_images_and_labels_that_do_not_fit_the_classes_are_refused_at_setup(
     monkeypatch.setattr(MadeDataModule, "load", lambda self, train: ImageSet(image, torch.tensor(label)))
     with pytest.raises(UserError, match=message):
         MadeDataModule().setup("fit")
+
+
+def test_what_is_shown_is_told_by_pixels_size_normalisation_and_views() -> None:
+    digests = [
+        data.shown_digest()
+        for data in (
+            made(),
+            made(mean=[1.0]),
+            made(std=[0.5]),
+            made(views=Shift(1)),
+            made(views=Shift(2)),
+        )
+    ]
+    brighter = made()
+    brighter._parts[True].image[3, 0, 2, 2] += 1  # one pixel
+    assert len({*digests, brighter.shown_digest()}) == 6
+    assert made(train_size=5, val_size=3, batch_size=2, seed=1).shown_digest() == digests[0]

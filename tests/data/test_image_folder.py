@@ -108,6 +108,7 @@ def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) 
     kept, streamed = (set_up(split_tree, views=views, cache_limit=limit, batch_size=5) for limit in (1.0, 0.0))
     tried = list((split_tree / CACHE_FOLDER).glob("*-tried-*/images.bin"))
     assert [file.stat().st_size for file in tried] == [0, 0]  # nothing is kept, though all was tried
+    assert (len(kept.shown_digest()), streamed.shown_digest()) == (64, "")
     for data in (kept, streamed):
         data.trainer = trainer_in("training")
     for ours, theirs in zip(kept.train_dataloader(), streamed.train_dataloader(), strict=True):
@@ -205,6 +206,12 @@ def test_proportions_are_kept_by_a_crop_or_given_up(tmp_path: Path) -> None:
     assert (cropped[:, :, 1:-1] == 255).all()
     assert (squeezed[:, 5, 0] == 0).all()
     assert (squeezed[:, 5, 5] == 255).all()
+    for name in ("ant", "bee"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(5):
+            wide.save(tmp_path / "images" / name / f"{i}.png")
+    digests = {set_up(tmp_path / "images", "fit", crop=crop).shown_digest() for crop in (True, False)}
+    assert len(digests) == 2
 
 
 def test_an_image_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:

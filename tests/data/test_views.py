@@ -137,3 +137,15 @@ def test_mirrors_alone_have_two_views() -> None:
 def test_a_crop_with_less_than_no_padding_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 0 pixels, not -1"):
         CropFlip(-1)
+
+
+def test_a_family_is_told_from_every_other_by_its_name() -> None:
+    class Narrow(Shift):
+        def __init__(self, max_shift: int = 2, columns: int = 0) -> None:
+            super().__init__(max_shift)
+            self.columns = columns
+
+    families = [Identity(), Shift(1), Shift(2), CropFlip(1), CropFlip(2), CropFlip(2, mirror=False)]
+    families += [Narrow(), Narrow(columns=1)]
+    assert len({repr(family) for family in families}) == 8
+    assert repr(Narrow(1, 1)) == repr(Narrow(1, 1))
