@@ -1,6 +1,13 @@
+import os
+
 import pytest
+import torch
 
 from kd_lightning import latency
+
+# Two busy threads on two busy cores stall each other: one each, here and in the processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
