@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from kd_lightning.models.conv import Conv3x3
 from kd_lightning.models.dropout import Dropout
 from kd_lightning.models.logits import Logits
 
@@ -43,7 +44,7 @@ class VGG(nn.Sequential):
             for j, out_channels in enumerate(widths, start=1):
                 if dropout:
                     block[f"dropout{j}"] = Dropout(dropout)
-                block[f"conv{j}"] = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+                block[f"conv{j}"] = Conv3x3(in_channels, out_channels)
                 block[f"norm{j}"] = nn.BatchNorm2d(out_channels, track_running_stats=track_running_stats)
                 block[f"relu{j}"] = nn.ReLU()
                 in_channels = out_channels

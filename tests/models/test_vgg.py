@@ -73,19 +73,20 @@ def test_the_published_networks_have_their_parameter_counts(
 
 
 @pytest.mark.parametrize(
-    ("blocks", "dropout", "published"),
-    [(TEACHER, 0.1, published_teacher), (STUDENT, 0.0, published_student)],
+    ("blocks", "dropout", "published", "rounding"),
+    # The teacher's widest layers are products, which add up in another order than a convolution.
+    [(TEACHER, 0.1, published_teacher, 1e-5), (STUDENT, 0.0, published_student, 0)],
     ids=["big", "small"],
 )
 def test_one_seed_gives_the_published_networks_weights_and_outputs(
-    blocks: list[list[int]], dropout: float, published: type
+    blocks: list[list[int]], dropout: float, published: type, rounding: float
 ) -> None:
     torch.manual_seed(0)
     expected = published().eval()
     torch.manual_seed(0)
     network = VGG(blocks, dropout, track_running_stats=False).eval()
     image = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(network(image), expected(image), rtol=0, atol=0)
+    torch.testing.assert_close(network(image), expected(image), rtol=0, atol=rounding)
 
 
 def test_dropout_comes_before_each_convolution_and_a_pool_ends_each_block() -> None:
