@@ -84,6 +84,8 @@ class _CLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.threads:
             torch.set_num_threads(config.threads)
+        options = config.model.get("init_args") or {}
+        _leave_out_weights(options.get("teacher"))  # those of `teacher_ckpt` follow
         path = config.get("ckpt_path")
         if path in ("last", "hpc", "registry"):  # Lightning's own words, for resuming
             return
@@ -91,9 +93,7 @@ class _CLI(LightningCLI):
             path = _run_of(config)
         if path is not None:
             config["ckpt_path"] = str(resolve_checkpoint(path, "ckpt_path"))
-            net = (config.model.get("init_args") or {}).get("net")
-            if net is not None and isinstance((net.get("init_args") or {}).get("weights"), str):
-                net.init_args.weights = None  # the checkpoint has its own: they need not be there, or be downloaded
+            _leave_out_weights(options.get("net"))
 
     def instantiate_classes(self) -> None:
         """Let what a class says of its options reach the user, without the parser's attempts around it."""
@@ -137,12 +137,18 @@ class _Parsed(_CLI):
         pass
 
 
+def _leave_out_weights(network: Any) -> None:
+    """Build a network that a checkpoint is loaded into without published weights, which need not be there then."""
+    if network is not None and isinstance((network.get("init_args") or {}).get("weights"), str):
+        network.init_args.weights = None
+
+
 def _fit_to_classes(config: Any) -> None:
     """Give each network that takes `num_classes`, and was left at its own default, as many as the data has."""
     options = config.model.get("init_args") or {}
     networks = [options.get(name) for name in ("net", "teacher")]
     unset = [
-        network.init_args
+        network
         for network in networks
         if network is not None
         and network.get("init_args")
@@ -152,8 +158,13 @@ def _fit_to_classes(config: Any) -> None:
     if not unset:
         return
     classes = getattr(build_data(config.data.as_dict()), "num_classes", 0)
-    for options in unset if classes else ():  # a module of the user's own may know it after setup alone
-        options.num_classes = classes
+    for network in unset if classes else ():  # a module of the user's own may know it after setup alone
+        if network.class_path.startswith("torchvision.models.") and network.init_args.get("weights"):
+            raise UserError(
+                f"model: {network.class_path} with weights has 1000 classes, the data {classes}; "
+                "kd_lightning.models.pretrained gives such a network a head of its own"
+            )
+        network.init_args.num_classes = classes
 
 
 def build_data(config: dict[str, Any]) -> Any:

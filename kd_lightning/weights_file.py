@@ -1,6 +1,7 @@
 """Reading a file of weights, whoever saved it, without running anything in it."""
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from kd_lightning.errors import UserError
 
@@ -40,3 +42,18 @@ def read_weights(path: Path, option: str) -> Any:
         raise UserError(f"{option}: {path} is not a checkpoint (.ckpt, .pt, .pth or .safetensors)") from error
     except (*DAMAGED, SafetensorError) as error:
         raise UserError(f"{option}: {path} cannot be read: it is damaged, cut short, or no checkpoint") from error
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a file's tensors from being a network's: names that only one has, then shapes that differ."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not in the network" for name in found if name not in expected]
+    return problems + [
+        f"{name} is {_shape(found[name])} in the file and {_shape(tensor)} in the network"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"

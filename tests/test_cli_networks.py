@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from kd_lightning import cli
@@ -71,6 +72,7 @@ def test_a_number_of_classes_that_was_asked_for_and_is_wrong_is_refused(tmp_path
         ("LightNN", ["--model.net.image_size=64"], "LightNN cannot read images of 3x32x32"),
         ("densenet121", ["--model.net.weights=none.pt"], "weights: no file none.pt"),
         ("densenet121", ["--model.net.weights=notes.pt"], "weights: notes.pt is not a checkpoint"),
+        ("pretrained", ["--model.net.name=resnet81", "--model.net.weights=notes.pt"], "name: resnet81 found"),
     ],
 )
 def test_a_network_that_does_not_fit_the_images_or_its_file_is_one_line(net, options, expected, tmp_path, capsys):
@@ -150,3 +152,26 @@ def test_a_checkpoint_needs_no_weights_beside_itself(tmp_path):
     weights.unlink()
     cli.main(["test", *words, f"--model.net.weights={weights}"])
     assert len(list((tmp_path / "runs").rglob("confusion.png"))) == 1
+
+
+def test_a_pretrained_network_of_torchvision_teaches_with_a_head_of_its_own(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), "kd_lightning.models.pretrained")
+    weights = tmp_path / "imagenet.pt"
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
+    large = ["name=shufflenet_v2_x0_5", f"weights={weights}"]
+    cli.main(["fit", TEACHER, *words, *[f"--model.net.{option}" for option in large]])
+    weights.unlink()  # the teacher's are those of its checkpoint
+    (teacher,) = (tmp_path / "runs").rglob("last.ckpt")
+    student = on_images(tmp_path / "images", "kd_lightning.models.LightNN")
+    options = [f"--model.teacher_ckpt={teacher}", "--model.teacher=kd_lightning.models.pretrained"]
+    options += [f"--model.teacher.{option}" for option in large]
+    module = "--model=kd_lightning.modules.DistillModule"
+    trained = cli.main(["fit", TEACHER, module, *student, *options, "--trainer.logger.name=student"])
+    assert trained.model.teacher.network.fc.out_features == 3
+
+
+def test_weights_of_torchvision_with_classes_of_one_s_own_are_refused_with_the_way_out(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.resnet18")
+    expected = "resnet18 with weights has 1000 classes, the data 3; kd_lightning.models.pretrained"
+    with pytest.raises(UserError, match=expected):
+        cli.main(["fit", TEACHER, *words, "--model.net.weights=DEFAULT"])

@@ -5,8 +5,9 @@ from kd_lightning.models.densenet import densenet121
 from kd_lightning.models.dropout import Dropout
 from kd_lightning.models.logits import Logits
 from kd_lightning.models.mlp import MLP
+from kd_lightning.models.pretrained import pretrained
 from kd_lightning.models.small_cnn import SmallCNN
 from kd_lightning.models.tutorial import DeepNN, LightNN
 from kd_lightning.models.vgg import VGG
 
-__all__ = ["CNN", "MLP", "VGG", "DeepNN", "Dropout", "LightNN", "Logits", "SmallCNN", "densenet121"]
+__all__ = ["CNN", "MLP", "VGG", "DeepNN", "Dropout", "LightNN", "Logits", "SmallCNN", "densenet121", "pretrained"]

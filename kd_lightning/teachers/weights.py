@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
-from kd_lightning.weights_file import read_weights
+from kd_lightning.weights_file import misfits, read_weights
 
 NETWORK_PREFIX = "net."
 """Under which a `ClassifierModule` keeps its network in its checkpoints."""
@@ -48,14 +48,7 @@ def load_weights(network: nn.Module, path: Path, option: str) -> None:
         UserError: the file is damaged, no checkpoint, a pickled module, or of another architecture.
     """
     found = _without_prefix(_state_dict(read_weights(path, option), path, option), network)
-    expected = network.state_dict()
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is not in the network" for name in found if name not in expected]
-    problems += [
-        f"{name} is {_shape(found[name])} in the file and {_shape(tensor)} in the network"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
+    problems = misfits(found, network.state_dict())
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
@@ -88,7 +81,3 @@ def _without_prefix(found: dict[str, Tensor], network: nn.Module) -> dict[str, T
             break
         found = {k.removeprefix(prefix): v for k, v in found.items()}
     return found
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a scalar"

@@ -1,0 +1,81 @@
+"""torchvision's networks with weights that they were published with, and a head for classes of one's own."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights, list_models
+
+from kd_lightning.download import one_line, short_patience
+from kd_lightning.errors import UserError
+from kd_lightning.weights_file import misfits, read_weights
+
+OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+"""A layer named as in torchvision's published files of a DenseNet: `norm.1`, today `norm1`."""
+
+
+def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10) -> nn.Module:
+    """Make one of torchvision's classification networks, all but its last layer with published weights.
+
+    Args:
+        name: of a function in `torchvision.models`, such as "resnet50".
+        weights: what all but the last layer starts from, which is always new. "DEFAULT" or another entry of the
+            network's weights enum in torchvision is downloaded, once; else a file of such a network's state dict,
+            whatever its classes (.pt, .pth or .safetensors). None for random weights.
+        num_classes: outputs.
+
+    Raises:
+        UserError: no such network; the weights are not to be downloaded, cannot be read, or are of another network.
+    """
+    known = list_models(module=torchvision.models)
+    if name not in known:
+        close = ", ".join(get_close_matches(name, known, cutoff=0.4)) or "resnet18"
+        raise UserError(f"name: {name} found, a classification network of torchvision.models expected, such as {close}")
+    network: nn.Module = get_model(name, num_classes=num_classes)
+    if hasattr(network, "aux_logits"):
+        raise UserError(f"name: {name} found, which answers with auxiliary outputs too; a network with one expected")
+    if weights not in (None, "None"):  # jsonargparse 4 makes a word of the null in `--model.net.weights null`
+        entries = get_model_weights(name).__members__
+        content = _download(name, entries[weights]) if weights in entries else _read(Path(weights), list(entries))
+        _load_body(network, content, f"weights: {weights} does not fit {name}")
+    return network
+
+
+def _download(name: str, entry: Any) -> Any:
+    try:
+        with short_patience():
+            return entry.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"weights: {entry.name} of {name} is not to be downloaded ({one_line(error)}); fetch {entry.url} "
+            "elsewhere, and name the file in its place"
+        ) from error
+
+
+def _read(file: Path, entries: list[str]) -> Any:
+    if not file.is_file():
+        raise UserError(
+            f"weights: no file {file}; a state dict's file, or one of torchvision's {', '.join(entries)} expected"
+        )
+    return read_weights(file, "weights")
+
+
+def _load_body(network: nn.Module, content: Any, refusal: str) -> None:
+    """Load what a state dict holds of all layers but the last, every name and shape matched."""
+    state = network.state_dict()
+    head = [*state][-1].rpartition(".")[0] + "."
+    found = {
+        OLD_NAME.sub(r"\1", name): tensor
+        for name, tensor in (content.items() if isinstance(content, dict) else ())
+        if isinstance(name, str) and not name.startswith(head) and isinstance(tensor, Tensor)
+    }
+    expected = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+    # Batch norm did not count its batches yet when the oldest of torchvision's files were made.
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    problems = misfits(found, {name: expected[name] for name in expected if name in found or name not in counters})
+    if problems:
+        raise UserError(f"{refusal}: {problems[0]}")
+    network.load_state_dict(found, strict=False)
