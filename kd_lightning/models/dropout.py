@@ -31,5 +31,6 @@ class Dropout(nn.Dropout):
             return F.dropout(input, self.p, self.training)
         words = torch.empty((input.numel() + 7) // 8, dtype=torch.int64)
         words.random_(torch.iinfo(torch.int64).min, None)
-        keep = words.view(torch.uint8)[: input.numel()].view(input.shape) >= dropped
-        return input * keep * (LEVELS / (LEVELS - dropped))
+        keep = torch.empty_like(input)  # of the input's type and order in memory: otherwise each product converts it
+        torch.ge(words.view(torch.uint8).as_strided(keep.shape, keep.stride()), dropped, out=keep)
+        return (input * keep).mul_(LEVELS / (LEVELS - dropped))

@@ -68,3 +68,19 @@ def test_the_layout_of_the_input_does_not_matter() -> None:
     y = Dropout(0.5)(x)
     assert torch.equal(y, torch.where(y == 0, 0.0, 2 * x))
     assert tuple(Dropout(0.5)(torch.ones(0, 4)).shape) == (0, 4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_maps_keep_their_order_in_memory_and_their_gradient(memory_format: torch.memory_format) -> None:
+    x = torch.ones(8, 16, 8, 8).to(memory_format=memory_format).requires_grad_()
+    y = Dropout(0.5)(x)
+    y.sum().backward()
+    assert y.is_contiguous(memory_format=memory_format)
+    assert y.unique().tolist() == [0.0, 2.0]
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())
+
+
+@pytest.mark.parametrize("x", [torch.ones(2, 3).expand(4, 2, 3), torch.ones(4, 6)[:, ::2], torch.ones(())])
+def test_any_view_of_a_tensor_will_do(x: torch.Tensor) -> None:
+    assert Dropout(0.5)(x).shape == x.shape
