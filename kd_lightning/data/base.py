@@ -297,13 +297,17 @@ class ClassificationDataModule(LightningDataModule):
         return self._on_device[train, device]
 
     def _finish(self, image: Tensor) -> Tensor:
-        """Resize images where they are stored at another size than they are shown at, and normalise them."""
-        if image.shape[1:] != self.image_shape:
-            image = F.interpolate(image.float(), self.image_shape[1:], mode="bilinear", antialias=True)
+        """Normalise images, and resize them where they are stored at another size than they are shown at."""
         if self.mean.device != image.device:
             self.mean, self.std = self.mean.to(image.device), self.std.to(image.device)
         scale = 1 / (255 * self.std)
-        return torch.addcmul(-(self.mean / self.std).view(-1, 1, 1), image.float(), scale.view(-1, 1, 1))
+        image = torch.addcmul(-(self.mean / self.std).view(-1, 1, 1), image.float(), scale.view(-1, 1, 1))
+        if image.shape[1:] == self.image_shape:
+            return image
+        # Antialiasing changes nothing where an image grows, and resizing takes half of the time without it.
+        shrinks = any(shown < stored for shown, stored in zip(self.image_shape, image.shape[1:], strict=True))
+        image = image.contiguous(memory_format=torch.channels_last)
+        return F.interpolate(image, self.image_shape[1:], mode="bilinear", antialias=shrinks)
 
     def _views_of_epoch(self, epoch: int, device: torch.device) -> Tensor:
         """The view that each training image gets in an epoch: int64 (N,)."""
