@@ -15,6 +15,7 @@ from tests.made import write_cifar10, write_dogs_vs_cats, write_mnist
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(file.parent.name for file in CONFIGS.glob("*/recipe.yaml"))
 STAGES = sorted(str(file.relative_to(CONFIGS)) for file in CONFIGS.glob("*/*.yaml") if "\nmodel:" in file.read_text())
+RUNS = [f"{recipe}/{stage}" for recipe in RECIPES for stage in find_recipe(recipe, CONFIGS).stages]
 DATA = sorted(str(file.relative_to(CONFIGS)) for file in CONFIGS.glob("*/data*.yaml"))
 
 
@@ -58,16 +59,19 @@ def small(config, root):
     return words
 
 
-@pytest.mark.parametrize("config", STAGES)
-def test_every_stage_fits_and_tests_by_its_own_command(config, root, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("run", RUNS)
+def test_every_stage_fits_and_tests_by_its_own_command(run, root, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
-    recipe = find_recipe(config.split("/")[0], CONFIGS)
-    words = small(config, root)
-    stage = next(stage for stage in recipe.stages.values() if stage.config.name == Path(config).name)
+    recipe = find_recipe(run.split("/")[0], CONFIGS)
+    stage = recipe.stages[run.split("/")[1]]
+    config = f"{recipe.name}/{stage.config.name}"
+    words = [*small(config, root), *stage.option_words]
     if stage.teacher:  # made by its own config, where the student's config looks for it
         made = trained(f"{recipe.name}/{recipe.stages[stage.teacher].config.name}")
-        shutil.copytree(made, tmp_path / "lightning_logs" / recipe.name / stage.teacher / "seed_0")
+        teacher = Path("lightning_logs", recipe.name, stage.teacher, "seed_0")
+        shutil.copytree(made, tmp_path / teacher)
+        words += [f"--model.teacher_ckpt={teacher}"] if stage.options else []
     cli.main(["fit", *words])
     cli.main(["test", *words, "--verbose=false"])
     run = tmp_path / "lightning_logs" / recipe.name / Path(config).stem / "seed_0"

@@ -42,6 +42,12 @@ class Stage:
         """The words that make `fit` or `test` take the config."""
         return [f"--config={json.dumps(self.config) if isinstance(self.config, dict) else self.config}"]
 
+    @property
+    def option_words(self) -> list[str]:
+        """The words that set the further options."""
+        words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.options.items()}
+        return [f"--{name}={word}" for name, word in words.items()]
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -154,7 +154,7 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
             f"--trainer.logger={LOGGER}",
             "--trainer.logger.save_dir=lightning_logs",  # the class asks for one; each run then has its own
         ]
-        options += [f"--{name}={json.dumps(value)}" for name, value in stage.options.items()]
+        options += stage.option_words
         options += [f"--model.teacher_ckpt={teacher.folder}"] if teacher else []
         options += [word for pair in fitting for word in pair]
         config = cli.parse(["fit", *options])
