@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class CosineHiddenLoss(nn.Module):
     """Turn the student's hidden vector in the direction of the teacher's: 1 - cosine, mean over the batch.
 
-    Each image's features are flattened to one vector. Where the teacher's is k times as long, every k neighbours of
+    Each image's features are flattened to one vector. Where one is k times as long as the other, every k neighbours of
     it are averaged into one. Computed in float32 (float64 stays), whatever the precision of the features.
 
     Source: the hidden-representation variant of the PyTorch knowledge-distillation tutorial, whose
@@ -19,23 +19,24 @@ class CosineHiddenLoss(nn.Module):
 
         Args:
             student_features: (B, …), W numbers an image.
-            teacher_features: (B, …), a multiple of W numbers an image.
+            teacher_features: (B, …), a multiple of W numbers an image, or W is a multiple of theirs.
 
         Returns:
             A scalar in [0, 2], 0 where the directions agree.
 
         Raises:
-            ValueError: the batches differ, or the teacher's width is no multiple of the student's.
+            ValueError: the batches differ, or neither width is a multiple of the other.
         """
         student, teacher = _single(student_features).flatten(1), _single(teacher_features).flatten(1)
-        k, rest = divmod(teacher.shape[1], student.shape[1])
-        if rest or len(student) != len(teacher):
+        width = min(student.shape[1], teacher.shape[1])
+        if student.shape[1] % width or teacher.shape[1] % width or len(student) != len(teacher):
             raise ValueError(
                 f"student features {tuple(student_features.shape)} and teacher features "
-                f"{tuple(teacher_features.shape)} do not match: as many images, and a multiple of "
-                f"{student.shape[1]} numbers for each, expected of the teacher"
+                f"{tuple(teacher_features.shape)} do not match: as many images, and as many numbers for each or a "
+                "multiple of the other's, expected"
             )
-        return F.cosine_embedding_loss(student, F.avg_pool1d(teacher, k), student.new_ones(len(student)))
+        student, teacher = (F.avg_pool1d(vector, vector.shape[1] // width) for vector in (student, teacher))
+        return F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)))
 
 
 class FeatureMapLoss(nn.Module):

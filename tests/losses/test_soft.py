@@ -1,12 +1,16 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
 from kd_lightning.losses import soft_target_loss
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def logits(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -130,20 +134,24 @@ def labml(s: Tensor, t: Tensor, label: Tensor) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")
 @pytest.mark.parametrize(
-    ("published", "temperature", "hard_weight", "soft_weight"),
+    ("published", "config", "classes", "temperature", "hard_weight", "soft_weight"),
     [
-        (course_notebook, 3.0, 0.2, 0.8 / 9),
-        (hinton_reproduction, 20.0, 0.3, 0.07),
-        (pytorch_tutorial, 2.0, 0.75, 0.25),
-        (densenet_tutorial, 5.0, 0.5, 0.05),
-        (labml, 5.0, 0.5, 0.4),
+        (course_notebook, "mnist_transfer/distill", 10, 3.0, 0.2, 0.8 / 9),
+        (hinton_reproduction, "mnist_hinton/distill_published", 10, 20.0, 0.3, 0.07),
+        (pytorch_tutorial, "cifar10_tutorial/distill", 10, 2.0, 0.75, 0.25),
+        (densenet_tutorial, "cifar10_densenet/distill", 10, 5.0, 0.5, 0.05),
+        (densenet_tutorial, "dogs_vs_cats/distill", 2, 5.0, 0.5, 0.25),
+        (labml, "cifar10_vgg/distill_published", 10, 5.0, 0.5, 0.4),
     ],
 )
-def test_each_published_formula_is_a_choice_of_our_weights(
-    published: Any, temperature: float, hard_weight: float, soft_weight: float
+def test_each_published_formula_is_a_choice_of_our_weights_and_its_recipe_makes_it(
+    published: Any, config: str, classes: int, temperature: float, hard_weight: float, soft_weight: float
 ) -> None:
-    student, teacher = logits(32, 10, seed=1).requires_grad_(), logits(32, 10, seed=2)
-    label = torch.randint(10, (32,), generator=torch.Generator().manual_seed(3))
+    chosen = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["model"]["init_args"]
+    assert chosen["temperature"] == temperature
+    assert (chosen["hard_weight"], chosen["soft_weight"]) == pytest.approx((hard_weight, soft_weight), rel=1e-6)
+    student, teacher = logits(32, classes, seed=1).requires_grad_(), logits(32, classes, seed=2)
+    label = torch.randint(classes, (32,), generator=torch.Generator().manual_seed(3))
     ours = hard_weight * F.cross_entropy(student, label) + soft_weight * soft_target_loss(student, teacher, temperature)
     theirs = published(student, teacher, label)
     torch.testing.assert_close(gradient(ours, student), gradient(theirs, student), rtol=1e-10, atol=1e-14)
