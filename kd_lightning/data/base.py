@@ -158,11 +158,7 @@ class ClassificationDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the parts that the stage needs, and choose the training and validation images."""
-        for name, values in {"mean": self.mean, "std": self.std}.items():
-            if len(values) not in (1, self.image_shape[0]):
-                raise UserError(
-                    f"{name}: {len(values)} values found, 1 or {self.image_shape[0]} expected (the channels)"
-                )
+        self.check_normalisation()
         if stage in ("fit", "validate") and True not in self._parts:
             self._parts[True] = self._checked(self.load(train=True), "training")
             self.train_positions, self.val_positions = self._split(self._parts[True].label)
@@ -170,6 +166,14 @@ class ClassificationDataModule(LightningDataModule):
             raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("test", "predict") and False not in self._parts:
             self._parts[False] = self._checked(self.load(train=False), "test")
+
+    def check_normalisation(self) -> None:
+        """Raise `UserError` unless `mean` and `std` have one value, or one for each channel."""
+        channels = self.image_shape[0]
+        for name, values in {"mean": self.mean, "std": self.std}.items():
+            if len(values) not in (1, channels):
+                expected = f"1 or {channels}" if channels > 1 else "1"
+                raise UserError(f"{name}: {len(values)} values found, {expected} expected (the channels)")
 
     def _checked(self, part: ImageSet | StreamedSet, name: str) -> ImageSet | StreamedSet:
         """Refuse now what would pass silently, or fail obscurely, in a loss or a metric."""

@@ -26,7 +26,10 @@ from kd_lightning.errors import UserError
 
 PIXELS_FILE, REPORT_FILE = "images.bin", "report.json"
 
-FORMAT = 1
+KEY_LENGTH = 24
+"""Hexadecimal digits that tell one cache from another."""
+
+FORMAT = 2
 """Of the cache: raised when the same files would decode to other pixels."""
 
 CHUNK = 1024
@@ -77,6 +80,8 @@ class Decoder:
         """
         with Image.open(file) as image:
             held = image.mode
+            if held in ("I", "F") and image.format != "PNG":  # of PNG, 16 bits have that name too
+                raise ValueError(f"32-bit pixels ({held}), whose range is unknown; save them with 8 or 16 bits")
             image.draft(None, (2 * self.size, 2 * self.size))  # a JPEG far larger than that is decoded smaller
             upright = _in_mode(ImageOps.exif_transpose(image), self.mode)
         size = (self.size, self.size)
@@ -88,9 +93,8 @@ class Decoder:
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode:
         return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # Pillow would cut these off at 255
-        pixels = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((pixels * (255 / max(65535.0, float(pixels.max())))).astype(np.uint8))
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) * (255 / 65535)).astype(np.uint8))
     if image.has_transparency_data:  # what lies under full transparency is anything: show it on white
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -132,7 +136,7 @@ def decode_all(files: Sequence[Path], decoder: Decoder, folder: Path, name: str,
     if found is None:
         shutil.rmtree(target, ignore_errors=True)
         _build(files, decoder, target, keep, name)
-        for stale in set(folder.glob(f"{label}-*")) - {target}:
+        for stale in set(folder.glob(f"{label}-{'[0-9a-f]' * KEY_LENGTH}")) - {target}:
             shutil.rmtree(stale, ignore_errors=True)
         found = _load(target, len(files), decoder, keep)
     if found is None:
@@ -145,7 +149,7 @@ def _key(files: Sequence[Path], decoder: Decoder) -> str:
     digest.update(stamps(files).encode())
     # A file that was mended by a change of its permissions alone has a new time of change.
     digest.update("".join(f"{status.st_ctime_ns} " for file in files if (status := _status(file))).encode())
-    return digest.hexdigest()[:24]
+    return digest.hexdigest()[:KEY_LENGTH]
 
 
 def stamps(files: Sequence[Path]) -> str:

@@ -83,9 +83,11 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                         _take_photographs(inside, draft)
                 else:
                     _take_photographs(archive.open("rb"), draft)
+            if not any(draft.iterdir()):
+                raise UserError(f"root: no cat.0.jpg, dog.0.jpg and so on in {archive}; Kaggle's own archive expected")
             draft.chmod(0o755)
             draft.rename(self.root / "train")
-        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
             raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
         except OSError as error:
             raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)})") from error

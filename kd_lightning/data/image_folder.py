@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -154,35 +155,43 @@ class ImageFolderDataModule(ClassificationDataModule):
             return {"all": self._classes_in(self.root)}
         if self.split:
             raise UserError(f"split: found, but {self.root} has a train/ folder, and with it a split of its own")
-        return {
-            part: self._classes_in(self.root / folder)
-            for folder, part in PARTS.items()
-            if (self.root / folder).is_dir()
-        }
+        folders = [folder for folder in PARTS if (self.root / folder).is_dir()]
+        if len(folders) > len({PARTS[folder] for folder in folders}):
+            twice = " and ".join(f"{folder}/" for folder in folders if PARTS[folder] == "val")
+            raise UserError(f"root: {twice} found in {self.root}, one folder for validation expected")
+        return {PARTS[folder]: self._classes_in(self.root / folder) for folder in folders}
 
     def _classes_in(self, folder: Path) -> list[tuple[Path, int]]:
         names = _folders_in(folder)
         unknown = sorted(names - set(self.class_names))
         if unknown:
             raise UserError(f"root: {folder} has classes that {self.root / 'train'} lacks: {', '.join(unknown)}")
-        suffixes = image_suffixes()
+        suffixes, others = image_suffixes(), Counter[str]()
         found: list[tuple[Path, int]] = []
         for number, name in enumerate(self.class_names):
-            files = sorted(
+            every = sorted(
                 file
                 for file in (folder / name).rglob("*")
-                if file.suffix.lower() in suffixes
-                and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+                if not any(part.startswith(".") for part in file.relative_to(folder).parts) and not file.is_dir()
             )
+            files = [file for file in every if file.suffix.lower() in suffixes]
+            others.update(file.suffix.lower() or "none" for file in every if file.suffix.lower() not in suffixes)
             if name in names and not files:
                 raise UserError(f"root: the class folder {folder / name} holds no image")
             found += [(file, number) for file in files]
+        if others:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(NAMED))
+            log.warning(f"{folder}: {others.total()} files left out, whose suffix is not an image's: {kinds}")
         return found
+
+    @cached_property
+    def _found(self) -> dict[str, list[tuple[Path, int]]]:
+        return self.find()
 
     @cached_property
     def _files(self) -> dict[bool, _Files]:
         """The files of the training set, those for validation among them (True), and of the test set (False)."""
-        found = self.find()
+        found = self._found
         if self.val_size and ("all" in found or "val" in found):
             raise UserError(f"val_size: {self.val_size} found, but {self.root} is split by its folders or by `split`")
         if "all" not in found:
@@ -209,8 +218,34 @@ class ImageFolderDataModule(ClassificationDataModule):
         """A digest of the names, sizes and times of all files: another file is another split."""
         return stamps([path for files in self._files.values() for path in files.paths])
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of one tree's split: which files it is of."""
+        return {"files": self._names_digest} if "all" in self._found else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another split of one tree, whose training images may be test images here.
+
+        Raises:
+            UserError: files came, went or were renamed, or are split otherwise.
+        """
+        if state_dict and state_dict != self.state_dict():
+            raise UserError(
+                f"root: the files in {self.root}, or how they are split, are not those that the checkpoint was trained "
+                "on: its training images may be among the test images; train anew, or split into train/ and test/"
+            )
+
+    @property
+    def _names_digest(self) -> str:
+        """Of the files in `root` and the part that each is in."""
+        digest = hashlib.sha256()
+        for train, files in self._files.items():
+            for path, val in zip(files.paths, files.val.tolist(), strict=True):
+                digest.update(f"{path.relative_to(self.root).as_posix()}\0{train}{val}\n".encode())
+        return digest.hexdigest()
+
     def prepare_data(self) -> None:
         """Decode all files, or see that this was done, before anything is trained."""
+        self.check_normalisation()
         for train in (True, False):
             self._decoded(train)
 
@@ -222,6 +257,10 @@ class ImageFolderDataModule(ClassificationDataModule):
             raise UserError(f"root: no {part} images in {self.root}; a train/ and a test/ folder expected, or a split")
         if train:
             self._val = files.val
+            unseen = set(range(self.num_classes)) - set(files.label[~files.val].tolist())
+            if unseen:
+                names = ", ".join(self.class_names[number] for number in sorted(unseen))
+                raise UserError(f"root: no training image of {names} in {self.root}, at least 1 of each class expected")
         else:
             self.test_names = [str(path.relative_to(self.root)) for path in files.paths]
         return (

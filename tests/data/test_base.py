@@ -129,7 +129,7 @@ def test_each_part_is_read_once_and_only_for_the_stage_that_needs_it(monkeypatch
 
 @pytest.mark.parametrize("name", ["mean", "std"])
 def test_a_normalisation_of_other_channels_is_refused_at_setup(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name}: 3 values found, 1 or 1 expected"):
+    with pytest.raises(UserError, match=f"{name}: 3 values found, 1 expected"):
         MadeDataModule(**{name: (0.5, 0.5, 0.5)}).setup("fit")
 
 

@@ -113,3 +113,24 @@ def test_neither_photographs_nor_archive_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat.0.jpg").write_bytes(photograph(0))
     with pytest.raises(UserError, match="not found in"):
         set_up(tmp_path)
+
+
+def test_an_archive_without_photographs_leaves_room_for_the_right_one(tmp_path: Path, inner: bytes) -> None:
+    (tmp_path / "train.zip").write_bytes(zipped({"PetImages/Cat/0.jpg": photograph(0)}))
+    with pytest.raises(UserError, match=r"no cat.0.jpg, dog.0.jpg and so on in .*train.zip"):
+        set_up(tmp_path)
+    (tmp_path / "train.zip").write_bytes(inner)
+    assert len(levels(set_up(tmp_path))) > 0
+
+
+def test_an_archive_with_a_password_is_one_line(tmp_path: Path, inner: bytes) -> None:
+    locked = bytearray(inner)
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = locked.find(header)
+        while start >= 0:
+            locked[start + flags] |= 1
+            start = locked.find(header, start + 4)
+    (tmp_path / "train.zip").write_bytes(locked)
+    with pytest.raises(UserError, match=r"cannot be unpacked \(.*password"):
+        set_up(tmp_path)
+    assert not (tmp_path / "train").exists()

@@ -401,3 +401,55 @@ def test_a_tree_whose_parts_are_misnamed_is_not_taken_for_classes(tmp_path: Path
     message = message_of(tmp_path)
     assert names[0] in message
     assert "train/" in message
+
+
+@pytest.mark.parametrize(("mode", "level"), [("F", 0.5), ("I", 200)])
+def test_pixels_of_32_bits_have_no_known_range_and_are_unreadable(split_tree: Path, mode: str, level: float) -> None:
+    Image.new(mode, (12, 12), level).save(split_tree / "train" / "ant" / "deep.tif")
+    assert f"deep.tif (32-bit pixels ({mode}), whose range is unknown" in message_of(split_tree)
+
+
+def test_the_caches_of_two_settings_live_side_by_side(split_tree: Path) -> None:
+    for crop in (True, False):
+        set_up(split_tree, crop=crop)
+    assert len(list((split_tree / CACHE_FOLDER).iterdir())) == 4
+
+
+def test_a_class_whose_training_images_are_all_left_out_is_named(split_tree: Path) -> None:
+    for file in (split_tree / "train" / "bee").iterdir():
+        file.write_bytes(b"")
+    assert "no training image of bee in" in message_of(split_tree, skip_unreadable=True)
+
+
+def test_files_whose_suffix_is_not_an_image_s_are_counted_in_one_line(
+    split_tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b.heic_", "c.heic_", ".hidden"):
+        (split_tree / "train" / "ant" / name).write_text("")
+    set_up(split_tree)
+    (line,) = [record.message for record in caplog.records if "left out" in record.message]
+    assert line.endswith("train: 3 files left out, whose suffix is not an image's: 2 .heic_, 1 none")
+
+
+def test_two_folders_for_validation_are_refused(split_tree: Path) -> None:
+    write_tree(split_tree / "valid", 2)
+    assert "val/ and valid/ found in" in message_of(split_tree)
+
+
+def test_a_checkpoint_of_another_split_of_one_tree_is_refused(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "images")
+    kept = set_up(root).state_dict()
+    set_up(root).load_state_dict(kept)
+    with pytest.raises(UserError, match="its training images may be among the test images"):
+        set_up(root, split_seed=1).load_state_dict(kept)
+    (root / "ant" / "00.png").touch()  # the same file
+    set_up(root).load_state_dict(kept)
+    write(root / "ant" / "new.png", (0, 0, 0))
+    with pytest.raises(UserError, match="its training images may be among the test images"):
+        set_up(root).load_state_dict(kept)
+
+
+def test_a_tree_with_folders_of_its_own_may_be_tested_on_other_images(split_tree: Path) -> None:
+    kept = set_up(split_tree).state_dict()
+    write(split_tree / "test" / "ant" / "new.png", (0, 0, 0))
+    set_up(split_tree).load_state_dict(kept)
