@@ -139,7 +139,8 @@ class _Parsed(_CLI):
 
 def _leave_out_weights(network: Any) -> None:
     """Build a network that a checkpoint is loaded into without published weights, which need not be there then."""
-    if network is not None and isinstance((network.get("init_args") or {}).get("weights"), str):
+    published = network is not None and network.class_path.startswith(("kd_lightning.models.", "torchvision.models."))
+    if published and (network.get("init_args") or {}).get("weights") is not None:
         network.init_args.weights = None
 
 

@@ -7,6 +7,8 @@ from time import perf_counter
 import torch
 from torch import nn
 
+from kd_lightning.evaluation import evaluating
+
 BATCH_SIZES = (1, 128)
 """At which a test measures: an image as it comes, and many at once."""
 
@@ -43,15 +45,10 @@ def measure_latency(
     # Random, as normalised pixels are: on blank images units fall silent, and a sparse or denormal path is timed.
     image = torch.randn(batch_size, *image_shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     image = image.contiguous(memory_format=memory_format)
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        network.eval()
-        # A network may draw random numbers in evaluation mode too.
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            return 1000 * median(_durations(lambda: network(image), device))
-    finally:
-        for module, training in modes:
-            module.training = training
+    # A network may draw random numbers in evaluation mode too.
+    unseen = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with evaluating(network), torch.no_grad(), unseen:
+        return 1000 * median(_durations(lambda: network(image), device))
 
 
 def _durations(forward: Callable[[], object], device: torch.device) -> list[float]:

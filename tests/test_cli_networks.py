@@ -175,3 +175,68 @@ def test_weights_of_torchvision_with_classes_of_one_s_own_are_refused_with_the_w
     expected = "resnet18 with weights has 1000 classes, the data 3; kd_lightning.models.pretrained"
     with pytest.raises(UserError, match=expected):
         cli.main(["fit", TEACHER, *words, "--model.net.weights=DEFAULT"])
+
+
+def test_a_test_on_a_tree_that_changed_after_training_is_refused(tmp_path, capsys):
+    root = tree_of_images(tmp_path / "images") / "train"
+    words = [TEACHER, *on_images(root, "kd_lightning.models.LightNN")]
+    assert main(["fit", *words]) == 0
+    assert main(["test", *words]) == 0
+    Image.new("RGB", (32, 32)).save(root / "class_0" / "new.png")
+    assert main(["test", *words]) == 2
+    assert "its training images may be among the test images" in capsys.readouterr().err
+
+
+class KeepsALayerFrozen(TakesApart):
+    """Fine-tuning with a layer that stays as it is."""
+
+    def __init__(self, num_classes: int = 5) -> None:
+        super().__init__(num_classes)
+        self.norm = torch.nn.BatchNorm2d(3).eval()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.norm(image))
+
+
+def test_a_layer_in_evaluation_mode_stays_in_it(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), f"{__name__}.KeepsALayerFrozen")
+    trained = cli.main(["fit", TEACHER, *words])
+    assert trained.model.net.training
+    assert not trained.model.net.norm.training
+    assert trained.model.net.norm.num_batches_tracked == 0
+
+
+class Fails(TakesApart):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        raise IndexError("of two\nlines")
+
+
+def test_a_network_that_fails_in_any_way_is_one_line(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), f"{__name__}.Fails")
+    with pytest.raises(UserError, match=r"Fails cannot read images of 3x32x32 \(of two lines\)"):
+        cli.main(["fit", TEACHER, *words])
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_auxiliary_outputs_are_refused_before_training(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.googlenet")
+    with pytest.raises(UserError, match="GoogLeNet gives auxiliary outputs too, aux_logits: false expected"):
+        cli.main(["fit", TEACHER, *words])
+
+
+def test_batches_of_one_image_for_batch_norm_are_refused_in_one_line(tmp_path):
+    words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.resnet18")
+    with pytest.raises(UserError, match="batch_size: 1 found, from which ResNet cannot learn"):
+        cli.main(["fit", TEACHER, *words, "--data.batch_size=1"])
+
+
+class NamesItsStart(TakesApart):
+    def __init__(self, weights: str = "uniform", num_classes: int = 5) -> None:
+        super().__init__(num_classes)
+        self.weights = weights
+
+
+def test_an_option_of_one_s_own_that_is_called_weights_is_kept(tmp_path):
+    words = [TEACHER, *on_images(tree_of_images(tmp_path / "images"), f"{__name__}.NamesItsStart")]
+    cli.main(["fit", *words])
+    assert cli.main(["test", *words]).model.net.weights == "uniform"

@@ -16,6 +16,7 @@ FLOOR = {
     "cpu": 0,
     "download": 0,
     "errors": 0,
+    "evaluation": 0,
     "weights_file": 1,
     "losses": 2,
     "teachers": 2,

@@ -90,7 +90,7 @@ def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "network": {
             "name": type(network).__name__,
             "parameters": sum(p.numel() for p in network.parameters()),
-            "mebibytes": round(size_in_bytes(network) / MEBIBYTE, 3),
+            "mebibytes": size_in_bytes(network) / MEBIBYTE,
         },
         "versions": versions(),
         "machine": machine(),

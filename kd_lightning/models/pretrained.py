@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
@@ -45,6 +46,10 @@ def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10
 
 
 def _download(name: str, entry: Any) -> Any:
+    """Take what was downloaded before, or download it."""
+    kept = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+    if kept.is_file():
+        return read_weights(kept, "weights")
     try:
         with short_patience():
             return entry.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kd_lightning.batch import Batch, data_of
+from kd_lightning.download import one_line
 from kd_lightning.errors import UserError
+from kd_lightning.evaluation import evaluating
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
 from kd_lightning.schedules import CosineDecay
 
@@ -67,7 +69,7 @@ class ClassifierModule(LightningModule):
         self.check_outputs(self.net, "network")
 
     def check_outputs(self, network: nn.Module, name: str) -> None:
-        """Show one blank image to a network; raise `UserError` if it cannot read it or has other classes.
+        """Show two blank images to a network; raise `UserError` if it cannot read it or has other classes.
 
         Channels last is the order in which convolutions are fastest. A network that takes its maps apart by `view`
         cannot read it; then the module goes back to the usual one.
@@ -76,33 +78,42 @@ class ClassifierModule(LightningModule):
         data = data_of(self.trainer)
         if data is None:  # loaders given one by one, from Python
             return
-        was_training = network.training
         parameter = next(network.parameters(), torch.empty(0))
-        image = torch.zeros(1, *data.image_shape, device=parameter.device, dtype=parameter.dtype)
+        image = torch.zeros(2, *data.image_shape, device=parameter.device, dtype=parameter.dtype)
         try:
-            with torch.no_grad():
-                logits = network.eval()(image.to(memory_format=self.memory_format))
-        except (RuntimeError, ValueError, AssertionError) as error:
+            with evaluating(network), torch.no_grad():
+                logits = network(image.to(memory_format=self.memory_format))
+        except Exception as error:  # the network may be anybody's
             if self.memory_format == torch.channels_last:
                 self.memory_format = torch.contiguous_format
                 self.check_outputs(network, name)
                 return
             shape = "x".join(map(str, data.image_shape))
-            raise UserError(f"{name}: {type(network).__name__} cannot read images of {shape} ({error})") from error
-        finally:
-            network.train(was_training)
+            raise UserError(
+                f"{name}: {type(network).__name__} cannot read images of {shape} ({one_line(error)})"
+            ) from error
+        if getattr(network, "aux_logits", False):  # torchvision's name: they come in training alone
+            raise UserError(f"{name}: {type(network).__name__} gives auxiliary outputs too, aux_logits: false expected")
         if not isinstance(logits, Tensor):
             raise UserError(
                 f"{name}: {type(network).__name__} gives a {type(logits).__name__}, a tensor of logits expected"
             )
-        if logits.shape != (1, data.num_classes):
+        if logits.shape != (2, data.num_classes):
             raise UserError(
                 f"{name}: {type(network).__name__} gives {logits.shape[-1]} classes, the data has {data.num_classes}"
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        logits = self(batch.image).float()
+        try:
+            logits = self(batch.image).float()
+        except ValueError as error:
+            if len(batch.label) > 1:
+                raise
+            raise UserError(
+                f"batch_size: 1 found, from which {type(self.net).__name__} cannot learn ({one_line(error)}), "
+                "at least 2 expected"
+            ) from error
         parts = self.losses(batch, logits)
         accuracy = (logits.detach().argmax(dim=-1) == batch.label).float().mean()
         self.train_means.update({**parts, "accuracy": accuracy}, len(batch.label))

@@ -121,6 +121,27 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
     assert socket.getdefaulttimeout() is None
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"101"])
+def test_a_damaged_file_among_the_downloads_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = tmp_path / "hub" / "checkpoints" / Path(ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(content)
+    assert str(kept) in refusal("DEFAULT")
+
+
+def test_what_was_downloaded_before_is_not_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: State
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = tmp_path / "hub" / "checkpoints" / Path(ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
+    kept.parent.mkdir(parents=True)
+    torch.save(published, kept)
+    assert_same(body(pretrained(NAME, "DEFAULT").state_dict()), body(published))
+
+
 def test_no_weights_are_random_ones() -> None:
     torch.manual_seed(0)
     network = pretrained(NAME, None, num_classes=3)

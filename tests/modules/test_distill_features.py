@@ -3,6 +3,7 @@
 import copy
 import pickle
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -178,9 +179,9 @@ def test_weight_and_features_are_given_together_or_not_at_all(teacher_file):
 @pytest.mark.parametrize(
     ("match", "message"),
     [
-        (FeatureMatch("pool1", "pool2", FeatureMapLoss(4, 8)), r"student_layer pool1 gives 1x3x4x4 and teacher_layer"),
-        (FeatureMatch("pool2", "conv2", FeatureMapLoss(4, 8)), r"teacher_layer conv2 gives 1x8x4x4, which FeatureMapL"),
-        (FeatureMatch("linear1", "classifier", CosineHiddenLoss()), r"gives 1x16 and teacher_layer classifier gives"),
+        (FeatureMatch("pool1", "pool2", FeatureMapLoss(4, 8)), r"student_layer pool1 gives 2x3x4x4 and teacher_layer"),
+        (FeatureMatch("pool2", "conv2", FeatureMapLoss(4, 8)), r"teacher_layer conv2 gives 2x8x4x4, which FeatureMapL"),
+        (FeatureMatch("linear1", "classifier", CosineHiddenLoss()), r"gives 2x16 and teacher_layer classifier gives"),
         (FeatureMatch("linear1", "linear1", nn.Bilinear(3, 3, 1)), r"which Bilinear does not take"),
         (FeatureMatch("linear1", "linear", CosineHiddenLoss()), r"teacher_layer linear found, a layer of CNN expected"),
     ],
@@ -283,6 +284,25 @@ def test_a_student_is_trained_resumed_and_tested_with_its_teacher_gone(match):
 
 
 @pytest.mark.usefixtures("folder")
+def test_two_processes_train_student_and_regressor_as_one_does():
+    train_teacher()
+    config = distill_config(MAPS)
+    assert main(["fit", "--config", config, "--data.batch_size=50", "--trainer.logger.name=one"]) == 0
+    program = Path("program.py")
+    program.write_text("import sys\nfrom kd_lightning.__main__ import main\nsys.exit(main(sys.argv[1:]))\n")
+    words = [sys.executable, str(program), "fit", "--config", config, "--data.batch_size=25", "--trainer.devices=2"]
+    words += ["--trainer.strategy=ddp", "--trainer.logger.name=two"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        torch.load(f"logs/{name}/seed_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    )
+    assert "feature_losses.0.regressor.weight" in two
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -292,7 +312,7 @@ def test_a_student_is_trained_resumed_and_tested_with_its_teacher_gone(match):
             "features: student_layer pool3 found, a layer of CNN expected, such as pool2, pool1",
         ),
         ("teacher_layer", "body", "features: teacher_layer body found, a layer of CNN expected, such as conv1, conv_"),
-        ("teacher_layer", "pool1", "student_layer pool2 gives 1x4x2x2 and teacher_layer pool1 gives 1x6x4x4"),
+        ("teacher_layer", "pool1", "student_layer pool2 gives 2x4x2x2 and teacher_layer pool1 gives 2x6x4x4"),
     ],
 )
 def test_a_layer_that_will_not_do_is_named_in_one_line(key, value, message, capsys):
