@@ -29,6 +29,9 @@ PROGRESS_EVERY = 50
 LONGEST_VALUE = 120
 """Characters of a wrong value that an error shows."""
 
+OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
+"""Where networks are whose option `weights` is published weights."""
+
 NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
     r".*LeafSpec.*",
@@ -139,7 +142,7 @@ class _Parsed(_CLI):
 
 def _leave_out_weights(network: Any) -> None:
     """Build a network that a checkpoint is loaded into without published weights, which need not be there then."""
-    published = network is not None and network.class_path.startswith(("kd_lightning.models.", "torchvision.models."))
+    published = network is not None and network.class_path.startswith((OURS, TORCHVISION))
     if published and (network.get("init_args") or {}).get("weights") is not None:
         network.init_args.weights = None
 
@@ -148,24 +151,29 @@ def _fit_to_classes(config: Any) -> None:
     """Give each network that takes `num_classes`, and was left at its own default, as many as the data has."""
     options = config.model.get("init_args") or {}
     networks = [options.get(name) for name in ("net", "teacher")]
-    unset = [
-        network
-        for network in networks
-        if network is not None
-        and network.get("init_args")
-        and "num_classes" in network.init_args
-        and network.init_args.num_classes == _default_classes(network.class_path)
-    ]
+    unset = [network for network in networks if network is not None and _is_unset(network)]
     if not unset:
         return
     classes = getattr(build_data(config.data.as_dict()), "num_classes", 0)
     for network in unset if classes else ():  # a module of the user's own may know it after setup alone
-        if network.class_path.startswith("torchvision.models.") and network.init_args.get("weights"):
+        given = network.get("init_args") or {}
+        if network.class_path.startswith(TORCHVISION) and given.get("weights"):
             raise UserError(
                 f"model: {network.class_path} with weights has 1000 classes, the data {classes}; "
                 "kd_lightning.models.pretrained gives such a network a head of its own"
             )
-        network.init_args.num_classes = classes
+        if "num_classes" in given:
+            given.num_classes = classes
+        else:
+            network.dict_kwargs = {**(network.get("dict_kwargs") or {}), "num_classes": classes}
+
+
+def _is_unset(network: Any) -> bool:
+    """Whether a network takes `num_classes`, and was left at its own default."""
+    given = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
+    if "num_classes" in given:
+        return bool(given["num_classes"] == _default_classes(network.class_path))
+    return str(network.class_path).startswith(TORCHVISION)  # where some functions hand it on without naming it
 
 
 def build_data(config: dict[str, Any]) -> Any:

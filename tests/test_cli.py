@@ -70,7 +70,11 @@ def test_fit_test_and_predict_leave_their_files_in_the_run_folder():
     assert results["test"]["images"] == 360
     assert results["test"]["errors"] + results["test"]["right"] == 360
     assert results["test"]["accuracy"] == pytest.approx(results["test"]["right"] / 360, abs=1e-6)
-    assert results["network"] == {"name": "MLP", "parameters": 64 * 20 + 20 + 20 * 10 + 10, "mebibytes": 1510 * 4 / 2**20}
+    assert results["network"] == {
+        "name": "MLP",
+        "parameters": 64 * 20 + 20 + 20 * 10 + 10,
+        "mebibytes": 1510 * 4 / 2**20,
+    }
     assert results["fit"]["epochs"] == 1
     assert (run / "confusion.png").stat().st_size > 1000
     assert (run / "errors.png").stat().st_size > 1000
