@@ -163,7 +163,7 @@ def _fit_to_classes(config: Any) -> None:
                 "kd_lightning.models.pretrained gives such a network a head of its own"
             )
         if "num_classes" in given:
-            given.num_classes = classes
+            given["num_classes"] = classes
         else:
             network.dict_kwargs = {**(network.get("dict_kwargs") or {}), "num_classes": classes}
 
@@ -173,7 +173,7 @@ def _is_unset(network: Any) -> bool:
     given = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
     if "num_classes" in given:
         return bool(given["num_classes"] == _default_classes(network.class_path))
-    return str(network.class_path).startswith(TORCHVISION)  # where some functions hand it on without naming it
+    return network.class_path.startswith(TORCHVISION)  # where some functions hand it on without naming it
 
 
 def build_data(config: dict[str, Any]) -> Any:
