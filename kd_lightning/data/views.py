@@ -62,13 +62,14 @@ class _Windows(ViewFamily):
 
     Args:
         margin: how far a window may lie from the image's place, in pixels.
-        weights: of the offsets -margin … margin on each axis, in proportion to their probabilities.
+        weights: of the offsets on each axis, from -margin to margin, in proportion to their probabilities.
         mirror: whether each window has a mirrored twin, as probable as itself.
+        step: between two neighbouring offsets, in pixels; `margin` is a multiple of it.
     """
 
-    def __init__(self, margin: int, weights: Sequence[int], mirror: bool = False) -> None:
+    def __init__(self, margin: int, weights: Sequence[int], mirror: bool = False, step: int = 1) -> None:
         self.margin = margin
-        span = range(-margin, margin + 1)
+        span = range(-margin, margin + 1, step)
         # Stable sort: the untouched image first, the others in reading order.
         self.offsets = sorted(product(span, span), key=lambda offset: offset != (0, 0))
         """(down, right) by which a view moves the image, in pixels; the mirrored views have them again."""
@@ -129,20 +130,24 @@ class Shift(_Windows):
 class CropFlip(_Windows):
     """A crop of the black-padded image, as large as the image, mirrored left to right or not.
 
-    The 2 (2p + 1)² views are as probable as torchvision's `RandomCrop(size, padding=p)` and
-    `RandomHorizontalFlip()` make them: all alike.
+    The 2 (2p / s + 1)² views are all alike probable; with s = 1 as torchvision's `RandomCrop(size, padding=p)` and
+    `RandomHorizontalFlip()` make them. A teacher whose answers are kept is asked once for each view: few views, far
+    apart, are answered soon.
 
     Args:
         padding: p, in pixels, at least 0.
         mirror: whether images are mirrored, with probability 1/2; False for digits or text.
+        step: s, in pixels, between two neighbouring crops; p is a multiple of it.
 
     Raises:
-        ValueError: `padding` is below 0.
+        ValueError: `padding` is below 0, or no multiple of `step`.
 
     Source: He et al. 2016, Deep residual learning, section 4.2 (arXiv 1512.03385), where p = 4.
     """
 
-    def __init__(self, padding: int = 4, mirror: bool = True) -> None:
+    def __init__(self, padding: int = 4, mirror: bool = True, step: int = 1) -> None:
         if padding < 0:
             raise ValueError(f"padding must be at least 0 pixels, not {padding}")
-        super().__init__(padding, [1] * (2 * padding + 1), mirror)
+        if step < 1 or padding % step:
+            raise ValueError(f"step must be at least 1 pixel and divide the padding of {padding}, not {step}")
+        super().__init__(padding, [1] * (2 * padding // step + 1), mirror, step)

@@ -96,11 +96,11 @@ def test_no_augmentation_has_one_view_that_picks_the_images() -> None:
     assert torch.equal(Identity().gather(images, torch.tensor([3, 1]), view), images[[3, 1]])
 
 
-@pytest.mark.parametrize(("shape", "padding"), [((3, 32, 32), 4), ((1, 5, 9), 2)])
+@pytest.mark.parametrize(("shape", "padding", "step"), [((3, 32, 32), 4, 1), ((1, 5, 9), 2, 1), ((3, 32, 32), 4, 2)])
 def test_each_crop_is_torchvisions_crop_of_the_padded_image_mirrored_or_not(
-    shape: tuple[int, ...], padding: int
+    shape: tuple[int, ...], padding: int, step: int
 ) -> None:
-    views = CropFlip(padding)
+    views = CropFlip(padding, step=step)
     image = random_images(1, *shape)
     shown = views.gather(views.prepare(image), torch.zeros(views.count, dtype=torch.int64), torch.arange(views.count))
     height, width = shape[1:]
@@ -121,6 +121,19 @@ def test_crops_by_four_and_mirrors_are_162_views_all_alike_in_probability() -> N
     shown = views.gather(views.prepare(image), torch.tensor([1, 1]), torch.tensor([0, 81]))
     assert torch.equal(shown[0], image[1])
     assert torch.equal(shown[1], image[1].flip(-1))
+
+
+def test_crops_a_step_apart_are_fewer_and_the_first_is_the_image_itself() -> None:
+    views = CropFlip(padding=16, mirror=False, step=16)
+    assert views.offsets[0] == (0, 0)
+    assert sorted(views.offsets) == [(down, right) for down in (-16, 0, 16) for right in (-16, 0, 16)]
+    assert views.probabilities.tolist() == [pytest.approx(1 / 9)] * 9
+
+
+@pytest.mark.parametrize("step", [0, -1, 3, 8])
+def test_a_step_that_does_not_divide_the_padding_is_refused(step: int) -> None:
+    with pytest.raises(ValueError, match=f"divide the padding of 4, not {step}"):
+        CropFlip(4, step=step)
 
 
 def test_crops_without_mirrors_are_half_as_many() -> None:
@@ -145,7 +158,15 @@ def test_a_family_is_told_from_every_other_by_its_name() -> None:
             super().__init__(max_shift)
             self.columns = columns
 
-    families = [Identity(), Shift(1), Shift(2), CropFlip(1), CropFlip(2), CropFlip(2, mirror=False)]
+    families = [
+        Identity(),
+        Shift(1),
+        Shift(2),
+        CropFlip(1),
+        CropFlip(2),
+        CropFlip(2, mirror=False),
+        CropFlip(2, step=2),
+    ]
     families += [Narrow(), Narrow(columns=1)]
-    assert len({repr(family) for family in families}) == 8
+    assert len({repr(family) for family in families}) == 9
     assert repr(Narrow(1, 1)) == repr(Narrow(1, 1))
