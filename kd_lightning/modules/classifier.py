@@ -83,6 +83,8 @@ class ClassifierModule(LightningModule):
         try:
             with evaluating(network), torch.no_grad():
                 logits = network(image.to(memory_format=self.memory_format))
+        except UserError:  # from a tapped layer
+            raise
         except Exception as error:  # the network may be anybody's
             if self.memory_format == torch.channels_last:
                 self.memory_format = torch.contiguous_format
@@ -92,7 +94,7 @@ class ClassifierModule(LightningModule):
             raise UserError(
                 f"{name}: {type(network).__name__} cannot read images of {shape} ({one_line(error)})"
             ) from error
-        if getattr(network, "aux_logits", False):  # torchvision's name: they come in training alone
+        if network is self.net and getattr(network, "aux_logits", False):  # which come in training alone
             raise UserError(f"{name}: {type(network).__name__} gives auxiliary outputs too, aux_logits: false expected")
         if not isinstance(logits, Tensor):
             raise UserError(
