@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from kd_lightning.errors import UserError
+from kd_lightning.errors import UserError, one_line
 
 METRICS = {"right": "right images", "errors": "errors", "accuracy": "accuracy in %"}
 """What a recipe's figures are, with the words for it."""
@@ -99,7 +99,7 @@ def find_recipe(name: str, configs: Path) -> Recipe:
     try:
         return _read(file)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: not a recipe ({' '.join(str(error).split())})") from error
+        raise UserError(f"{file}: not a recipe ({one_line(error)})") from error
 
 
 def _read(file: Path) -> Recipe:

@@ -10,8 +10,8 @@ from torchvision.datasets import CIFAR10
 
 from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
-from kd_lightning.download import one_line, short_patience
-from kd_lightning.errors import UserError
+from kd_lightning.download import short_patience
+from kd_lightning.errors import UserError, one_line
 
 SIDE = 32
 """Height and width of the originals, in pixels."""

@@ -21,8 +21,7 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
-from kd_lightning.download import one_line
-from kd_lightning.errors import UserError
+from kd_lightning.errors import UserError, one_line
 
 PIXELS_FILE, REPORT_FILE = "images.bin", "report.json"
 

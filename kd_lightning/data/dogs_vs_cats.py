@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kd_lightning.data.image_folder import ImageFolderDataModule
-from kd_lightning.download import one_line
-from kd_lightning.errors import UserError
+from kd_lightning.errors import UserError, one_line
 
 PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
 
@@ -87,9 +86,9 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                 raise UserError(f"root: no cat.0.jpg, dog.0.jpg and so on in {archive}; Kaggle's own archive expected")
             draft.chmod(0o755)
             draft.rename(self.root / "train")
-        except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no room; a password, or another kind of compression
             raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)})") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)

@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
-from kd_lightning.download import one_line, short_patience
-from kd_lightning.errors import UserError
+from kd_lightning.download import short_patience
+from kd_lightning.errors import UserError, one_line
 from kd_lightning.weights_file import misfits, read_weights
 
 OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kd_lightning.batch import Batch, data_of
-from kd_lightning.download import one_line
-from kd_lightning.errors import UserError
+from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
 from kd_lightning.schedules import CosineDecay

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
-from kd_lightning.errors import UserError
+from kd_lightning.errors import UserError, one_line
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.taps import tapped
@@ -146,7 +146,7 @@ class DistillModule(ClassifierModule):
 
     @torch.no_grad()
     def _check_features(self) -> None:
-        """Show both networks one blank image; raise `UserError` where two layers' outputs do not fit their loss."""
+        """Show both networks two blank images; raise `UserError` where two layers' outputs do not fit their loss."""
         if not self.features or data_of(self.trainer) is None:  # see `check_outputs`
             return
         with self._student_taps() as student, self._teacher_taps() as teacher:
@@ -162,7 +162,7 @@ class DistillModule(ClassifierModule):
                     raise UserError(
                         f"features: student_layer {match.student_layer} gives {shapes[0]} and teacher_layer "
                         f"{match.teacher_layer} gives {shapes[1]}, which {type(loss).__name__} does not take "
-                        f"({' '.join(str(error).split())})"
+                        f"({one_line(error)})"
                     ) from error
 
     def _why_not_cached(self) -> str:

@@ -131,6 +131,6 @@ def test_an_archive_with_a_password_is_one_line(tmp_path: Path, inner: bytes) ->
             locked[start + flags] |= 1
             start = locked.find(header, start + 4)
     (tmp_path / "train.zip").write_bytes(locked)
-    with pytest.raises(UserError, match=r"cannot be unpacked \(.*password"):
+    with pytest.raises(UserError, match=r"cannot be unpacked \(.*password[^;]*$"):
         set_up(tmp_path)
     assert not (tmp_path / "train").exists()

@@ -38,6 +38,15 @@ def published() -> State:
     return state
 
 
+@pytest.fixture
+def downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torch keeps the file once it is downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / Path(ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
+    file.parent.mkdir(parents=True)
+    return file
+
+
 def body(state: State, head: str = "fc") -> State:
     return {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
 
@@ -122,23 +131,13 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"101"])
-def test_a_damaged_file_among_the_downloads_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    kept = tmp_path / "hub" / "checkpoints" / Path(ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(content)
-    assert str(kept) in refusal("DEFAULT")
+def test_a_damaged_file_among_the_downloads_is_named(downloaded: Path, content: bytes) -> None:
+    downloaded.write_bytes(content)
+    assert str(downloaded) in refusal("DEFAULT")
 
 
-def test_what_was_downloaded_before_is_not_downloaded_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: State
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    kept = tmp_path / "hub" / "checkpoints" / Path(ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
-    kept.parent.mkdir(parents=True)
-    torch.save(published, kept)
+def test_what_was_downloaded_before_is_not_downloaded_again(downloaded: Path, published: State) -> None:
+    torch.save(published, downloaded)
     assert_same(body(pretrained(NAME, "DEFAULT").state_dict()), body(published))
 
 
