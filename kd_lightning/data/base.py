@@ -7,21 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from kd_lightning.batch import Batch
+from kd_lightning.data.dealer import Dealer
 from kd_lightning.data.sets import ImageSet, Indices, StreamedSet, stratified
 from kd_lightning.data.views import Identity, ViewFamily
 from kd_lightning.errors import UserError
 
 SEED_SPACING = 1_000_003
 """Between two seeds' streams: epoch e of seed s draws from stream s * SEED_SPACING + e, which no other pair shares."""
-
-RESIDENT_BYTES = 2 * 2**30
-"""A set up to this size is copied to the device, under its views; a larger one stays where it is, a memory map."""
 
 
 def _as_dealt(indices: Any) -> Any:
@@ -103,8 +100,7 @@ class ClassificationDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.seed = seed
         self.split_seed = split_seed
-        self._parts: dict[bool, ImageSet | StreamedSet] = {}  # True: training, False: test
-        self._on_device: dict[tuple[bool, torch.device], ImageSet] = {}
+        self._dealers: dict[bool, Dealer] = {}  # True: of the training set, False: of the test set
         self._epoch_views: tuple[int, Tensor] | None = None
 
     @abstractmethod
@@ -132,7 +128,7 @@ class ClassificationDataModule(LightningDataModule):
 
         Empty for a streamed set, whose pixels would have to be read for it.
         """
-        part = self._parts[True]
+        part = self._dealers[True].part
         if isinstance(part, StreamedSet):
             return ""
         result = hashlib.sha256(part.image.contiguous().numpy().data)
@@ -148,7 +144,7 @@ class ClassificationDataModule(LightningDataModule):
     @property
     def train_count(self) -> int:
         """How many images the whole training set has, before it is narrowed; known after setup."""
-        return len(self._parts[True].label)
+        return len(self._dealers[True].part.label)
 
     @property
     def missing_classes(self) -> tuple[int, ...]:
@@ -159,13 +155,17 @@ class ClassificationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load the parts that the stage needs, and choose the training and validation images."""
         self.check_normalisation()
-        if stage in ("fit", "validate") and True not in self._parts:
-            self._parts[True] = self._checked(self.load(train=True), "training")
-            self.train_positions, self.val_positions = self._split(self._parts[True].label)
+        if stage in ("fit", "validate") and True not in self._dealers:
+            part = self._checked(self.load(train=True), "training")
+            self._dealers[True] = self._dealer(part, self.views)
+            self.train_positions, self.val_positions = self._split(part.label)
         if stage == "validate" and not len(self.val_positions):
             raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
-        if stage in ("test", "predict") and False not in self._parts:
-            self._parts[False] = self._checked(self.load(train=False), "test")
+        if stage in ("test", "predict") and False not in self._dealers:
+            self._dealers[False] = self._dealer(self._checked(self.load(train=False), "test"), Identity())
+
+    def _dealer(self, part: ImageSet | StreamedSet, views: ViewFamily) -> Dealer:
+        return Dealer(part, views, self.mean, self.std, self.image_shape)
 
     def check_normalisation(self) -> None:
         """Raise `UserError` unless `mean` and `std` have one value, or one for each channel."""
@@ -219,7 +219,7 @@ class ClassificationDataModule(LightningDataModule):
         self, train: bool, positions: Tensor, batch_size: int, sampler: DistributedSampler[Any] | None = None
     ) -> Any:
         return DataLoader(
-            Indices(positions, self._parts[train]),
+            Indices(positions, self._dealers[train].part),
             batch_size=batch_size,
             sampler=sampler,
             # Batch norm cannot learn from one image: where that is all the last batch would hold, there is none.
@@ -233,7 +233,7 @@ class ClassificationDataModule(LightningDataModule):
         """Deal the training indices, each device its share; the order depends on seed and epoch alone."""
         trainer = self.trainer
         sampler: DistributedSampler[Any] = DistributedSampler(
-            Indices(self.train_positions, self._parts[True]),
+            Indices(self.train_positions, self._dealers[True].part),
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             shuffle=self.shuffle,
@@ -247,7 +247,7 @@ class ClassificationDataModule(LightningDataModule):
 
     def test_dataloader(self) -> Any:
         """Deal the indices of the test set."""
-        return self._loader(False, torch.arange(len(self._parts[False].label)), self.eval_batch_size)
+        return self._loader(False, torch.arange(len(self._dealers[False].part.label)), self.eval_batch_size)
 
     def predict_dataloader(self) -> Any:
         """Deal the indices of the test set."""
@@ -270,53 +270,13 @@ class ClassificationDataModule(LightningDataModule):
     def deal(
         self, index: Tensor, train: bool = True, view: Tensor | None = None, images: Tensor | None = None
     ) -> Batch:
-        """Gather images on the device of `index`, under their views, normalised.
-
-        Args:
-            index: int64 (B,), into the whole training set, or the test set.
-            train: which of the two; it must have been set up.
-            view: int64 (B,); untouched images by default.
-            images: uint8 (B, C, H, W), where they were read already.
-        """
-        view = torch.zeros_like(index) if view is None else view
-        views = self.views if train else Identity()
-        part = self._parts[train]
-        if images is None and isinstance(part, ImageSet) and part.image.nbytes <= RESIDENT_BYTES:
-            resident = self._resident(train, index.device)
-            return Batch(self._finish(views.gather(resident.image, index, view)), resident.label[index], index, view)
-        host = index.cpu()
-        if images is None:
-            images = part.image[host] if isinstance(part, ImageSet) else part.read(host)
-        prepared = views.prepare(images.to(index.device))
-        shown = views.gather(prepared, torch.arange(len(index), device=index.device), view)
-        return Batch(self._finish(shown), part.label[host].to(index.device), index, view)
-
-    def _resident(self, train: bool, device: torch.device) -> ImageSet:
-        """All of a part on a device, in the form that its views read; made once."""
-        if (train, device) not in self._on_device:
-            part = self._parts[train]
-            assert isinstance(part, ImageSet)
-            views = self.views if train else Identity()
-            self._on_device[train, device] = ImageSet(views.prepare(part.image), part.label).to(device)
-        return self._on_device[train, device]
-
-    def _finish(self, image: Tensor) -> Tensor:
-        """Normalise images, and resize them where they are stored at another size than they are shown at."""
-        if self.mean.device != image.device:
-            self.mean, self.std = self.mean.to(image.device), self.std.to(image.device)
-        scale = 1 / (255 * self.std)
-        image = torch.addcmul(-(self.mean / self.std).view(-1, 1, 1), image.float(), scale.view(-1, 1, 1))
-        if image.shape[1:] == self.image_shape:
-            return image
-        # Antialiasing changes nothing where an image grows, and resizing takes half of the time without it.
-        shrinks = any(shown < stored for shown, stored in zip(self.image_shape, image.shape[1:], strict=True))
-        image = image.contiguous(memory_format=torch.channels_last)
-        return F.interpolate(image, self.image_shape[1:], mode="bilinear", antialias=shrinks)
+        """Make images of the whole training set, or of the test set, ready for a network: see `Dealer.deal`."""
+        return self._dealers[train].deal(index, view, images)
 
     def _views_of_epoch(self, epoch: int, device: torch.device) -> Tensor:
         """The view that each training image gets in an epoch: int64 (N,)."""
         if self._epoch_views is None or self._epoch_views[0] != epoch:
             generator = torch.Generator().manual_seed(self._seed * SEED_SPACING + epoch)
-            views = self.views.draw(len(self._parts[True].label), generator)
+            views = self.views.draw(self.train_count, generator)
             self._epoch_views = epoch, views.to(device)
         return self._epoch_views[1]

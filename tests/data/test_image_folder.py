@@ -134,11 +134,11 @@ def test_a_set_too_large_for_the_device_is_gathered_where_it_lies(
 ) -> None:
     views, index, view = CropFlip(2), torch.tensor([3, 11, 3]), torch.tensor([0, 8, 30])
     resident = set_up(split_tree, views=views).deal(index, view=view)
-    monkeypatch.setattr("kd_lightning.data.base.RESIDENT_BYTES", 100)
+    monkeypatch.setattr("kd_lightning.data.dealer.RESIDENT_BYTES", 100)
     mapped = set_up(split_tree, views=views)
     batch = mapped.deal(index, view=view)
     assert all(torch.equal(a, b) for a, b in zip(batch, resident, strict=True))
-    assert not mapped._on_device
+    assert not mapped._dealers[True]._on_device
 
 
 def test_decoding_is_done_once_and_again_where_a_file_changed(
