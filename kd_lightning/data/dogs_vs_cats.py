@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kd_lightning.data.image_folder import ImageFolderDataModule
+from kd_lightning.data.tree import WHOLE, Labelled
 from kd_lightning.errors import UserError, one_line
 
 PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
@@ -55,14 +56,14 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
             self._unpack()
         super().prepare_data()
 
-    def find(self) -> dict[str, list[tuple[Path, int]]]:
+    def find(self) -> dict[str, Labelled]:
         """List the photographs, cats first, by number; other files are left alone."""
         folder = self.root / "train"
         matches = [PHOTOGRAPH.fullmatch(file.name) for file in folder.iterdir()] if folder.is_dir() else []
         found = sorted((self.class_names.index(match[2]), int(match[3]), match[1]) for match in matches if match)
         if len({number for number, _, _ in found}) < len(self.class_names):
             raise UserError(f"root: cat.0.jpg, dog.0.jpg and so on not found in {folder}; name the folder above train/")
-        return {"all": [(folder / name, number) for number, _, name in found]}
+        return {WHOLE: [(folder / name, number) for number, _, name in found]}
 
     def _unpack(self) -> None:
         archive = next((self.root / name for name in (INNER, OUTER) if (self.root / name).is_file()), None)

@@ -4,55 +4,26 @@ import hashlib
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kd_lightning.data.base import ClassificationDataModule
-from kd_lightning.data.decode import Decoded, Decoder, decode_all, image_suffixes, stamps
-from kd_lightning.data.sets import ImageSet, StreamedSet, stratified_order
+from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
+from kd_lightning.data.sets import ImageSet, StreamedSet
+from kd_lightning.data.tree import WHOLE, ImageFiles, Labelled, find_classes, find_files, split_files
 from kd_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
-
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folders of a tree that is split already."""
-
-MISTAKEN = {*PARTS, "training", "testing"}
-"""Names, in lower case, of which a class is not likely to have one."""
 
 CACHE_FOLDER = ".kd_lightning_cache"
 
 NAMED = 3
 """Unreadable files that an error names; the others it counts."""
-
-
-class _Files(NamedTuple):
-    """Image files, the class of each, and whether it is for validation; int64 and bool (N,)."""
-
-    paths: list[Path]
-    label: Tensor
-    val: Tensor
-
-    def at(self, places: Tensor) -> "_Files":
-        """Those at some places, int64 (M,), in that order."""
-        return _Files([self.paths[place] for place in places.tolist()], self.label[places], self.val[places])
-
-
-def _files_of(pairs: Sequence[tuple[Path, int]], val: bool = False) -> _Files:
-    label = torch.tensor([number for _, number in pairs], dtype=torch.int64)
-    return _Files([path for path, _ in pairs], label, torch.full((len(pairs),), val))
-
-
-def _folders_in(folder: Path) -> set[str]:
-    if not folder.is_dir():
-        raise UserError(f"root: no folder {folder}; name the one above the class folders with --data.root")
-    return {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
 
 
 class _Reader:
@@ -98,6 +69,9 @@ class ImageFolderDataModule(ClassificationDataModule):
             fractions that do not add up to 1.
     """
 
+    default_split = (0.8, 0.1, 0.1)
+    """Of one tree, where nothing else is asked for."""
+
     def __init__(
         self,
         root: str,
@@ -130,83 +104,25 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
         self._told: set[str] = set()
-        self.class_names = self.class_names or self._find_classes()
+        self.class_names = self.class_names or find_classes(self.root)
 
-    default_split = (0.8, 0.1, 0.1)
-    """Of one tree, where nothing else is asked for."""
-
-    def _find_classes(self) -> Sequence[str]:
-        """The names of the class folders, in order."""
-        folder = self.root / "train" if (self.root / "train").is_dir() else self.root
-        names = sorted(_folders_in(folder))
-        if mistaken := sorted(name for name in names if name.lower() in MISTAKEN):
-            raise UserError(
-                f"root: {', '.join(mistaken)} found among the class folders in {folder}; a tree that is split has "
-                "train/ and, beside it, val/ or test/"
-            )
-        if len(names) < 2:
-            found = f"{len(names)} class folders found" if len(names) != 1 else f"one class found ({names[0]})"
-            raise UserError(f"root: {found} in {folder}, at least 2 expected")
-        return names
-
-    def find(self) -> dict[str, list[tuple[Path, int]]]:
+    def find(self) -> dict[str, Labelled]:
         """List the image files with their classes, by part (`train`, `val`, `test`), or as one (`all`)."""
-        if not (self.root / "train").is_dir():
-            return {"all": self._classes_in(self.root)}
-        if self.split:
-            raise UserError(f"split: found, but {self.root} has a train/ folder, and with it a split of its own")
-        folders = [folder for folder in PARTS if (self.root / folder).is_dir()]
-        if len(folders) > len({PARTS[folder] for folder in folders}):
-            twice = " and ".join(f"{folder}/" for folder in folders if PARTS[folder] == "val")
-            raise UserError(f"root: {twice} found in {self.root}, one folder for validation expected")
-        return {PARTS[folder]: self._classes_in(self.root / folder) for folder in folders}
+        return find_files(self.root, self.class_names)
 
-    def _classes_in(self, folder: Path) -> list[tuple[Path, int]]:
-        names = _folders_in(folder)
-        unknown = sorted(names - set(self.class_names))
-        if unknown:
-            raise UserError(f"root: {folder} has classes that {self.root / 'train'} lacks: {', '.join(unknown)}")
-        suffixes, others = image_suffixes(), Counter[str]()
-        found: list[tuple[Path, int]] = []
-        for number, name in enumerate(self.class_names):
-            every = sorted(
-                file
-                for file in (folder / name).rglob("*")
-                if not any(part.startswith(".") for part in file.relative_to(folder).parts) and not file.is_dir()
-            )
-            files = [file for file in every if file.suffix.lower() in suffixes]
-            others.update(file.suffix.lower() or "none" for file in every if file.suffix.lower() not in suffixes)
-            if name in names and not files:
-                raise UserError(f"root: the class folder {folder / name} holds no image")
-            found += [(file, number) for file in files]
-        if others:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(NAMED))
-            log.warning(f"{folder}: {others.total()} files left out, whose suffix is not an image's: {kinds}")
+    @cached_property
+    def _found(self) -> dict[str, Labelled]:
+        found = self.find()
+        if self.split and WHOLE not in found:
+            raise UserError(f"split: found, but {self.root} has a train/ folder, and with it a split of its own")
+        if self.val_size and (WHOLE in found or "val" in found):
+            raise UserError(f"val_size: {self.val_size} found, but {self.root} is split by its folders or by `split`")
         return found
 
     @cached_property
-    def _found(self) -> dict[str, list[tuple[Path, int]]]:
-        return self.find()
-
-    @cached_property
-    def _files(self) -> dict[bool, _Files]:
+    def _files(self) -> dict[bool, ImageFiles]:
         """The files of the training set, those for validation among them (True), and of the test set (False)."""
-        found = self._found
-        if self.val_size and ("all" in found or "val" in found):
-            raise UserError(f"val_size: {self.val_size} found, but {self.root} is split by its folders or by `split`")
-        if "all" not in found:
-            train = self._shuffled(_files_of(found["train"]))
-            val = self._shuffled(_files_of(found.get("val", []), val=True))
-            both = _Files(val.paths + train.paths, *(torch.cat(pair) for pair in zip(val[1:], train[1:], strict=True)))
-            return {True: both, False: self._shuffled(_files_of(found.get("test", [])))}
-        every = self._shuffled(_files_of(found["all"]))
-        _, val_count, test_count = (round(part * len(every.paths)) for part in self.split or self.default_split)
-        places = torch.arange(len(every.paths))
-        every.val[test_count : test_count + val_count] = True
-        return {True: every.at(places[test_count:]), False: every.at(places[:test_count])}
-
-    def _shuffled(self, files: _Files) -> _Files:
-        return files.at(stratified_order(files.label, torch.Generator().manual_seed(self.split_seed)))
+        return split_files(self._found, self.split or self.default_split, self.split_seed)
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
@@ -220,7 +136,7 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of one tree's split: which files it is of."""
-        return {"files": self._names_digest} if "all" in self._found else {}
+        return {"files": self._names_digest} if WHOLE in self._found else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint of another split of one tree, whose training images may be test images here.
@@ -273,7 +189,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         """The files that are for validation, or `val_size` of the images."""
         return super().held_out(label) if self.val_size else self._val.nonzero().squeeze(1)
 
-    def _decoded(self, train: bool) -> tuple[_Files, Tensor | None]:
+    def _decoded(self, train: bool) -> tuple[ImageFiles, Tensor | None]:
         """The files of a part that can be read, and their images unless they are streamed."""
         files, part = self._files[train], "train" if train else "test"
         keep = len(files.paths) * math.prod(self.decoder.shape) <= self.cache_limit * 2**30
@@ -287,7 +203,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         readable = [place for place in range(len(files.paths)) if place not in decoded.unreadable]
         return files.at(torch.tensor(readable, dtype=torch.int64)), decoded.image
 
-    def _refuse_or_skip(self, files: _Files, decoded: Decoded) -> None:
+    def _refuse_or_skip(self, files: ImageFiles, decoded: Decoded) -> None:
         named = [f"{files.paths[place]} ({problem})" for place, problem in list(decoded.unreadable.items())[:NAMED]]
         more = len(decoded.unreadable) - len(named)
         found = f"{len(decoded.unreadable)} of {len(files.paths)} images cannot be read: " + ", ".join(named)
