@@ -29,7 +29,8 @@ class Dealer:
         self.part = part
         self.views = views
         self.shape = shape
-        self._mean, self._std = mean, std
+        # (pixel / 255 - mean) / std in one multiplication and one addition.
+        self._scale, self._shift = (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
         self._on_device: dict[torch.device, ImageSet] = {}
 
     def deal(self, index: Tensor, view: Tensor | None = None, images: Tensor | None = None) -> Batch:
@@ -60,10 +61,9 @@ class Dealer:
 
     def _finish(self, image: Tensor) -> Tensor:
         """Normalise images, and resize them where they are stored at another size than they are shown at."""
-        if self._mean.device != image.device:
-            self._mean, self._std = self._mean.to(image.device), self._std.to(image.device)
-        scale = 1 / (255 * self._std)
-        image = torch.addcmul(-(self._mean / self._std).view(-1, 1, 1), image.float(), scale.view(-1, 1, 1))
+        if self._scale.device != image.device:
+            self._scale, self._shift = self._scale.to(image.device), self._shift.to(image.device)
+        image = image.float().mul_(self._scale).add_(self._shift)
         if image.shape[1:] == self.shape:
             return image
         # Antialiasing changes nothing where an image grows, and resizing takes half of the time without it.

@@ -54,7 +54,7 @@ class Identity(ViewFamily):
 
     def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
         """Pick the images themselves."""
-        return prepared[index]
+        return prepared.index_select(0, index)
 
 
 class _Windows(ViewFamily):
@@ -90,16 +90,23 @@ class _Windows(ViewFamily):
         return torch.multinomial(self.probabilities, size, replacement=True, generator=generator)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Pad every image with `margin` black pixels on each side."""
-        return F.pad(images, (self.margin,) * 4)
+        """Pad every image with `margin` black pixels on each side, one image after the other in memory."""
+        return F.pad(images, (self.margin,) * 4).contiguous()
 
     def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
-        """Cut each image's window out of its padded form: a strided view until the one gather, then mirror."""
+        """Cut each image's window out of its padded form, then mirror.
+
+        In memory a window lies within one stretch, from its first pixel to its last: stretches are copied whole, which
+        takes a fraction of the time of a gather pixel by pixel, and read with the strides of the padded images.
+        """
         if self._rows.device != view.device:
             self._rows, self._columns = self._rows.to(view.device), self._columns.to(view.device)
-        height, width = (side - 2 * self.margin for side in prepared.shape[-2:])
-        windows = prepared.unfold(2, height, 1).unfold(3, width, 1)
-        images = windows[index, :, self._rows[view], self._columns[view]]
+        image, channel, row, _ = prepared.stride()
+        channels, height, width = prepared.shape[1], *(side - 2 * self.margin for side in prepared.shape[-2:])
+        length = (channels - 1) * channel + (height - 1) * row + width
+        first = index * image + self._rows[view] * row + self._columns[view]
+        stretches = prepared.as_strided((prepared.numel() - length + 1, length), (1, 1)).index_select(0, first)
+        images = stretches.as_strided((len(index), channels, height, width), (length, channel, row, 1))
         if self.count == len(self.offsets):
             return images
         mirrored = (view >= len(self.offsets)).view(-1, 1, 1, 1)
