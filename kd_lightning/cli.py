@@ -112,7 +112,8 @@ class _CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]
-        callbacks: list[Any] = list(config.get("callbacks") or [])
+        asked_for = config.get("callbacks") or []
+        callbacks: list[Any] = [*asked_for] if isinstance(asked_for, list) else [asked_for]
         if config.get("enable_progress_bar") is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()  # a bar in a file is a line an epoch
         shown = kwargs.get("enable_progress_bar", config.get("enable_progress_bar"))

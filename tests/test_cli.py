@@ -267,3 +267,12 @@ def test_help_and_version_need_no_torch():
     assert done.returncode == 0
     assert "usage: kd-lightning" in done.stdout
     assert "kd-lightning 0.1.0" in done.stdout
+
+
+def test_one_callback_may_be_named_without_a_list():
+    trained = cli.main(
+        ["fit", "--config", write_config(), "--trainer.callbacks=lightning.pytorch.callbacks.RichModelSummary"]
+    )
+    names = [type(callback).__name__ for callback in trained.trainer.callbacks]
+    assert names.count("RichModelSummary") == 1
+    assert names.count("ModelCheckpoint") == 2
