@@ -62,6 +62,8 @@ class ClassificationDataModule(LightningDataModule):
     """Known before setup: networks are built to fit their number."""
     image_shape: tuple[int, int, int] = (0, 0, 0)
     """(C, H, W) of the images that the network gets."""
+    batches_at_once = 1
+    """How many training batches the loader deals as one; set before training by a module that takes them apart."""
     test_names: Sequence[str] | None = None
     """Of the test images, where each has a name of its own; known after setup for a test."""
 
@@ -239,7 +241,7 @@ class ClassificationDataModule(LightningDataModule):
             shuffle=self.shuffle,
             seed=self._seed * SEED_SPACING,
         )
-        return self._loader(True, self.train_positions, self.batch_size, sampler)
+        return self._loader(True, self.train_positions, self.batch_size * self.batches_at_once, sampler)
 
     def val_dataloader(self) -> Any:
         """Deal the held-out indices; no loader at all where none are held out."""

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
+from kd_lightning.modules import steps
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
 from kd_lightning.schedules import CosineDecay
 
@@ -28,9 +29,14 @@ class ClassifierModule(LightningModule):
         optimizer: makes the optimizer from the trainable parameters; fused where optimizer and device can.
         lr_scheduler: makes the schedule from the optimizer. One that counts `total_steps` (`CosineDecay`,
             `OneCycleLR`) is stepped every step, any other every epoch.
+        steps_at_once: steps that Lightning has taken in one call, batch after batch, the very same as one by one: what
+            it does around a call takes as long as a small network's step. Hooks, callbacks and the progress bar then
+            count calls. With several devices, and options of the trainer that count or change single steps
+            (`max_steps`, `limit_train_batches`, `gradient_clip_val`, …), each step has its own call.
 
     Raises:
-        UserError: the network's outputs do not match the data's classes, or a loss stops being a number.
+        UserError: the network's outputs do not match the data's classes, a loss stops being a number, or
+            `steps_at_once` is below 1, or above it with a schedule that watches a figure.
     """
 
     def __init__(
@@ -38,12 +44,16 @@ class ClassifierModule(LightningModule):
         net: nn.Module,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        steps_at_once: int = 1,
     ) -> None:
         super().__init__()
+        if steps_at_once < 1:
+            raise UserError(f"steps_at_once: {steps_at_once} found, at least 1 expected")
         self.net = net
         self.memory_format = torch.channels_last
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.steps_at_once = steps_at_once
         self.train_means = RunningMeans()
         self.evaluation = EvaluationMetrics()
 
@@ -64,8 +74,12 @@ class ClassifierModule(LightningModule):
         return image.to(self.dtype, memory_format=self.memory_format)
 
     def setup(self, stage: str) -> None:
-        """Compare the network's outputs with the data's classes before any step."""
+        """Compare the network's outputs with the data's classes before any step; ask for as many batches at once."""
         self.check_outputs(self.net, "network")
+        data = data_of(self.trainer)
+        if stage == "fit" and hasattr(data, "batches_at_once"):
+            data.batches_at_once = self.steps_at_once if steps.have_no_witness(self.trainer) else 1
+            self.automatic_optimization = data.batches_at_once == 1
 
     def check_outputs(self, network: nn.Module, name: str) -> None:
         """Show two blank images to a network; raise `UserError` if it cannot read it or has other classes.
@@ -104,8 +118,15 @@ class ClassifierModule(LightningModule):
                 f"{name}: {type(network).__name__} gives {logits.shape[-1]} classes, the data has {data.num_classes}"
             )
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss of one batch; or nothing, once all steps that were dealt at once are taken."""
+        if self.automatic_optimization:
+            return self.loss_of(batch)
+        steps.take(self, steps.split(batch, data_of(self.trainer).batch_size), self.loss_of)
+        return None
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """The loss of one training batch."""
         try:
             logits = self(batch.image).float()
         except ValueError as error:
@@ -125,6 +146,8 @@ class ClassifierModule(LightningModule):
         means = self.train_means.compute()
         self._stop_unless_finite({name: value for name, value in means.items() if name != "accuracy"}, "training")
         self.log_dict({f"train/{name}": value for name, value in means.items()}, sync_dist=True)
+        if not self.automatic_optimization:
+            steps.advance(self.trainer, "epoch")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
@@ -172,10 +195,18 @@ class ClassifierModule(LightningModule):
         if hasattr(scheduler, "total_steps"):
             config["interval"] = "step"
         if isinstance(scheduler, CosineDecay) and scheduler.total_steps is None:
-            scheduler.run_for(int(self.trainer.estimated_stepping_batches))
+            scheduler.run_for(self._steps_of_run())
         if isinstance(scheduler, ReduceLROnPlateau):
+            if not self.automatic_optimization:
+                raise UserError(f"steps_at_once: {self.steps_at_once} found, 1 expected with ReduceLROnPlateau")
             config["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _steps_of_run(self) -> int:
+        if self.automatic_optimization:
+            return int(self.trainer.estimated_stepping_batches)
+        data = data_of(self.trainer)
+        return (self.trainer.max_epochs or 0) * steps.count(len(data.train_positions), data.batch_size)
 
 
 def _fused_if_possible(make: Callable[..., Optimizer], parameters: Iterable[Tensor]) -> Optimizer:

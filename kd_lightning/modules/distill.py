@@ -223,10 +223,10 @@ class DistillModule(ClassifierModule):
             return self._ask(batch.image)
         return self._answers.look_up(batch.index, batch.view, lambda rows: self._ask(batch.image[rows]))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+    def loss_of(self, batch: Batch) -> Tensor:
+        """The loss of one training batch."""
         with self._student_taps() as self._student_outputs:
-            return super().training_step(batch, batch_idx)
+            return super().loss_of(batch)
 
     def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
         """`loss`, and its parts before their weights: `hard_loss`, `soft_loss` and, with features, `feature_loss`."""

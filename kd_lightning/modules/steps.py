@@ -1,0 +1,60 @@
+"""Several steps in one call from Lightning, whose work around a call takes longer than a small network's step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from kd_lightning.batch import Batch
+
+
+def have_no_witness(trainer: Trainer) -> bool:
+    """Whether nothing that a trainer was asked for counts single steps, or comes between a loss and its step."""
+    return (
+        trainer.world_size == 1
+        and trainer.accumulate_grad_batches == 1
+        and trainer.gradient_clip_val is None
+        and trainer.max_steps == -1
+        and trainer.limit_train_batches == 1.0
+        and trainer.val_check_interval == 1.0
+        and getattr(trainer.precision_plugin, "scaler", None) is None  # of float16's gradients
+    )
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """Take a batch apart into those of `size` images that it was dealt from; the last may be smaller.
+
+    A single image that is left over is left out, as the loader leaves it out: batch norm cannot learn from it.
+    """
+    parts = [Batch(*part) for part in zip(*(tensor.split(size) for tensor in batch), strict=True)]
+    return parts[:-1] if len(parts[-1].label) == 1 < size and len(parts) > 1 else parts
+
+
+def count(images: int, size: int) -> int:
+    """How many steps an epoch of so many images has, in batches of `size`."""
+    return images // size + (images % size > (1 if images > size > 1 else 0))
+
+
+def take(module: LightningModule, batches: list[Batch], loss_of: Callable[[Batch], Tensor]) -> None:
+    """Take a step down the loss of each batch, with the schedule that goes by the step."""
+    optimizer: Any = module.optimizers(use_pl_optimizer=False)
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = loss_of(batch)
+        with torch.autocast(module.device.type, enabled=False):  # Lightning's is around the whole call
+            loss.backward()
+        optimizer.step()
+        torch.clear_autocast_cache()  # it holds the weights of before the step
+        advance(module.trainer, "step")
+    # Lightning counts the steps alone that it takes itself.
+    module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(batches)
+
+
+def advance(trainer: Trainer, interval: str) -> None:
+    """Move the schedules that go by the step, or by the epoch."""
+    for config in trainer.lr_scheduler_configs:
+        if config.interval == interval:
+            scheduler: Any = config.scheduler
+            scheduler.step()
