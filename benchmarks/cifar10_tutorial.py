@@ -1,0 +1,60 @@
+"""Recipe C: ten epochs of distillation, the teacher's answers found on the way, against the tutorial's loop."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from benchmarks.loops import answers_of, divergence, plain_loop
+from benchmarks.made import TorchvisionCIFAR10
+from benchmarks.ours import untrained, whole_fit
+from benchmarks.turns import OURS, Benchmark, Turn
+from kd_lightning.models import DeepNN, LightNN
+
+IMAGES, BATCH, EPOCHS = 50_000, 128, 10
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TEMPERATURE, HARD, SOFT = 2.0, 0.75, 0.25
+STEPS = 30
+"""Of the tutorial's that are timed on a CPU, where all of them would take half an hour."""
+
+
+def benchmark(folder: Path, images: int | None) -> Benchmark:
+    """Prepare it, in a folder, with fewer images where so many are asked for."""
+    images = images or IMAGES
+    teacher = DeepNN().eval()
+    return Benchmark(
+        f"cifar10_tutorial: ten epochs of distillation (the tutorial's worked out from {STEPS} steps)",
+        "s",
+        {
+            OURS: whole_fit(
+                "cifar10_tutorial/distill.yaml",
+                folder,
+                lambda run: untrained(teacher, run),
+                "--data=benchmarks.made.RandomCIFAR10",
+                f"--data.images={images}",
+            ),
+            "tutorial's loop, 2 workers": _tutorial(teacher, images),
+        },
+        {"tutorial's loop, 2 workers": 1 / 8},
+    )
+
+
+def _tutorial(teacher: torch.nn.Module, images: int) -> Turn:
+    """The tutorial's: float32, the teacher asked at every step."""
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    dataset = TorchvisionCIFAR10(images, transform)
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=2)
+    student = LightNN().to(memory_format=torch.contiguous_format)
+
+    def loss(image: Tensor, label: Tensor) -> Tensor:
+        told = answers_of(teacher, image)
+        logits = student(image)
+        soft = divergence(logits, told, TEMPERATURE) * TEMPERATURE**2
+        return SOFT * soft + HARD * F.cross_entropy(logits, label)
+
+    epoch = plain_loop(loader, loss, torch.optim.Adam(student.parameters(), 1e-3), STEPS)
+    return lambda: EPOCHS * epoch()

@@ -1,0 +1,89 @@
+"""Recipe A: an epoch of distillation on 10,000 images, in batches of 32, against the notebook's loop and a lean one."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from benchmarks.loops import answers_of, divergence, plain_loop
+from benchmarks.made import RandomMNIST, TorchvisionMNIST, random_images
+from benchmarks.ours import one_epoch, untrained
+from benchmarks.turns import OURS, Benchmark, Turn
+from kd_lightning.models import MLP
+
+IMAGES, BATCH = 10_000, 32
+MEAN, STD = 0.1307, 0.3081
+SMALL, LARGE = [784, 200, 200, 10], [784, 800, 800, 10]
+TEMPERATURE, HARD, SOFT = 3.0, 0.2, 0.8
+
+
+def benchmark(folder: Path, images: int | None) -> Benchmark:
+    """Prepare it, in a folder, with fewer images where so many are asked for."""
+    images = images or IMAGES
+    teacher = MLP(LARGE).eval()
+    return Benchmark(
+        "mnist_transfer: an epoch of distillation, 10,000 images in batches of 32",
+        "s",
+        {
+            OURS: one_epoch(
+                "mnist_transfer/distill.yaml",
+                folder,
+                "--data=benchmarks.made.RandomMNIST",
+                f"--data.images={images}",
+                f"--data.train_size={images}",
+                f"--model.teacher_ckpt={untrained(teacher, folder)}",
+            ),
+            "notebook's loop": _notebook(teacher, images, workers=0),
+            "notebook's loop, 4 workers": _notebook(teacher, images, workers=4),
+            "by hand, in memory": _by_hand(teacher, images),
+        },
+        {"notebook's loop": 1 / 4, "notebook's loop, 4 workers": 1 / 4, "by hand, in memory": 1.4},
+    )
+
+
+def _student() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10)
+    )
+
+
+def _notebook(teacher: nn.Module, images: int, workers: int) -> Turn:
+    """The course notebook's: images one by one through torchvision, the teacher asked at every step."""
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+    loader: DataLoader[Any] = DataLoader(TorchvisionMNIST(images, transform), batch_size=BATCH, num_workers=workers)
+    student = _student()
+
+    def loss(image: Tensor, label: Tensor) -> Tensor:
+        logits = student(image)
+        soft = divergence(logits, answers_of(teacher, image), TEMPERATURE)
+        return HARD * F.cross_entropy(logits, label) + SOFT * soft
+
+    return plain_loop(loader, loss, torch.optim.Adam(student.parameters(), 1e-3))
+
+
+def _by_hand(teacher: nn.Module, images: int) -> Turn:
+    """What a careful engineer would write for this alone: all images normalised, all answers known, nothing logged."""
+    part = random_images(images, RandomMNIST.image_shape)
+    image, label = ((part.image / 255 - MEAN) / STD).flatten(1), part.label
+    soft = F.softmax(answers_of(teacher, image) / TEMPERATURE, dim=-1)
+    student = _student()
+    optimizer = torch.optim.Adam(student.parameters(), 1e-3, fused=True)
+
+    def turn() -> float:
+        begin = time.perf_counter()
+        for start in range(0, images, BATCH):
+            rows = slice(start, start + BATCH)
+            logits = student(image[rows])
+            told = F.kl_div(F.log_softmax(logits / TEMPERATURE, dim=-1), soft[rows], reduction="batchmean")
+            loss = HARD * F.cross_entropy(logits, label[rows]) + SOFT * told
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return time.perf_counter() - begin
+
+    return turn

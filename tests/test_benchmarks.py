@@ -1,0 +1,81 @@
+"""The benchmarks, by their command, on few images: that they run, and what they say and keep."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.turns import OURS, Benchmark, share, take_turns
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where the configs are
+
+
+def test_contenders_take_turns_and_every_figure_is_told() -> None:
+    order, told = [], []
+
+    def turn(name: str, figures: list[float]) -> float:
+        order.append(name)
+        return figures.pop(0)
+
+    a, b = [1.0, 3.0, 2.0], [2.0, 2.0, 8.0]
+    figures = take_turns({"a": lambda: turn("a", a), "b": lambda: turn("b", b)}, 3, lambda *said: told.append(said))
+    assert order == ["a", "b"] * 3
+    assert figures == {"a": [1.0, 3.0, 2.0], "b": [2.0, 2.0, 8.0]}
+    assert told[:2] == [("a", 1.0), ("b", 2.0)]
+    assert share(figures["a"], figures["b"]) == 0.5  # of 0.5, 1.5 and 0.25
+
+
+def test_figures_are_shown_beside_what_they_have_to_reach_and_kept_behind_the_older_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(folder: Path, images: int | None) -> Benchmark:
+        assert images == 7
+        return Benchmark("a title", "s", {OURS: lambda: 1.0, "other": lambda: 4.0}, {"other": 0.4}, 2.0)
+
+    monkeypatch.setattr(command, "BENCHMARKS", {"made": made})
+    monkeypatch.setattr(command, "RECORDS", tmp_path / "records.jsonl")
+    for _ in range(2):
+        command.main(["made", "--rounds=3", "--images=7", "--keep"])
+    said = capsys.readouterr().out
+    assert "other: 4 s" in said
+    assert all(word in said for word in ("a title", "0.250", "0.4 or less", "2 s or less"))
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert len(records) == 2
+    assert records[0]["figures"] == {"ours": [1.0] * 3, "other": [4.0] * 3}
+    assert records[0]["ours / it"] == {"other": 0.25}
+    assert {"date", "commit", "machine", "versions", "threads", "unit"} <= records[0].keys()
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(["nothing"])
+    assert caught.value.code == 2
+    assert "nothing found, of mnist_transfer, " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", command.BENCHMARKS)
+def test_every_benchmark_runs_by_its_command(name: str) -> None:
+    words = [sys.executable, "-m", "benchmarks", name, "--rounds=1", "--images=300"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "COLUMNS": "160"})
+    assert "ours: " in done.stdout
+
+
+def test_the_fastest_benchmarks_run() -> None:
+    command.main(["data_path", "mnist_transfer", "--rounds=1", "--images=64"])
+
+
+def test_what_was_measured_is_kept() -> None:
+    for line in command.RECORDS.read_text().splitlines() if command.RECORDS.exists() else []:
+        record = json.loads(line)
+        assert record["name"] in command.BENCHMARKS
+        assert not record["commit"].endswith("-dirty")
