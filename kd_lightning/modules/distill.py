@@ -1,15 +1,17 @@
 """Learning from a teacher's softened outputs, from its inner layers and from labels."""
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
@@ -66,7 +68,8 @@ class DistillModule(ClassifierModule):
         soft_weight: factor on the soft loss, at least 0.
         soft_loss: (student logits, teacher logits, temperature) to a scalar.
         cache_teacher: ask the teacher once for each image and view, and keep its answers beside `teacher_ckpt` for the
-            runs to come. By default where that is exact and takes at most `CACHE_BYTES`.
+            runs to come. By default where that is exact and takes at most `CACHE_BYTES`. True: when an image comes
+            up under a view; `all`: before the first step, for all images and views, in large batches.
         features: layers of the student and the teacher that are matched, each pair by a loss of its own.
         feature_weight: factor on the sum of those losses, above 0 where there are features, else 0.
         **kwargs: optimizer and lr_scheduler, see `ClassifierModule`.
@@ -88,7 +91,7 @@ class DistillModule(ClassifierModule):
         hard_weight: float = 0.1,
         soft_weight: float = 0.9,
         soft_loss: SoftLoss = soft_target_loss,
-        cache_teacher: bool | None = None,
+        cache_teacher: bool | Literal["all"] | None = None,
         # The CLI builds arguments in this order. Behind `net`, what a loss draws leaves the student's start as it is.
         features: Sequence[FeatureMatch] = (),
         feature_weight: float = 0.0,
@@ -197,6 +200,21 @@ class DistillModule(ClassifierModule):
         size = data.train_count, data.views.count, data.num_classes
         self._answers = CachedTeacher(data.train_positions, *size, self.device)
         self._answers.load(self._answers_file)
+        if self.cache_teacher == "all":
+            self._answer_all(self._answers, data)
+
+    @torch.no_grad()
+    def _answer_all(self, answers: CachedTeacher, data: Any) -> None:
+        """Have the teacher say everything now, each process its share; and keep it, whatever becomes of the run."""
+        own = data.train_positions[self.trainer.global_rank :: self.trainer.world_size]
+        chunks = [(view, index) for view in range(data.views.count) for index in own.split(data.eval_batch_size)]
+        shown = track(chunks, "asking the teacher", disable=not (self.trainer.is_global_zero and sys.stdout.isatty()))
+        with self.trainer.precision_plugin.train_step_context():
+            for view, index in shown:
+                self._answer(data.deal(index.to(self.device), view=torch.full_like(index, view, device=self.device)))
+        answers.end_epoch()
+        if self.trainer.is_global_zero:
+            answers.save(self._answers_file)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and join what each process has had the teacher say."""

@@ -78,6 +78,29 @@ def test_the_teacher_is_shown_each_pair_once_in_all_runs():
     assert list(Path().glob("teacher.pt.answers-*")) == [file]
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("bf16-mixed", 2e-3)])
+def test_all_answers_may_be_asked_for_before_the_first_step(precision, tolerance):
+    early, live = student(cache_teacher="all"), student(cache_teacher=False)
+    shown = fit(early, precision=precision)
+    assert shown == [100] * 9 + [50] * 3  # one call a view; then each epoch's first batch is compared
+    assert fit(live, precision=precision) == [50] * 6
+    for name, weight in live.net.state_dict().items():
+        torch.testing.assert_close(early.net.state_dict()[name], weight, rtol=0, atol=tolerance)
+    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
+    assert load_file(file)["pair"].tolist() == list(range(900))
+
+
+def test_all_answers_are_kept_though_the_run_comes_to_nothing(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(DistillModule, "training_step", fail)
+    with pytest.raises(RuntimeError, match="no more"):
+        fit(student(cache_teacher="all"))
+    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
+    assert len(load_file(file)["pair"]) == 900
+
+
 def test_other_views_pixels_or_weights_have_answers_of_their_own():
     fit(student(), epochs=1)
     fit(student(), lambda **options: DigitsDataModule(**{**options, "views": None}), epochs=1)
@@ -118,6 +141,8 @@ def test_what_cannot_be_kept_is_refused_if_asked_for_and_else_asked_anew(options
 
     with pytest.raises(UserError, match=f"cache_teacher: .*{expected}; false expected"):
         fit(module(cache_teacher=True))
+    with pytest.raises(UserError, match=f"cache_teacher: .*{expected}; false expected"):
+        fit(module(cache_teacher="all"))
     fit(module(), epochs=1)
     assert not list(Path().glob("teacher.pt.answers-*"))
 
