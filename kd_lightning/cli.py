@@ -7,7 +7,7 @@ import warnings
 from inspect import isclass
 from pathlib import Path
 from pydoc import locate
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from jsonargparse import ArgumentParser
@@ -78,6 +78,12 @@ class _CLI(LightningCLI):
             default=None,
             help="CPU threads of torch; its own choice by default. Small networks are fastest with one.",
         )
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="of float32 matrix products: highest is float32; high lets a GPU take tf32, medium bfloat16.",
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Options on the command line stand; hyperparameters of a checkpoint do not replace them."""
@@ -87,6 +93,7 @@ class _CLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.threads:
             torch.set_num_threads(config.threads)
+        torch.set_float32_matmul_precision(config.matmul_precision)
         options = config.model.get("init_args") or {}
         _leave_out_weights(options.get("teacher"))  # those of `teacher_ckpt` follow
         path = config.get("ckpt_path")

@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
+from torch.compiler import list_backends
 from torch.optim import Optimizer
 
 from kd_lightning.batch import Batch, data_of
@@ -33,6 +35,8 @@ class ClassifierModule(LightningModule):
             it does around a call takes as long as a small network's step. Hooks, callbacks and the progress bar then
             count calls. With several devices, and options of the trainer that count or change single steps
             (`max_steps`, `limit_train_batches`, `gradient_clip_val`, …), each step has its own call.
+        compile: whether the network, and a teacher, are compiled by torch before their first use, or by which of its
+            backends (true: `inductor`). It pays on a GPU, and for long runs. Checkpoints are the same.
 
     Raises:
         UserError: the network's outputs do not match the data's classes, a loss stops being a number, or
@@ -45,6 +49,7 @@ class ClassifierModule(LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         steps_at_once: int = 1,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         if steps_at_once < 1:
@@ -54,6 +59,10 @@ class ClassifierModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.steps_at_once = steps_at_once
+        self._compiled: list[nn.Module] = []
+        self.compile_by = "inductor" if compile is True else compile
+        if self.compile_by and self.compile_by not in list_backends(exclude_tags=None):
+            raise UserError(f"compile: {compile} found, true, false or one of {', '.join(list_backends())} expected")
         self.train_means = RunningMeans()
         self.evaluation = EvaluationMetrics()
 
@@ -80,6 +89,17 @@ class ClassifierModule(LightningModule):
         if stage == "fit" and hasattr(data, "batches_at_once"):
             data.batches_at_once = self.steps_at_once if steps.have_no_witness(self.trainer) else 1
             self.automatic_optimization = data.batches_at_once == 1
+        self.compile_network(self.net)
+
+    def compile_network(self, network: nn.Module) -> None:
+        """Compile a network where it is asked for: in place, so that its weights keep their names."""
+        if self.compile_by and network not in self._compiled:
+            network.compile(backend=self.compile_by)
+            self._compiled.append(network)
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """Where two blank images are not worth compiling for."""
+        return torch.compiler.set_stance("force_eager") if self.compile_by else nullcontext()
 
     def check_outputs(self, network: nn.Module, name: str) -> None:
         """Show two blank images to a network; raise `UserError` if it cannot read it or has other classes.
@@ -94,7 +114,7 @@ class ClassifierModule(LightningModule):
         parameter = next(network.parameters(), torch.empty(0))
         image = torch.zeros(2, *data.image_shape, device=parameter.device, dtype=parameter.dtype)
         try:
-            with evaluating(network), torch.no_grad():
+            with evaluating(network), torch.no_grad(), self._uncompiled():
                 logits = network(image.to(memory_format=self.memory_format))
         except UserError:  # from a tapped layer
             raise

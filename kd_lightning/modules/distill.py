@@ -72,7 +72,7 @@ class DistillModule(ClassifierModule):
             up under a view; `all`: before the first step, for all images and views, in large batches.
         features: layers of the student and the teacher that are matched, each pair by a loss of its own.
         feature_weight: factor on the sum of those losses, above 0 where there are features, else 0.
-        **kwargs: optimizer and lr_scheduler, see `ClassifierModule`.
+        **kwargs: optimizer, lr_scheduler, steps_at_once and compile, see `ClassifierModule`.
 
     Raises:
         UserError: a weight or temperature out of range, a teacher that is missing, unreadable, of another
@@ -117,6 +117,8 @@ class DistillModule(ClassifierModule):
         self.soft_loss = soft_loss
         self.cache_teacher = cache_teacher
         self._answers: CachedTeacher | None = None
+        if features and self.compile_by:
+            raise UserError("compile: false expected where features tap inner layers, which compiled networks hide")
         self.features = tuple(features)
         self.feature_losses = nn.ModuleList(match.loss for match in features)
         self._student_outputs: dict[str, Tensor] = {}
@@ -139,6 +141,7 @@ class DistillModule(ClassifierModule):
             return
         load_weights(self.teacher.network, resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt"), "teacher_ckpt")
         self.check_outputs(self.teacher.network, "teacher")
+        self.compile_network(self.teacher.network)
         self._teacher_loaded = True
 
     def _student_taps(self) -> AbstractContextManager[dict[str, Tensor]]:
