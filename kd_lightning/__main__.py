@@ -5,6 +5,7 @@ import sys
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
   reproduce [RECIPE]   a published system, end to end: teacher, baseline, distilled students, comparison
+  sweep CONFIG         students of many temperatures, soft weights and seeds, trained at once
   fit                  train what a config names        --config configs/digits/teacher.yaml
   validate             measure a run on its validation split
   test                 measure a run on the test set
@@ -39,12 +40,16 @@ def main(args: list[str] | None = None) -> int:
             from kd_lightning.commands import reproduce
 
             reproduce.main(words[1:])
+        elif words[0] == "sweep":
+            from kd_lightning.commands import sweep
+
+            sweep.main(words[1:])
         elif words[0] in TRAINER_COMMANDS:
             from kd_lightning import cli
 
             cli.main(words)
         else:
-            commands = ", ".join(("reproduce", *TRAINER_COMMANDS))
+            commands = ", ".join(("reproduce", "sweep", *TRAINER_COMMANDS))
             raise UserError(f"command: {words[0]} found, one of {commands} expected")
     except UserError as error:
         print(f"kd-lightning: error: {error}", file=sys.stderr)

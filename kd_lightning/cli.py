@@ -148,6 +148,13 @@ class _Parsed(_CLI):
         pass
 
 
+class _Built(_CLI):
+    """Everything that a command line names, made and not run."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def _leave_out_weights(network: Any) -> None:
     """Build a network that a checkpoint is loaded into without published weights, which need not be there then."""
     published = network is not None and network.class_path.startswith((OURS, TORCHVISION))
@@ -274,6 +281,18 @@ def main(args: ArgsType = None) -> LightningCLI:
         UserError: a mistake in the command line, a config or the data.
     """
     return _make(_CLI, args)
+
+
+def build(args: list[str]) -> LightningCLI:
+    """Make everything that a command line names, as `main` would, and stop there: nothing is run.
+
+    Returns:
+        The CLI, with its `trainer`, `model` and `datamodule`.
+
+    Raises:
+        UserError: a mistake in the command line or a config.
+    """
+    return _make(_Built, args)
 
 
 def parse(args: list[str]) -> dict[str, Any]:

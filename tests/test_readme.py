@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
-from kd_lightning.commands import reproduce
+from kd_lightning.commands import reproduce, sweep
 from kd_lightning.commands.compare import mean_and_spread
 from kd_lightning.commands.recipe import find_recipe
 
@@ -43,6 +43,9 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
         words = [word for word in words if not word.startswith("my_data")]
         options, _ = reproduce._arguments().parse_known_args(words[2:])
         find_recipe(words[1], Path("configs")).choose(options.stages.split(",") if options.stages else None)
+    elif words[0] == "sweep":
+        options, overrides = sweep._arguments().parse_known_args(words[1:])
+        cli.parse(["fit", f"--config={options.config}", *overrides])
     elif "--print_config" not in words:
         cli.parse(words)
 

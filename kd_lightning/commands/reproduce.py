@@ -1,6 +1,5 @@
 """A recipe, end to end: teacher, baseline, distilled students, and how they compare."""
 
-import argparse
 import hashlib
 import json
 import logging
@@ -17,6 +16,7 @@ from rich.console import Console
 from kd_lightning import cli
 from kd_lightning.commands.compare import collect, terminal_table, write_report
 from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
+from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.results import read_results, update_results
 from kd_lightning.teachers import resolve_checkpoint
@@ -74,7 +74,7 @@ def main(words: list[str]) -> None:
     stages = recipe.choose(options.stages.split(",") if options.stages else None)
     for logger in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.WARNING)
-    plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, _pairs(overrides))
+    plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, pairs(overrides, "reproduce", OWN))
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False)
     for number, run in enumerate(plan, start=1):
         label = f"[{number}/{len(plan)}] {recipe.name}: {run.stage.name}, seed {run.seed}"
@@ -93,13 +93,8 @@ def main(words: list[str]) -> None:
     console.print(f"curves: tensorboard --logdir {options.runs / recipe.name}")
 
 
-class _Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"reproduce: {message}")
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = _Arguments(
+def _arguments() -> Arguments:
+    parser = Arguments(
         prog="kd-lightning reproduce",
         usage="%(prog)s [RECIPE] [--seeds N] [--stages A,B] [--force] [--runs DIR] [OPTION OF FIT ...]",
         description=f"Train a recipe's teacher, baseline and distilled students, test each, and compare. RECIPE is a "
@@ -119,24 +114,6 @@ def _arguments() -> argparse.ArgumentParser:
         "--runs", type=Path, default=Path("lightning_logs"), help="folder for runs (default: %(default)s)"
     )
     return parser
-
-
-def _pairs(words: list[str]) -> list[list[str]]:
-    """Take the options apart, each with its value: ["--a", "1", "--b=2"] to [["--a", "1"], ["--b=2"]]."""
-    pairs: list[list[str]] = []
-    for word in words:
-        if word.startswith("--"):
-            pairs.append([word])
-        elif pairs and len(pairs[-1]) == 1 and "=" not in pairs[-1][0]:
-            pairs[-1].append(word)
-        else:
-            raise UserError(f"reproduce: {word} found, an option (--name value) expected")
-    for pair in pairs:
-        if pair[0].startswith(OWN):
-            raise UserError(
-                f"reproduce: {pair[0]} found, but reproduce sets it for each run; --seeds and --runs are its own"
-            )
-    return pairs
 
 
 def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]) -> list[Run]:

@@ -38,3 +38,23 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
     student = F.log_softmax(student_logits / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def soft_target_losses(student_logits: Tensor, teacher_logits: Tensor, temperature: Tensor) -> Tensor:
+    """`soft_target_loss` of several students of one teacher, each at its own temperature.
+
+    Args:
+        student_logits: (M, B, classes).
+        teacher_logits: (B, classes).
+        temperature: (M,), each above 0.
+
+    Returns:
+        (M,), in nats times T².
+    """
+    student_logits, teacher_logits = (
+        logits.float() if logits.dtype.itemsize < 4 else logits for logits in (student_logits, teacher_logits)
+    )
+    each = temperature.to(student_logits).view(-1, 1, 1)
+    student, teacher = F.log_softmax(student_logits / each, dim=-1), F.log_softmax(teacher_logits / each, dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1).mean(dim=-1)
+    return divergence * each.flatten() ** 2

@@ -1,0 +1,186 @@
+"""A grid of temperatures, soft weights and seeds: many students of one teacher, trained at once."""
+
+import argparse
+import json
+import logging
+import sys
+from copy import deepcopy
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from kd_lightning import cli
+from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
+from kd_lightning.commands.words import Arguments, pairs
+from kd_lightning.errors import UserError
+from kd_lightning.modules.stack import why_not_stacked
+from kd_lightning.results import write_text
+
+OWN = (
+    "--config",
+    "--model.temperature",
+    "--model.soft_weight",
+    "--model.class_path",
+    "--seed_everything",
+    "--data.seed",
+    "--trainer.logger",
+    "--trainer.enable_checkpointing",
+    "--ckpt_path",
+)
+"""Options of `fit` that say which student it is, and where it goes."""
+
+DISTILL, POPULATION = "kd_lightning.modules.DistillModule", "kd_lightning.modules.PopulationModule"
+SOFT_LOSS = "kd_lightning.losses.soft_target_loss"
+
+WEIGHT_BY_WEIGHT = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta"}
+"""torch's optimizers that do to each weight what they would do were it alone."""
+
+AT_ONCE = 8
+"""Students in a stack by default; more of them leave a CPU's caches."""
+
+
+def main(words: list[str]) -> None:
+    """Run `kd-lightning sweep` with the words after it.
+
+    Raises:
+        UserError: a mistake in the command line, the config or the data.
+    """
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        raise UserError(f"sweep: {words[0]} found, a config expected first, of a student that is distilled")
+    options, overrides = _arguments().parse_known_args(words)
+    grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, range(options.seeds))]
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    fit_words = [f"--config={options.config}", *(word for pair in pairs(overrides, "sweep", OWN) for word in pair)]
+    asked_for = cli.parse(["fit", *fit_words])
+    config = _shared(asked_for)
+    reason = _why_one_by_one(config)
+    folder = options.runs / "sweep" / f"{options.config.parent.name}_{options.config.stem}"
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    if reason:
+        console.print(f"one student after another: {reason}")
+    size = 1 if reason else options.at_once
+    results: list[Result] = []
+    for start in range(0, len(grid), size):
+        students = grid[start : start + size]
+        console.print(f"students {start + 1} to {start + len(students)} of {len(grid)}")
+        results += _alone(config, students[0]) if reason else _together(config, students)
+        write_csv(folder / "sweep.csv", results)
+    figure = draw_grid(results)
+    figure.savefig(folder / "accuracy.png")
+    write_events(folder, results, figure)
+    temperature, soft_weight = best_cell(results)
+    best = _one_of(config, Student(temperature, soft_weight, 0))
+    best["trainer"] = {**asked_for["trainer"], "logger": _logger(options.runs, f"{folder.name}_best")}
+    write_text(folder / "best.yaml", yaml.safe_dump(best, sort_keys=False))
+    console.print(terminal_table(results))
+    console.print(f"figures: {folder}/sweep.csv, accuracy.png; tensorboard --logdir {folder}")
+    console.print(f"the best, alone: kd-lightning fit --config {folder}/best.yaml")
+
+
+def _arguments() -> Arguments:
+    parser = Arguments(
+        prog="kd-lightning sweep",
+        usage="%(prog)s CONFIG --temperatures T,… --soft_weights W,… [--seeds N] [--at_once M] [OPTION OF FIT ...]",
+        description="Train a student for every temperature, soft weight and seed, many of them at once as one stacked "
+        "network, and compare them on validation images. CONFIG is that of `kd-lightning fit` for one of them.",
+        epilog="Any further option is one of `kd-lightning fit`: --data.val_size N, --trainer.max_epochs N, …",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML of a distilled student")
+    parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
+    parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
+    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
+    parser.add_argument(
+        "--at_once", type=_count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("lightning_logs"), help="folder for what is found (default: %(default)s)"
+    )
+    return parser
+
+
+def _numbers(word: str) -> list[float]:
+    try:
+        return [float(number) for number in word.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word} found, numbers expected, as in 1,2,4") from None
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
+    return int(word)
+
+
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
+    """What all students have in common: a config without a run of its own, and one order of the images."""
+    if config["model"]["class_path"] != DISTILL:
+        raise UserError(f"sweep: a {config['model']['class_path']} found in the config, a {DISTILL} expected")
+    config = deepcopy(config)
+    config.update(ckpt_path=None)
+    config["data"]["init_args"]["seed"] = int(config["seed_everything"] or 0)
+    config["trainer"].update(logger=False, enable_checkpointing=False, enable_model_summary=False)
+    return config
+
+
+def _why_one_by_one(config: dict[str, Any]) -> str:
+    """What keeps the students from being trained at once; empty if nothing does. Looks at the data, too."""
+    built = cli.build(["fit", f"--config={json.dumps(config)}"])
+    data, network = built.datamodule, built.model.net
+    data.prepare_data()
+    data.setup("fit")
+    if not len(data.val_positions):
+        raise UserError("val_size: 0 found, at least 1 expected: students are compared on images held out of training")
+    model, trainer = config["model"]["init_args"], config["trainer"]
+    optimizer, schedule = (_name_of(model[part]) for part in ("optimizer", "lr_scheduler"))
+    if model["features"]:
+        return "layers are matched"
+    if model["soft_loss"] != SOFT_LOSS:
+        return f"the soft loss is {model['soft_loss']}"
+    if optimizer not in WEIGHT_BY_WEIGHT:
+        return f"{optimizer} does not treat each weight by itself"
+    if schedule == "ReduceLROnPlateau":
+        return f"{schedule} watches a figure of one student"
+    if trainer["gradient_clip_val"] is not None:
+        return "gradients are clipped by their norm"
+    return why_not_stacked(network.train(), torch.zeros(2, *data.image_shape))
+
+
+def _name_of(part: Any) -> str:
+    path = part["class_path"] if isinstance(part, dict) else str(part)
+    return path.rpartition(".")[2]
+
+
+def _one_of(config: dict[str, Any], student: Student) -> dict[str, Any]:
+    """The config of one student, trained alone."""
+    config = deepcopy(config)
+    config["seed_everything"] = student.seed
+    config["model"]["init_args"].update(temperature=student.temperature, soft_weight=student.soft_weight)
+    return config
+
+
+def _alone(config: dict[str, Any], student: Student) -> list[Result]:
+    trained = cli.main(["fit", f"--config={json.dumps(_one_of(config, student))}"])
+    figures = trained.trainer.callback_metrics
+    return [Result(student, figures["val/accuracy"].item(), figures["val/nll"].item())]
+
+
+def _together(config: dict[str, Any], students: list[Student]) -> list[Result]:
+    config = deepcopy(config)
+    options = config["model"]["init_args"]
+    for name in ("temperature", "soft_weight", "soft_loss", "features", "feature_weight"):
+        del options[name]
+    config["model"] = {"class_path": POPULATION, "init_args": {**options, "members": [list(s) for s in students]}}
+    figures = cli.main(["fit", f"--config={json.dumps(config)}"]).model.figures
+    pairs_of = zip(students, figures["accuracy"].tolist(), figures["nll"].tolist(), strict=True)
+    return [Result(student, accuracy, nll) for student, accuracy, nll in pairs_of]
+
+
+def _logger(runs: Path, name: str) -> dict[str, Any]:
+    options = {"save_dir": str(runs), "name": f"sweep/{name}", "version": "seed_0"}
+    return {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": options}

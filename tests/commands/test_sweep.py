@@ -1,0 +1,162 @@
+"""`kd-lightning sweep`, by the words a user types."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kd_lightning import cli
+from kd_lightning.__main__ import main
+from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid
+from kd_lightning.models import MLP
+
+FOLDER = Path("lightning_logs/sweep/recipe_student")
+GRID = ["--temperatures=1,4", "--soft_weights=0.1,0.9", "--seeds=2"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    torch.manual_seed(1)
+    torch.save(MLP([64, 16, 10]).state_dict(), "teacher.pt")
+    write_config()
+
+
+def write_config(module: str = "DistillModule", dropout: float = 0.0, **init_args: object) -> None:
+    net = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 8, 10], "hidden_dropout": dropout}}
+    if module == "DistillModule":
+        teacher = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 16, 10]}}
+        init_args = {"teacher": teacher, "teacher_ckpt": "teacher.pt", **init_args}
+    config = {
+        "seed_everything": 3,
+        "model": {"class_path": f"kd_lightning.modules.{module}", "init_args": {"net": net, **init_args}},
+        "data": {
+            "class_path": "kd_lightning.data.DigitsDataModule",
+            "init_args": {"train_size": 100, "val_size": 200},
+        },
+        "trainer": {"max_epochs": 2},
+    }
+    Path("recipe").mkdir(exist_ok=True)
+    Path("recipe/student.yaml").write_text(yaml.safe_dump(config))
+
+
+def rows() -> list[dict[str, str]]:
+    with (FOLDER / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "recipe/student.yaml", *GRID, "--at_once=3"]) == 0
+    said = capsys.readouterr().out
+    assert "students 7 to 8 of 8" in said
+    assert "after another" not in said
+    places = [(row["temperature"], row["soft_weight"], row["seed"]) for row in rows()]
+    assert places == [(t, w, s) for t in ("1.0", "4.0") for w in ("0.1", "0.9") for s in ("0", "1")]
+    with Image.open(FOLDER / "accuracy.png") as image:
+        assert min(image.size) > 200
+    assert EventAccumulator(str(FOLDER)).Reload().Tags()["images"] == ["sweep/accuracy"]
+    events = EventAccumulator(str(FOLDER / "T4_w0.9_seed1")).Reload()
+    assert events.Scalars("val/accuracy")[0].value == pytest.approx(float(rows()[-1]["val_accuracy"]), abs=1e-6)
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= events.summary_metadata.keys()
+    # Alone, the best does what it did among the others.
+    assert f"kd-lightning fit --config {FOLDER}/best.yaml" in said
+    best = yaml.safe_load((FOLDER / "best.yaml").read_text())["model"]["init_args"]
+    alone = cli.main(["fit", "--config", str(FOLDER / "best.yaml")])
+    (row,) = [
+        row
+        for row in rows()
+        if (float(row["temperature"]), float(row["soft_weight"])) == (best["temperature"], best["soft_weight"])
+        and row["seed"] == "0"
+    ]
+    assert float(row["val_accuracy"]) == pytest.approx(alone.trainer.callback_metrics["val/accuracy"].item(), abs=1e-6)
+    assert Path("lightning_logs/sweep/recipe_student_best/seed_0/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "reason"),
+    [
+        ({"dropout": 0.2}, [], "MLP drops units at random (Dropout)"),
+        ({"soft_loss": "torch.nn.functional.gaussian_nll_loss"}, [], "the soft loss is torch.nn."),
+        (
+            {"optimizer": {"class_path": "torch.optim.Adafactor"}},
+            [],
+            "Adafactor does not treat each weight by itself",
+        ),
+        ({}, ["--trainer.gradient_clip_val=1"], "gradients are clipped by their norm"),
+        (
+            {
+                "lr_scheduler": {
+                    "class_path": "lightning.pytorch.cli.ReduceLROnPlateau",
+                    "init_args": {"monitor": "val/nll"},
+                }
+            },
+            [],
+            "ReduceLROnPlateau watches a figure of one student",
+        ),
+    ],
+    ids=["dropout", "soft loss", "optimizer", "clipping", "plateau"],
+)
+def test_what_cannot_be_stacked_is_trained_one_after_another(
+    options: dict[str, object], words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_config(**options)  # type: ignore[arg-type]
+    assert main(["sweep", "recipe/student.yaml", "--temperatures=2,4", "--soft_weights=0.5", *words]) == 0
+    assert f"one student after another: {reason}" in capsys.readouterr().out
+    assert [row["temperature"] for row in rows()] == ["2.0", "4.0"]
+
+
+def test_one_by_one_or_at_once_the_figures_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["sweep", "recipe/student.yaml", *GRID]) == 0
+    at_once = rows()
+    monkeypatch.setattr("kd_lightning.commands.sweep._why_one_by_one", lambda config: "for a test")
+    assert main(["sweep", "recipe/student.yaml", *GRID]) == 0
+    for one, other in zip(rows(), at_once, strict=True):
+        assert float(one["val_accuracy"]) == pytest.approx(float(other["val_accuracy"]), abs=1e-6)
+        assert float(one["val_nll"]) == pytest.approx(float(other["val_nll"]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe/student.yaml"], "sweep: the following arguments are required: --temperatures, --soft_weights"),
+        (["--seeds=2"], "sweep: --seeds=2 found, a config expected first"),
+        (["recipe/student.yaml", *GRID, "--data.val_size=0"], "val_size: 0 found, at least 1 expected: students are"),
+        (["recipe/student.yaml", *GRID, "--seed_everything=1"], "sweep: --seed_everything=1 found, but sweep sets it"),
+        (["recipe/student.yaml", "--temperatures=a", "--soft_weights=1"], "a found, numbers expected, as in 1,2,4"),
+        (["recipe/student.yaml", *GRID[:2], "--seeds=0"], "0 found, a number of at least 1 expected"),
+        (["recipe/student.yaml", "--temperatures=0", "--soft_weights=1"], "temperature: 0.0 found"),
+        (["recipe/student.yaml", *GRID, "--model.nonsense=1"], "nonsense"),
+        (["recipe/none.yaml", *GRID], "none.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *words]) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kd-lightning:")]
+    assert message in said
+    assert not Path("lightning_logs").exists()
+
+
+def test_a_config_without_a_teacher_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write_config("TeacherModule")
+    assert main(["sweep", "recipe/student.yaml", *GRID]) == 2
+    assert "a kd_lightning.modules.TeacherModule found in the config" in capsys.readouterr().err
+
+
+def test_the_best_cell_has_the_highest_mean_accuracy_then_the_lowest_likelihood() -> None:
+    def result(temperature: float, weight: float, seed: int, accuracy: float, nll: float) -> Result:
+        return Result(Student(temperature, weight, seed), accuracy, nll)
+
+    results = [result(1, 0.1, 0, 0.9, 1.0), result(1, 0.1, 1, 0.5, 1.0), result(2, 0.1, 0, 0.8, 2.0)]
+    assert best_cell(results) == (2, 0.1)
+    assert best_cell([*results, result(4, 0.1, 0, 0.8, 1.0)]) == (4, 0.1)
+    (axes,) = draw_grid(results).axes
+    assert [text.get_text() for text in axes.texts] == ["70.00", "80.00"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
