@@ -21,6 +21,7 @@ from kd_lightning.results import machine, versions
 
 BENCHMARKS: dict[str, Callable[[Path, int | None], Benchmark]] = {
     "mnist_transfer": mnist_transfer.benchmark,
+    "mnist_transfer_sweep": mnist_transfer.sweep,
     "mnist_hinton_teacher": mnist_hinton.teacher,
     "mnist_hinton_distilled": mnist_hinton.distilled,
     "cifar10_tutorial": cifar10_tutorial.benchmark,

@@ -1,5 +1,6 @@
 """Recipe A: an epoch of distillation on 10,000 images, in batches of 32, against the notebook's loop and a lean one."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from benchmarks.loops import answers_of, divergence, plain_loop
 from benchmarks.made import RandomMNIST, TorchvisionMNIST, random_images
 from benchmarks.ours import one_epoch, untrained
 from benchmarks.turns import OURS, Benchmark, Turn
+from kd_lightning.commands.sweep import AT_ONCE
 from kd_lightning.models import MLP
 
 IMAGES, BATCH = 10_000, 32
 MEAN, STD = 0.1307, 0.3081
 SMALL, LARGE = [784, 200, 200, 10], [784, 800, 800, 10]
 TEMPERATURE, HARD, SOFT = 3.0, 0.2, 0.8
+STUDENTS = 32
+"""Of the sweep."""
 
 
 def benchmark(folder: Path, images: int | None) -> Benchmark:
@@ -30,19 +34,43 @@ def benchmark(folder: Path, images: int | None) -> Benchmark:
         "mnist_transfer: an epoch of distillation, 10,000 images in batches of 32",
         "s",
         {
-            OURS: one_epoch(
-                "mnist_transfer/distill.yaml",
-                folder,
-                "--data=benchmarks.made.RandomMNIST",
-                f"--data.images={images}",
-                f"--data.train_size={images}",
-                f"--model.teacher_ckpt={untrained(teacher, folder)}",
-            ),
+            OURS: one_epoch("mnist_transfer/distill.yaml", folder, *_options(teacher, folder, images)),
             "notebook's loop": _notebook(teacher, images, workers=0),
             "notebook's loop, 4 workers": _notebook(teacher, images, workers=4),
             "by hand, in memory": _by_hand(teacher, images),
         },
         {"notebook's loop": 1 / 4, "notebook's loop, 4 workers": 1 / 4, "by hand, in memory": 1.4},
+    )
+
+
+def sweep(folder: Path, images: int | None) -> Benchmark:
+    """32 students at once, in stacks of as many as `kd-lightning sweep` takes, and one after another."""
+    images = images or IMAGES
+    options = _options(MLP(LARGE), folder, images)
+    network = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": SMALL}}
+    members = [[TEMPERATURE, SOFT / TEMPERATURE**2, seed] for seed in range(AT_ONCE)]
+    stack = {"net": network, "hard_weight": HARD, "members": members, "steps_at_once": 16}
+    teacher = {"teacher": {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": LARGE}}}
+    config = folder / "population.yaml"
+    model = {"class_path": "kd_lightning.modules.PopulationModule", "init_args": {**stack, **teacher}}
+    logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": str(folder)}}
+    config.write_text(json.dumps({"model": model, "trainer": {"logger": logger}}))
+    at_once = one_epoch(str(config), folder, *options, "--data.shuffle=false", f"--data.batch_size={BATCH}")
+    alone = one_epoch("mnist_transfer/distill.yaml", folder, *options)
+    return Benchmark(
+        f"mnist_transfer: an epoch of 32 students (worked out from a stack of {AT_ONCE}, and from one of them)",
+        "s",
+        {OURS: lambda: STUDENTS / AT_ONCE * at_once(), "ours, one after another": lambda: STUDENTS * alone()},
+        {"ours, one after another": 1 / 3},
+    )
+
+
+def _options(teacher: nn.Module, folder: Path, images: int) -> tuple[str, ...]:
+    return (
+        "--data=benchmarks.made.RandomMNIST",
+        f"--data.images={images}",
+        f"--data.train_size={images}",
+        f"--model.teacher_ckpt={untrained(teacher, folder)}",
     )
 
 

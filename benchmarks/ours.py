@@ -36,7 +36,7 @@ class Clock(Callback):
 
 
 def one_epoch(config: str, folder: Path, *words: str) -> Turn:
-    """The seconds of one epoch of a config under `configs/`, with further options."""
+    """The seconds of one epoch of a config, a file under `configs/` or any other, with further options."""
 
     def turn() -> float:
         times = _fit(config, mkdtemp(dir=folder), f"--trainer.max_epochs={EPOCHS}", *words)
@@ -69,7 +69,7 @@ def _fit(config: str, runs: str, *words: str) -> list[float]:
         trained: Any = cli.main(
             [
                 "fit",
-                f"--config=configs/{config}",
+                f"--config={Path('configs', config)}",
                 f"--threads={torch.get_num_threads()}",
                 "--trainer.enable_progress_bar=true",
                 "--trainer.enable_model_summary=false",
