@@ -197,7 +197,7 @@ def _run(
 
 def _carry_out(run: Run) -> None:
     fit = ["fit", *run.options]
-    if _spawns_processes(run.config["trainer"]):
+    if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes by repeating this command line: it must be the stage's own.
         if subprocess.run([sys.executable, "-m", "kd_lightning", *fit], check=False).returncode:
             raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
@@ -210,7 +210,8 @@ def _carry_out(run: Run) -> None:
     update_results(run.folder, settings=run.settings, fingerprint=run.fingerprint)
 
 
-def _spawns_processes(trainer: dict[str, Any]) -> bool:
+def spawns_processes(trainer: dict[str, Any]) -> bool:
+    """Whether Lightning starts further processes for a config's `trainer`."""
     devices = trainer["devices"]
     if trainer["num_nodes"] > 1:
         return True

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from kd_lightning import cli
 from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
+from kd_lightning.commands.reproduce import spawns_processes
 from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.modules.stack import why_not_stacked
@@ -121,6 +122,8 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """What all students have in common: a config without a run of its own, and one order of the images."""
     if config["model"]["class_path"] != DISTILL:
         raise UserError(f"sweep: a {config['model']['class_path']} found in the config, a {DISTILL} expected")
+    if spawns_processes(config["trainer"]):
+        raise UserError("sweep: several devices found, one expected (--trainer.devices 1)")
     config = deepcopy(config)
     config.update(ckpt_path=None)
     config["data"]["init_args"]["seed"] = int(config["seed_everything"] or 0)

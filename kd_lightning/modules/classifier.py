@@ -83,7 +83,7 @@ class ClassifierModule(LightningModule):
         return image.to(self.dtype, memory_format=self.memory_format)
 
     def setup(self, stage: str) -> None:
-        """Compare the network's outputs with the data's classes before any step; ask for as many batches at once."""
+        """Compare the network's outputs with the data's classes before any step; say how many batches come at once."""
         self.check_outputs(self.net, "network")
         data = data_of(self.trainer)
         if stage == "fit" and hasattr(data, "batches_at_once"):

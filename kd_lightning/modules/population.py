@@ -64,6 +64,12 @@ class PopulationModule(DistillModule):
         self._temperatures, self._soft_weights = torch.tensor(temperatures), torch.tensor(soft_weights)
         self.members_evaluation = MembersEvaluation(len(members))
 
+    def setup(self, stage: str) -> None:
+        """Refuse what is one student's alone; then as `DistillModule` does."""
+        if stage not in ("fit", "validate"):
+            raise UserError(f"{stage}: a population found, a single student expected; train the best one alone")
+        super().setup(stage)
+
     def check_outputs(self, network: nn.Module, name: str) -> None:
         """Look at one member in the place of all; see `ClassifierModule`."""
         if network is not self.net:

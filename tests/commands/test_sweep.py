@@ -133,6 +133,16 @@ def test_one_by_one_or_at_once_the_figures_are_the_same(monkeypatch: pytest.Monk
         (["recipe/student.yaml", "--temperatures=0", "--soft_weights=1"], "temperature: 0.0 found"),
         (["recipe/student.yaml", *GRID, "--model.nonsense=1"], "nonsense"),
         (["recipe/none.yaml", *GRID], "none.yaml"),
+        (
+            [
+                "recipe/student.yaml",
+                *GRID,
+                "--trainer.accelerator=cpu",
+                "--trainer.devices=2",
+                "--trainer.strategy=ddp",
+            ],
+            "sweep: several devices found, one expected",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(

@@ -10,8 +10,10 @@ from torch import nn
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss, soft_target_losses
 from kd_lightning.models import CNN, MLP
+from kd_lightning.modules import PopulationModule
 from kd_lightning.modules.population import MembersEvaluation, cross_entropies
 from kd_lightning.modules.stack import Stack, why_not_stacked
 
@@ -161,3 +163,6 @@ def test_no_members_and_losses_that_are_not_the_population_s_are_refused(capsys:
     assert "members: none found" in capsys.readouterr().err
     assert main([*base, "--model.members=[[1,1,0]]", "--model.soft_loss=torch.nn.functional.kl_div"]) == 2
     assert "features, soft_loss: found" in capsys.readouterr().err
+    population = PopulationModule(lambda: MLP([64, 8, 10]), MLP([64, 16, 10]), "teacher.pt", [(1.0, 1.0, 0)])
+    with pytest.raises(UserError, match="test: a population found, a single student expected"):
+        population.setup("test")
