@@ -106,9 +106,9 @@ def test_what_cannot_be_stacked_is_trained_one_after_another(
     options: dict[str, object], words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_config(**options)  # type: ignore[arg-type]
-    assert main(["sweep", "recipe/student.yaml", "--temperatures=2,4", "--soft_weights=0.5", *words]) == 0
+    assert main(["sweep", "recipe/student.yaml", "--temperatures=2", "--soft_weights=0.5", *words]) == 0
     assert f"one student after another: {reason}" in capsys.readouterr().out
-    assert [row["temperature"] for row in rows()] == ["2.0", "4.0"]
+    assert [row["temperature"] for row in rows()] == ["2.0"]
 
 
 def test_one_by_one_or_at_once_the_figures_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
