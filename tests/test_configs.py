@@ -63,7 +63,13 @@ def small(config, root):
     return words
 
 
-@pytest.mark.parametrize("run", RUNS)
+def slow_if_large(run):
+    """`cifar10_densenet` runs the same DenseNet, in the fast suite."""
+    large = run in ("dogs_vs_cats/teacher", "dogs_vs_cats/distill", "dogs_vs_cats/distill_improved")
+    return pytest.param(run, marks=pytest.mark.slow) if large else run
+
+
+@pytest.mark.parametrize("run", map(slow_if_large, RUNS))
 def test_every_stage_fits_and_tests_by_its_own_command(run, root, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])

@@ -111,16 +111,6 @@ def test_what_cannot_be_stacked_is_trained_one_after_another(
     assert [row["temperature"] for row in rows()] == ["2.0"]
 
 
-def test_one_by_one_or_at_once_the_figures_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["sweep", "recipe/student.yaml", *GRID]) == 0
-    at_once = rows()
-    monkeypatch.setattr("kd_lightning.commands.sweep._why_one_by_one", lambda config: "for a test")
-    assert main(["sweep", "recipe/student.yaml", *GRID]) == 0
-    for one, other in zip(rows(), at_once, strict=True):
-        assert float(one["val_accuracy"]) == pytest.approx(float(other["val_accuracy"]), abs=1e-6)
-        assert float(one["val_nll"]) == pytest.approx(float(other["val_nll"]), rel=1e-4)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

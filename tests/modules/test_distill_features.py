@@ -284,6 +284,7 @@ def test_a_student_is_trained_resumed_and_tested_with_its_teacher_gone(match):
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.slow
 def test_two_processes_train_student_and_regressor_as_one_does():
     train_teacher()
     config = distill_config(MAPS)
