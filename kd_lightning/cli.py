@@ -135,23 +135,20 @@ class _CLI(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
-class _Parsed(_CLI):
+class _Built(_CLI):
+    """Everything that a command line names, made and not run."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+class _Parsed(_Built):
     """The command line and its configs, read and not acted on."""
 
     def before_instantiate_classes(self) -> None:
         pass
 
     def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-class _Built(_CLI):
-    """Everything that a command line names, made and not run."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import shlex
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from kd_lightning import cli
 from kd_lightning.commands.compare import collect, terminal_table, write_report
 from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
+from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.results import read_results, update_results
@@ -28,9 +27,6 @@ DEFAULT_RECIPE = "digits"
 
 OWN = ("--seed_everything", "--trainer.logger", "--ckpt_path")
 """Options of `fit` that say which run it is."""
-
-FILE_WIDTH = 160
-"""Columns of what is printed into a file or pipe."""
 
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 
@@ -72,10 +68,8 @@ def main(words: list[str]) -> None:
         raise UserError(f"--seeds: {options.seeds} found, at least 1 expected")
     recipe = find_recipe(name, CONFIGS)
     stages = recipe.choose(options.stages.split(",") if options.stages else None)
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
+    console = quiet_console()
     plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, pairs(overrides, "reproduce", OWN))
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False)
     for number, run in enumerate(plan, start=1):
         label = f"[{number}/{len(plan)}] {recipe.name}: {run.stage.name}, seed {run.seed}"
         if run.done and not options.force:

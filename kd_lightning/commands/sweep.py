@@ -2,8 +2,7 @@
 
 import argparse
 import json
-import logging
-import sys
+import math
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 
 from kd_lightning import cli
 from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
 from kd_lightning.commands.reproduce import spawns_processes
+from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.modules.stack import why_not_stacked
@@ -54,14 +53,12 @@ def main(words: list[str]) -> None:
         raise UserError(f"sweep: {words[0]} found, a config expected first, of a student that is distilled")
     options, overrides = _arguments().parse_known_args(words)
     grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, range(options.seeds))]
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
+    console = quiet_console()
     fit_words = [f"--config={options.config}", *(word for pair in pairs(overrides, "sweep", OWN) for word in pair)]
     asked_for = cli.parse(["fit", *fit_words])
     config = _shared(asked_for)
     reason = _why_one_by_one(config)
     folder = options.runs / "sweep" / f"{options.config.parent.name}_{options.config.stem}"
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
     if reason:
         console.print(f"one student after another: {reason}")
     size = 1 if reason else options.at_once
@@ -107,9 +104,14 @@ def _arguments() -> Arguments:
 
 def _numbers(word: str) -> list[float]:
     try:
-        return [float(number) for number in word.split(",")]
+        numbers = [float(number) for number in word.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word} found, numbers expected, as in 1,2,4") from None
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{word} found, numbers expected, as in 1,2,4")
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{word} found, each number once expected")
+    return numbers
 
 
 def _count(word: str) -> int:

@@ -87,7 +87,7 @@ class ClassifierModule(LightningModule):
         self.check_outputs(self.net, "network")
         data = data_of(self.trainer)
         if stage == "fit" and hasattr(data, "batches_at_once"):
-            data.batches_at_once = self.steps_at_once if steps.have_no_witness(self.trainer) else 1
+            data.batches_at_once = self.steps_at_once if steps.may_be_taken_at_once(self.trainer) else 1
             self.automatic_optimization = data.batches_at_once == 1
         self.compile_network(self.net)
 

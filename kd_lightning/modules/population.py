@@ -1,5 +1,6 @@
 """Many students of one teacher, trained at once."""
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -48,6 +49,8 @@ class PopulationModule(DistillModule):
     ) -> None:
         if not members:
             raise UserError("members: none found, at least one expected")
+        if not all(math.isfinite(number) for member in members for number in member):
+            raise UserError("members: finite numbers expected")
         temperatures, soft_weights, seeds = zip(*members, strict=True)
         stack = Stack([_student(net, seed) for seed in seeds])
         if kwargs.get("features") or kwargs.get("soft_loss", soft_target_loss) is not soft_target_loss:

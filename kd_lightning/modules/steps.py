@@ -10,7 +10,7 @@ from torch import Tensor
 from kd_lightning.batch import Batch
 
 
-def have_no_witness(trainer: Trainer) -> bool:
+def may_be_taken_at_once(trainer: Trainer) -> bool:
     """Whether nothing that a trainer was asked for counts single steps, or comes between a loss and its step."""
     return (
         trainer.world_size == 1

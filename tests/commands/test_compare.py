@@ -5,7 +5,7 @@ from rich.console import Console
 
 from kd_lightning.commands.compare import cells, collect, terminal_table, write_report
 from kd_lightning.commands.recipe import Recipe, Stage
-from kd_lightning.commands.reproduce import FILE_WIDTH
+from kd_lightning.commands.terminal import FILE_WIDTH
 from kd_lightning.results import update_results
 
 NAMES = ("teacher", "distill_feature_map", "distill_without_3")

@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def _in_a_folder_with_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write_config()
 
 
-def write_config(module: str = "DistillModule", dropout: float = 0.0, **init_args: object) -> None:
+def write_config(module: str = "DistillModule", dropout: float = 0.0, **init_args: Any) -> None:
     net = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 8, 10], "hidden_dropout": dropout}}
     if module == "DistillModule":
         teacher = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 16, 10]}}
@@ -103,9 +104,9 @@ def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pyt
     ids=["dropout", "soft loss", "optimizer", "clipping", "plateau"],
 )
 def test_what_cannot_be_stacked_is_trained_one_after_another(
-    options: dict[str, object], words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+    options: dict[str, Any], words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_config(**options)  # type: ignore[arg-type]
+    write_config(**options)
     assert main(["sweep", "recipe/student.yaml", "--temperatures=2", "--soft_weights=0.5", *words]) == 0
     assert f"one student after another: {reason}" in capsys.readouterr().out
     assert [row["temperature"] for row in rows()] == ["2.0"]
@@ -119,6 +120,8 @@ def test_what_cannot_be_stacked_is_trained_one_after_another(
         (["recipe/student.yaml", *GRID, "--data.val_size=0"], "val_size: 0 found, at least 1 expected: students are"),
         (["recipe/student.yaml", *GRID, "--seed_everything=1"], "sweep: --seed_everything=1 found, but sweep sets it"),
         (["recipe/student.yaml", "--temperatures=a", "--soft_weights=1"], "a found, numbers expected, as in 1,2,4"),
+        (["recipe/student.yaml", "--temperatures=1,nan", "--soft_weights=1"], "1,nan found, numbers expected"),
+        (["recipe/student.yaml", "--temperatures=1,1", "--soft_weights=1"], "1,1 found, each number once expected"),
         (["recipe/student.yaml", *GRID[:2], "--seeds=0"], "0 found, a number of at least 1 expected"),
         (["recipe/student.yaml", "--temperatures=0", "--soft_weights=1"], "temperature: 0.0 found"),
         (["recipe/student.yaml", *GRID, "--model.nonsense=1"], "nonsense"),
