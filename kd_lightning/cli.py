@@ -4,13 +4,10 @@ import logging
 import os
 import sys
 import warnings
-from inspect import isclass
 from pathlib import Path
-from pydoc import locate
 from typing import Any, Literal, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -21,6 +18,7 @@ from kd_lightning.callbacks import ConfusionMatrix, PredictionWriter, ResultsWri
 from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
+from kd_lightning.network_options import fit_to_classes, leave_out_weights
 from kd_lightning.teachers import load_weights, resolve_checkpoint
 
 PROGRESS_EVERY = 50
@@ -28,9 +26,6 @@ PROGRESS_EVERY = 50
 
 LONGEST_VALUE = 120
 """Characters of a wrong value that an error shows."""
-
-OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
-"""Where networks are whose option `weights` is published weights."""
 
 NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
@@ -95,7 +90,7 @@ class _CLI(LightningCLI):
             torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.matmul_precision)
         options = config.model.get("init_args") or {}
-        _leave_out_weights(options.get("teacher"))  # those of `teacher_ckpt` follow
+        leave_out_weights(options.get("teacher"))  # those of `teacher_ckpt` follow
         path = config.get("ckpt_path")
         if path in ("last", "hpc", "registry"):  # Lightning's own words, for resuming
             return
@@ -103,12 +98,13 @@ class _CLI(LightningCLI):
             path = _run_of(config)
         if path is not None:
             config["ckpt_path"] = str(resolve_checkpoint(path, "ckpt_path"))
-            _leave_out_weights(options.get("net"))
+            leave_out_weights(options.get("net"))
 
     def instantiate_classes(self) -> None:
         """Let what a class says of its options reach the user, without the parser's attempts around it."""
         try:
-            _fit_to_classes(self.config[self.subcommand])
+            config = self.config[self.subcommand]
+            fit_to_classes(config.model, lambda: getattr(build_data(config.data.as_dict()), "num_classes", 0))
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
             raise UserError(_one_line(str(_origin(error)))) from error
@@ -152,42 +148,6 @@ class _Parsed(_Built):
         pass
 
 
-def _leave_out_weights(network: Any) -> None:
-    """Build a network that a checkpoint is loaded into without published weights, which need not be there then."""
-    published = network is not None and network.class_path.startswith((OURS, TORCHVISION))
-    if published and (network.get("init_args") or {}).get("weights") is not None:
-        network.init_args.weights = None
-
-
-def _fit_to_classes(config: Any) -> None:
-    """Give each network that takes `num_classes`, and was left at its own default, as many as the data has."""
-    options = config.model.get("init_args") or {}
-    networks = [options.get(name) for name in ("net", "teacher")]
-    unset = [network for network in networks if network is not None and _is_unset(network)]
-    if not unset:
-        return
-    classes = getattr(build_data(config.data.as_dict()), "num_classes", 0)
-    for network in unset if classes else ():  # a module of the user's own may know it after setup alone
-        given = network.get("init_args") or {}
-        if network.class_path.startswith(TORCHVISION) and given.get("weights"):
-            raise UserError(
-                f"model: {network.class_path} with weights has 1000 classes, the data {classes}; "
-                "kd_lightning.models.pretrained gives such a network a head of its own"
-            )
-        if "num_classes" in given:
-            given["num_classes"] = classes
-        else:
-            network.dict_kwargs = {**(network.get("dict_kwargs") or {}), "num_classes": classes}
-
-
-def _is_unset(network: Any) -> bool:
-    """Whether a network takes `num_classes`, and was left at its own default."""
-    given = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
-    if "num_classes" in given:
-        return bool(given["num_classes"] == _default_classes(network.class_path))
-    return network.class_path.startswith(TORCHVISION)  # where some functions hand it on without naming it
-
-
 def build_data(config: dict[str, Any]) -> Any:
     """Make the data module that a config's `data` names, as plain types.
 
@@ -200,14 +160,6 @@ def build_data(config: dict[str, Any]) -> Any:
         return parser.instantiate_classes(parser.parse_object({"data": config})).data
     except ValueError as error:
         raise UserError(_one_line(str(_origin(error)))) from error
-
-
-def _default_classes(class_path: str) -> int | None:
-    """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
-    make: Any = locate(class_path)
-    parser = ArgumentParser()
-    (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make)
-    return parser.get_defaults().get("num_classes")
 
 
 def _run_of(config: Any) -> Path:

@@ -23,6 +23,7 @@ FLOOR = {
     "models": 2,
     "data": 2,
     "latency": 2,
+    "network_options": 2,
     "results": 2,
     "schedules": 2,
     "modules": 3,

@@ -1,0 +1,65 @@
+"""Options of the networks that a config names, which data and checkpoints settle."""
+
+from collections.abc import Callable
+from inspect import isclass
+from pydoc import locate
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from kd_lightning.errors import UserError
+
+OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
+"""Where networks are whose option `weights` is published weights."""
+
+
+def leave_out_weights(network: Any) -> None:
+    """Build a network that a checkpoint is loaded into without published weights, which need not be there then."""
+    published = network is not None and network.class_path.startswith((OURS, TORCHVISION))
+    if published and (network.get("init_args") or {}).get("weights") is not None:
+        network.init_args.weights = None
+
+
+def fit_to_classes(model: Any, count: Callable[[], int]) -> None:
+    """Give each network that takes `num_classes`, and was left at its own default, as many as the data has.
+
+    Args:
+        model: a config's `model`.
+        count: says how many; 0 where the data does not know before setup. Is asked only where it matters.
+
+    Raises:
+        UserError: published weights for other classes than the data has.
+    """
+    options = model.get("init_args") or {}
+    networks = [options.get(name) for name in ("net", "teacher")]
+    unset = [network for network in networks if network is not None and _is_unset(network)]
+    if not unset:
+        return
+    classes = count()
+    for network in unset if classes else ():  # a module of the user's own may know it after setup alone
+        given = network.get("init_args") or {}
+        if network.class_path.startswith(TORCHVISION) and given.get("weights"):
+            raise UserError(
+                f"model: {network.class_path} with weights has 1000 classes, the data {classes}; "
+                "kd_lightning.models.pretrained gives such a network a head of its own"
+            )
+        if "num_classes" in given:
+            given["num_classes"] = classes
+        else:
+            network.dict_kwargs = {**(network.get("dict_kwargs") or {}), "num_classes": classes}
+
+
+def _is_unset(network: Any) -> bool:
+    """Whether a network takes `num_classes`, and was left at its own default."""
+    given = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
+    if "num_classes" in given:
+        return bool(given["num_classes"] == _default_classes(network.class_path))
+    return network.class_path.startswith(TORCHVISION)  # where some functions hand it on without naming it
+
+
+def _default_classes(class_path: str) -> int | None:
+    """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
+    make: Any = locate(class_path)
+    parser = ArgumentParser()
+    (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make)
+    return parser.get_defaults().get("num_classes")
