@@ -39,8 +39,8 @@ SOFT_LOSS = "kd_lightning.losses.soft_target_loss"
 WEIGHT_BY_WEIGHT = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta"}
 """torch's optimizers that do to each weight what they would do were it alone."""
 
-AT_ONCE = 8
-"""Students in a stack by default; more of them leave a CPU's caches."""
+AT_ONCE = 32
+"""Students in a stack by default: 32 of recipe A take 0.8 of the time of four stacks of 8 on two CPU threads."""
 
 
 def main(words: list[str]) -> None:

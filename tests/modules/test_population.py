@@ -1,6 +1,7 @@
 """Students trained at once are those that would have been trained alone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,29 @@ def test_figures_of_members_are_over_all_batches() -> None:
     torch.testing.assert_close(figures["nll"], torch.stack([2 * right + wrong, 2 * even + wrong]) / 3)
 
 
-def test_a_stack_answers_as_its_networks_do() -> None:
-    networks = [MLP([64, 8, 10]) for _ in range(3)]
-    image = torch.randn(4, 1, 8, 8)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MLP([64, 8, 10]),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8, bias=False), nn.ReLU(), nn.Linear(8, 10, bias=False)),
+        lambda: nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3), nn.Flatten(), nn.Linear(24, 10)),
+        lambda: CNN([3], hidden=[8], image_size=8),
+    ],
+    ids=["mlp", "no bias", "pixel by pixel", "cnn"],
+)
+def test_a_stack_answers_and_learns_as_its_networks_do(make: Callable[[], nn.Module]) -> None:
+    networks = [make() for _ in range(3)]
+    image, slope = torch.randn(4, 1, 8, 8), torch.randn(3, 4, 10)
     stack = Stack(networks)
-    torch.testing.assert_close(stack(image), torch.stack([network(image) for network in networks]))
-    assert sum(weight.numel() for weight in stack.parameters()) == 3 * (64 * 8 + 8 + 8 * 10 + 10)
+    alone = torch.stack([network(image) for network in networks])
+    torch.testing.assert_close(stack(image), alone)
+    (stack(image) * slope).sum().backward()
+    (alone * slope).sum().backward()
+    for name, weight in zip(stack.names, stack.weights, strict=True):
+        assert weight.grad is not None
+        assert weight.grad.is_contiguous()
+        torch.testing.assert_close(weight.grad, torch.stack([n.get_parameter(name).grad for n in networks]))
+    assert len(networks) * sum(w.numel() for w in networks[0].parameters()) == sum(w.numel() for w in stack.weights)
     networks[1].load_state_dict(stack.member(1))
 
 
