@@ -21,6 +21,15 @@ class Batch(NamedTuple):
     view: Tensor
 
 
+def batch_sizes(images: int, size: int) -> list[int]:
+    """How many images each batch of an epoch holds, dealt `size` at a time: at least one batch.
+
+    A single image that is left over is left out: batch norm cannot learn from it.
+    """
+    whole, left = divmod(images, size)
+    return [size] * whole + ([left] if left > 1 or (left and not whole) else [])
+
+
 def data_of(trainer: Any) -> Any:
     """The data module that a trainer was given, of which Lightning's types say nothing; None where it has loaders."""
     return trainer.datamodule

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, batch_sizes
 from kd_lightning.data.dealer import Dealer
 from kd_lightning.data.sets import ImageSet, Indices, StreamedSet, stratified
 from kd_lightning.data.views import Identity, ViewFamily
@@ -224,8 +224,7 @@ class ClassificationDataModule(LightningDataModule):
             Indices(positions, self._dealers[train].part),
             batch_size=batch_size,
             sampler=sampler,
-            # Batch norm cannot learn from one image: where that is all the last batch would hold, there is none.
-            drop_last=sampler is not None and len(sampler) % batch_size == 1 < batch_size < len(sampler),
+            drop_last=sampler is not None and sum(batch_sizes(len(sampler), batch_size)) < len(sampler),
             num_workers=self.num_workers,
             collate_fn=_as_dealt,
             persistent_workers=self.num_workers > 0,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import list_backends
 from torch.optim import Optimizer
 
-from kd_lightning.batch import Batch, data_of
+from kd_lightning.batch import Batch, batch_sizes, data_of
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
 from kd_lightning.modules import steps
@@ -226,7 +226,7 @@ class ClassifierModule(LightningModule):
         if self.automatic_optimization:
             return int(self.trainer.estimated_stepping_batches)
         data = data_of(self.trainer)
-        return (self.trainer.max_epochs or 0) * steps.count(len(data.train_positions), data.batch_size)
+        return (self.trainer.max_epochs or 0) * len(batch_sizes(len(data.train_positions), data.batch_size))
 
 
 def _fused_if_possible(make: Callable[..., Optimizer], parameters: Iterable[Tensor]) -> Optimizer:

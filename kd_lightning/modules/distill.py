@@ -17,19 +17,10 @@ from torch import Tensor, nn
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.losses import soft_target_loss
+from kd_lightning.modules.answers import open_table
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.taps import tapped
-from kd_lightning.teachers import (
-    CachedTeacher,
-    FrozenTeacher,
-    load_weights,
-    resolve_checkpoint,
-    table_file,
-    uses_batch_statistics,
-)
-
-CACHE_BYTES = 2 * 2**30
-"""A table of the teacher's answers up to this size is kept without being asked for."""
+from kd_lightning.teachers import CachedTeacher, FrozenTeacher, load_weights, resolve_checkpoint
 
 SoftLoss = Callable[[Tensor, Tensor, float], Tensor]
 """(student logits, teacher logits, temperature) to a scalar."""
@@ -68,7 +59,7 @@ class DistillModule(ClassifierModule):
         soft_weight: factor on the soft loss, at least 0.
         soft_loss: (student logits, teacher logits, temperature) to a scalar.
         cache_teacher: ask the teacher once for each image and view, and keep its answers beside `teacher_ckpt` for the
-            runs to come. By default where that is exact and takes at most `CACHE_BYTES`. True: when an image comes
+            runs to come. By default where that is exact and takes at most 2 GiB. True: when an image comes
             up under a view; `all`: before the first step, for all images and views, in large batches.
         features: layers of the student and the teacher that are matched, each pair by a loss of its own.
         feature_weight: factor on the sum of those losses, above 0 where there are features, else 0.
@@ -171,40 +162,13 @@ class DistillModule(ClassifierModule):
                         f"({one_line(error)})"
                     ) from error
 
-    def _why_not_cached(self) -> str:
-        """Why the teacher has to be asked anew every time; empty if it need not."""
-        data = data_of(self.trainer)
-        if self.features:
-            return "features take the teacher's inner layers"
-        if uses_batch_statistics(self.teacher.network):
-            return "what the teacher's batch norm makes of an image depends on the images beside it"
-        if not hasattr(data, "shown_digest"):
-            return "the data does not say what an image and a view show"
-        size = CachedTeacher.nbytes(data.train_count, data.views.count, data.num_classes)
-        if size > CACHE_BYTES and not self.cache_teacher:
-            return f"{size / 2**30:.1f} GiB of answers"
-        return ""
-
     def on_fit_start(self) -> None:
         """Make the table of the teacher's answers, with those that runs before have left."""
         self._answers = None
-        if self.cache_teacher is False:
-            return
-        data, reason = data_of(self.trainer), self._why_not_cached()
-        digest = "" if reason else data.shown_digest()
-        if not digest:
-            if self.cache_teacher:
-                raise UserError(
-                    f"cache_teacher: {reason or 'streamed images are not known beforehand'}; false expected"
-                )
-            return
-        seen = f"{digest} {self.teacher.network} {self.trainer.precision} {self.device.type}"
-        self._answers_file = table_file(resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt"), seen)
-        size = data.train_count, data.views.count, data.num_classes
-        self._answers = CachedTeacher(data.train_positions, *size, self.device)
-        self._answers.load(self._answers_file)
-        if self.cache_teacher == "all":
-            self._answer_all(self._answers, data)
+        if opened := open_table(self):
+            self._answers, self._answers_file = opened
+            if self.cache_teacher == "all":
+                self._answer_all(self._answers, data_of(self.trainer))
 
     @torch.no_grad()
     def _answer_all(self, answers: CachedTeacher, data: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, batch_sizes
 
 
 def may_be_taken_at_once(trainer: Trainer) -> bool:
@@ -24,17 +24,9 @@ def may_be_taken_at_once(trainer: Trainer) -> bool:
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    """Take a batch apart into those of `size` images that it was dealt from; the last may be smaller.
-
-    A single image that is left over is left out, as the loader leaves it out: batch norm cannot learn from it.
-    """
-    parts = [Batch(*part) for part in zip(*(tensor.split(size) for tensor in batch), strict=True)]
-    return parts[:-1] if len(parts[-1].label) == 1 < size and len(parts) > 1 else parts
-
-
-def count(images: int, size: int) -> int:
-    """How many steps an epoch of so many images has, in batches of `size`."""
-    return images // size + (images % size > (1 if images > size > 1 else 0))
+    """Take a batch apart into those that would have been dealt one by one; see `batch_sizes`."""
+    sizes = batch_sizes(len(batch.label), size)
+    return [Batch(*part) for part in zip(*(tensor[: sum(sizes)].split(sizes) for tensor in batch), strict=True)]
 
 
 def take(module: LightningModule, batches: list[Batch], loss_of: Callable[[Batch], Tensor]) -> None:

@@ -154,6 +154,6 @@ def test_loaders_that_do_not_say_what_they_show_are_refused_if_asked_for():
 
 
 def test_a_table_that_is_too_large_is_made_only_if_asked_for(monkeypatch):
-    monkeypatch.setattr("kd_lightning.modules.distill.CACHE_BYTES", 1000)
+    monkeypatch.setattr("kd_lightning.modules.answers.CACHE_BYTES", 1000)
     assert sum(fit(student())) == 300
     assert sum(fit(student(cache_teacher=True))) < 300

@@ -9,7 +9,7 @@ import yaml
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, batch_sizes
 from kd_lightning.models import MLP
 from kd_lightning.modules import steps
 
@@ -115,15 +115,13 @@ def test_what_cannot_be_is_one_line(options: dict[str, Any], message: str, capsy
     assert capsys.readouterr().err.splitlines()[-1] == f"kd-lightning: error: {message}"
 
 
-def test_a_single_image_left_over_is_no_batch() -> None:
-    def sizes(images: int, size: int) -> list[int]:
-        tensor = torch.arange(images)
-        return [len(part.label) for part in steps.split(Batch(tensor, tensor, tensor, tensor), size)]
-
-    assert sizes(8, 4) == [4, 4]
-    assert sizes(7, 4) == [4, 3]
-    assert sizes(9, 4) == [4, 4]
-    assert sizes(1, 4) == [1]
-    assert sizes(2, 1) == [1, 1]
-    assert [steps.count(images, 4) for images in (1, 4, 7, 8, 9, 10)] == [1, 1, 2, 2, 2, 3]
-    assert steps.count(3, 1) == 3
+@pytest.mark.parametrize(
+    ("images", "size", "expected"),
+    [(8, 4, [4, 4]), (7, 4, [4, 3]), (9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (2, 1, [1, 1])],
+)
+def test_a_single_image_left_over_is_no_batch(images: int, size: int, expected: list[int]) -> None:
+    assert batch_sizes(images, size) == expected
+    tensor = torch.arange(images)
+    parts = steps.split(Batch(tensor, tensor, tensor, tensor), size)
+    assert [len(part.label) for part in parts] == expected
+    assert torch.equal(torch.cat([part.index for part in parts]), tensor[: sum(expected)])

@@ -1,0 +1,60 @@
+"""Whether the teacher's answers are kept in a run, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kd_lightning.batch import data_of
+from kd_lightning.errors import UserError
+from kd_lightning.teachers import CachedTeacher, resolve_checkpoint, table_file, uses_batch_statistics
+
+if TYPE_CHECKING:
+    from kd_lightning.modules.distill import DistillModule
+
+CACHE_BYTES = 2 * 2**30
+"""A table of the teacher's answers up to this size is kept without being asked for."""
+
+
+def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
+    """Make the table of a module's teacher's answers, with those that runs before have left in its file.
+
+    Returns:
+        The table and its file; None where the teacher is to be asked anew every time.
+
+    Raises:
+        UserError: a table is asked for, but would not be exact.
+    """
+    if module.cache_teacher is False:
+        return None
+    data, reason = data_of(module.trainer), _why_not(module)
+    digest = "" if reason else data.shown_digest()
+    if not digest:
+        if module.cache_teacher:
+            raise UserError(f"cache_teacher: {reason or 'streamed images are not known beforehand'}; false expected")
+        return None
+    seen = f"{digest} {module.teacher.network} {module.trainer.precision} {module.device.type}"
+    file = table_file(resolve_checkpoint(module.teacher_ckpt, "teacher_ckpt"), seen)
+    table = CachedTeacher(data.train_positions, *_size(data), module.device)
+    table.load(file)
+    return table, file
+
+
+def _why_not(module: DistillModule) -> str:
+    """Why the teacher has to be asked anew every time; empty if it need not."""
+    data = data_of(module.trainer)
+    if module.features:
+        return "features take the teacher's inner layers"
+    if uses_batch_statistics(module.teacher.network):
+        return "what the teacher's batch norm makes of an image depends on the images beside it"
+    if not hasattr(data, "shown_digest"):
+        return "the data does not say what an image and a view show"
+    size = CachedTeacher.nbytes(*_size(data))
+    if size > CACHE_BYTES and not module.cache_teacher:
+        return f"{size / 2**30:.1f} GiB of answers"
+    return ""
+
+
+def _size(data: Any) -> tuple[int, int, int]:
+    """Images, views and classes."""
+    return data.train_count, data.views.count, data.num_classes
