@@ -37,7 +37,16 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Fi
             for predicted, count in enumerate(row):
                 if count:
                     colour = "white" if count > top / 2 else "black"
-                    axes.text(predicted, label, str(count), ha="center", va="center", color=colour, fontsize=8, in_layout=False)
+                    axes.text(
+                        predicted,
+                        label,
+                        str(count),
+                        ha="center",
+                        va="center",
+                        color=colour,
+                        fontsize=8,
+                        in_layout=False,
+                    )
     return figure
 
 

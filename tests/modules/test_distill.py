@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
+from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.models import MLP
@@ -113,16 +115,24 @@ def test_optimizers_are_fused_where_they_can_be_and_as_the_user_says():
     assert _fused_if_possible(unfused, parameters).defaults["fused"] is False
 
 
-def test_two_processes_train_without_complaint_and_share_the_samples(teacher_file, tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(
+def best_accuracy(checkpoint):
+    (score,) = (
+        state["best_model_score"]
+        for state in checkpoint["callbacks"].values()
+        if state.get("monitor") == "val/accuracy"
+    )
+    return score.item()
+
+
+def test_two_processes_share_the_samples_and_leave_what_one_leaves(teacher_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("program.py").write_text(
         "import sys, torch\n"
         "torch.set_num_threads(1)\n"
         "from kd_lightning.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    config = tmp_path / "config.yaml"
-    config.write_text(
+    Path("config.yaml").write_text(
         "seed_everything: 0\n"
         "model:\n"
         "  class_path: kd_lightning.modules.DistillModule\n"
@@ -130,14 +140,27 @@ def test_two_processes_train_without_complaint_and_share_the_samples(teacher_fil
         "    net: {class_path: kd_lightning.models.MLP, init_args: {widths: [64, 8, 10]}}\n"
         "    teacher: {class_path: kd_lightning.models.MLP, init_args: {widths: [64, 16, 10]}}\n"
         f"    teacher_ckpt: {teacher_file}\n"
-        "data: {class_path: kd_lightning.data.DigitsDataModule, init_args: {train_size: 100, batch_size: 25}}\n"
-        "trainer: {max_epochs: 1, accelerator: cpu, devices: 2, strategy: ddp, default_root_dir: runs}\n"
+        "    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9}}\n"
+        "data: {class_path: kd_lightning.data.DigitsDataModule, init_args: {train_size: 100, val_size: 50}}\n"
+        "trainer: {max_epochs: 2, accelerator: cpu, logger: false}\n"
     )
-    words = [sys.executable, str(program), "fit", "--config", str(config)]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    words = ["fit", "--config=config.yaml"]
+    two = [*words, "--data.batch_size=25", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run(
+        [sys.executable, "program.py", *two, "--trainer.default_root_dir=two"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "unused" not in done.stderr
-    (checkpoint,) = (tmp_path / "runs").rglob("last.ckpt")
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
     (answers,) = tmp_path.glob("teacher.pt.answers-*.safetensors")
     assert load_file(answers)["logits"].shape == (100, 10)  # what the teacher said in either process
+    assert main([*words, "--data.batch_size=50", "--trainer.default_root_dir=one"]) == 0
+    one, two = (torch.load(next(Path(run).rglob("best.ckpt")), weights_only=True) for run in ("one", "two"))
+    assert best_accuracy(one) == pytest.approx(best_accuracy(two))
+    one, two = (torch.load(next(Path(run).rglob("last.ckpt")), weights_only=True) for run in ("one", "two"))
+    assert one["global_step"] == two["global_step"] == 4
+    for name, weight in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], weight, rtol=1e-4, atol=1e-5)
