@@ -25,7 +25,7 @@ def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
     Raises:
         UserError: a table is asked for, but would not be exact.
     """
-    if module.cache_teacher is False:
+    if module.cache_teacher is False or (module.shard_teacher and module.cache_teacher is None):
         return None
     data, reason = data_of(module.trainer), _why_not(module)
     digest = "" if reason else data.shown_digest()
@@ -33,7 +33,7 @@ def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
         if module.cache_teacher:
             raise UserError(f"cache_teacher: {reason or 'streamed images are not known beforehand'}; false expected")
         return None
-    seen = f"{digest} {module.teacher.network} {module.trainer.precision} {module.device.type}"
+    seen = f"{digest} {module.teacher_form} {module.trainer.precision} {module.device.type}"
     file = table_file(resolve_checkpoint(module.teacher_ckpt, "teacher_ckpt"), seen)
     table = CachedTeacher(data.train_positions, *_size(data), module.device)
     table.load(file)

@@ -1,5 +1,6 @@
 """Learning from a teacher's softened outputs, from its inner layers and from labels."""
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -61,6 +62,9 @@ class DistillModule(ClassifierModule):
         cache_teacher: ask the teacher once for each image and view, and keep its answers beside `teacher_ckpt` for the
             runs to come. By default where that is exact and takes at most 2 GiB. True: when an image comes
             up under a view; `all`: before the first step, for all images and views, in large batches.
+        shard_teacher: for a teacher too large for one device: each process of a run on several keeps a share of its
+            weights, and a block is put together when it is called. Its answers are then kept with `cache_teacher: all`
+            alone.
         features: layers of the student and the teacher that are matched, each pair by a loss of its own.
         feature_weight: factor on the sum of those losses, above 0 where there are features, else 0.
         **kwargs: optimizer, lr_scheduler, steps_at_once and compile, see `ClassifierModule`.
@@ -83,6 +87,7 @@ class DistillModule(ClassifierModule):
         soft_weight: float = 0.9,
         soft_loss: SoftLoss = soft_target_loss,
         cache_teacher: bool | Literal["all"] | None = None,
+        shard_teacher: bool = False,
         # The CLI builds arguments in this order. Behind `net`, what a loss draws leaves the student's start as it is.
         features: Sequence[FeatureMatch] = (),
         feature_weight: float = 0.0,
@@ -101,12 +106,16 @@ class DistillModule(ClassifierModule):
             raise UserError("feature_weight: 0 found, a number above 0 expected where there are features")
         if feature_weight and not features:
             raise UserError(f"features: none found, at least one expected for a feature_weight of {feature_weight}")
+        if shard_teacher and cache_teacher is True:
+            raise UserError("cache_teacher: true found, all or false expected with shard_teacher")
         self.teacher = FrozenTeacher(teacher)
+        self.teacher_form = str(teacher)
         self.teacher_ckpt = teacher_ckpt
         self.temperature = temperature
         self.hard_weight, self.soft_weight, self.feature_weight = hard_weight, soft_weight, feature_weight
         self.soft_loss = soft_loss
         self.cache_teacher = cache_teacher
+        self.shard_teacher = shard_teacher
         self._answers: CachedTeacher | None = None
         if features and self.compile_by:
             raise UserError("compile: false expected where features tap inner layers, which compiled networks hide")
@@ -120,8 +129,11 @@ class DistillModule(ClassifierModule):
         super().setup(stage)
         if not self._teacher_loaded:
             self._load_teacher(stage)
-        if stage == "fit":
+        if stage == "fit" and not self.teacher.sharded:
             self._check_features()
+        if self.shard_teacher and self.trainer.world_size > 1 and self._teacher_loaded and not self.teacher.sharded:
+            self.teacher.shard(self.trainer.strategy.root_device)
+        self.compile_network(self.teacher.network)
 
     def _load_teacher(self, stage: str) -> None:
         if stage != "fit" and not Path(self.teacher_ckpt).exists():
@@ -132,7 +144,6 @@ class DistillModule(ClassifierModule):
             return
         load_weights(self.teacher.network, resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt"), "teacher_ckpt")
         self.check_outputs(self.teacher.network, "teacher")
-        self.compile_network(self.teacher.network)
         self._teacher_loaded = True
 
     def _student_taps(self) -> AbstractContextManager[dict[str, Tensor]]:
@@ -172,13 +183,15 @@ class DistillModule(ClassifierModule):
 
     @torch.no_grad()
     def _answer_all(self, answers: CachedTeacher, data: Any) -> None:
-        """Have the teacher say everything now, each process its share; and keep it, whatever becomes of the run."""
-        own = data.train_positions[self.trainer.global_rank :: self.trainer.world_size]
-        chunks = [(view, index) for view in range(data.views.count) for index in own.split(data.eval_batch_size)]
-        shown = track(chunks, "asking the teacher", disable=not (self.trainer.is_global_zero and sys.stdout.isatty()))
+        """Have the teacher say what is not known, each process its share; and keep it, whatever becomes of the run."""
+        index, view = answers.unknown()
+        # Equally often in each process, for they may share the teacher: the last one may be another's, too.
+        each = math.ceil(len(index) / self.trainer.world_size)
+        own = (torch.arange(each) * self.trainer.world_size + self.trainer.global_rank).remainder(max(1, len(index)))
+        terminal = self.trainer.is_global_zero and sys.stdout.isatty()
         with self.trainer.precision_plugin.train_step_context():
-            for view, index in shown:
-                self._answer(data.deal(index.to(self.device), view=torch.full_like(index, view, device=self.device)))
+            for some in track(own.split(data.eval_batch_size), "asking the teacher", disable=not terminal):
+                self._answer(data.deal(index[some], view=view[some]))
         answers.end_epoch()
         if self.trainer.is_global_zero:
             answers.save(self._answers_file)

@@ -83,6 +83,11 @@ class CachedTeacher:
             self._new = True
         return logits
 
+    def unknown(self) -> tuple[Tensor, Tensor]:
+        """The images that are trained on and their views that are not known yet: two of int64 (n,)."""
+        place, view = (self.table[self._places, :, 0] == UNKNOWN).nonzero().unbind(1)
+        return self._places[place], view
+
     def _compare(self, kept: Tensor, new: Tensor) -> None:
         spread = self._rows[self._rows[:, 0] != UNKNOWN].std(correction=0)
         if not (kept - new).abs().mean() <= TOLERANCE * spread:

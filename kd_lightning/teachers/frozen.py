@@ -4,7 +4,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 
 class FrozenTeacher(nn.Module):
@@ -21,6 +24,8 @@ class FrozenTeacher(nn.Module):
     """
 
     network: nn.Module
+    sharded = False
+    """Whether this process has but its share of the weights."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -35,7 +40,30 @@ class FrozenTeacher(nn.Module):
         self.network.eval()
         return super().train(False)
 
+    def shard(self, device: torch.device) -> None:
+        """Leave this process its share of the weights of each block, which is put together when the block is called.
+
+        A block is what a `Sequential` or a `ModuleList` is made of. All processes of the run are to call this, and the
+        teacher from then on, equally often.
+
+        Args:
+            device: where the share is to be.
+
+        Source: Zhao et al. 2023, section 3 (FSDP, arXiv 2304.11277).
+        """
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        self.sharded = True
+        self.network.to(memory_format=torch.contiguous_format)  # torch does not divide any other
+        lists = [module for module in self.network.modules() if isinstance(module, (nn.Sequential, nn.ModuleList))]
+        blocks = [block for module in reversed(lists) for block in module if _has_weights_and_is_called(block)]
+        for block in dict.fromkeys([*blocks, self.network]):  # the inner ones first
+            fully_shard(block, mesh=mesh)
+
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
         """Call the network."""
         return self.network(*args)
+
+
+def _has_weights_and_is_called(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) and not isinstance(module, (nn.ModuleList, nn.ModuleDict))

@@ -1,5 +1,7 @@
 """A student whose teacher is asked once an image and view, by the trainer's road."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
+from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch
 from kd_lightning.data import DigitsDataModule, Shift
 from kd_lightning.errors import UserError
@@ -82,12 +85,52 @@ def test_the_teacher_is_shown_each_pair_once_in_all_runs():
 def test_all_answers_may_be_asked_for_before_the_first_step(precision, tolerance):
     early, live = student(cache_teacher="all"), student(cache_teacher=False)
     shown = fit(early, precision=precision)
-    assert shown == [100] * 9 + [50] * 3  # one call a view; then each epoch's first batch is compared
+    assert shown == [900] + [50] * 3  # in one large batch; then each epoch's first batch is compared
     assert fit(live, precision=precision) == [50] * 6
     for name, weight in live.net.state_dict().items():
         torch.testing.assert_close(early.net.state_dict()[name], weight, rtol=0, atol=tolerance)
     (file,) = Path().glob("teacher.pt.answers-*.safetensors")
     assert load_file(file)["pair"].tolist() == list(range(900))
+
+
+def test_a_shared_teacher_is_not_asked_by_one_process_alone():
+    with pytest.raises(UserError, match="cache_teacher: true found, all or false expected with shard_teacher"):
+        student(shard_teacher=True, cache_teacher=True)
+    assert fit(student(shard_teacher=True)) == [50] * 6  # by default every answer is asked for, in step
+    assert not list(Path().glob("teacher.pt.answers-*"))
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_teacher_leave_the_answers_of_one():
+    Path("program.py").write_text("import sys\nfrom kd_lightning.__main__ import main\nsys.exit(main(sys.argv[1:]))\n")
+    mlp = "kd_lightning.models.MLP"
+    Path("config.yaml").write_text(
+        "seed_everything: 0\n"
+        "model:\n"
+        "  class_path: kd_lightning.modules.DistillModule\n"
+        "  init_args:\n"
+        f"    net: {{class_path: {mlp}, init_args: {{widths: [64, 8, 10]}}}}\n"
+        f"    teacher: {{class_path: {mlp}, init_args: {{widths: [64, 16, 10]}}}}\n"
+        "    teacher_ckpt: teacher.pt\n"
+        "    shard_teacher: true\n"
+        "    cache_teacher: all\n"
+        "    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}\n"
+        "data:\n"
+        "  class_path: kd_lightning.data.DigitsDataModule\n"
+        "  init_args: {train_size: 101, eval_batch_size: 300, views: {class_path: kd_lightning.data.Shift}}\n"
+        "trainer: {max_epochs: 2, accelerator: cpu, logger: false}\n"
+    )
+    words = [sys.executable, "program.py", "fit", "--config=config.yaml"]
+    two = [*words, "--data.batch_size=25", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run([*two, "--trainer.default_root_dir=two"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
+    shared = load_file(file)
+    file.unlink()
+    assert main(["fit", "--config=config.yaml", "--data.batch_size=50", "--trainer.default_root_dir=one"]) == 0
+    alone = load_file(file)  # under the very name: what was asked together serves those who ask alone
+    assert shared["pair"].tolist() == alone["pair"].tolist() == list(range(101 * 25))
+    torch.testing.assert_close(shared["logits"], alone["logits"], rtol=0, atol=1e-5)
 
 
 def test_all_answers_are_kept_though_the_run_comes_to_nothing(monkeypatch):

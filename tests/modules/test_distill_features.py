@@ -285,14 +285,14 @@ def test_a_student_is_trained_resumed_and_tested_with_its_teacher_gone(match):
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.slow
-def test_two_processes_train_student_and_regressor_as_one_does():
+def test_two_processes_that_share_a_teacher_train_student_and_regressor_as_one_does():
     train_teacher()
     config = distill_config(MAPS)
     assert main(["fit", "--config", config, "--data.batch_size=50", "--trainer.logger.name=one"]) == 0
     program = Path("program.py")
     program.write_text("import sys\nfrom kd_lightning.__main__ import main\nsys.exit(main(sys.argv[1:]))\n")
     words = [sys.executable, str(program), "fit", "--config", config, "--data.batch_size=25", "--trainer.devices=2"]
-    words += ["--trainer.strategy=ddp", "--trainer.logger.name=two"]
+    words += ["--trainer.strategy=ddp", "--trainer.logger.name=two", "--model.shard_teacher=true"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (

@@ -53,6 +53,15 @@ def test_a_pair_is_asked_for_once() -> None:
     assert ask(cache, [1, 2], [1, 0])[1] == [(2, 0)]  # the same image under another view is another pair
 
 
+def test_what_is_not_known_is_listed_of_the_images_that_are_trained_on() -> None:
+    cache = CachedTeacher(torch.tensor([2, 0]), 3, 2, 2)
+    ask(cache, [0], [1])
+    index, view = cache.unknown()
+    assert list(zip(index.tolist(), view.tolist(), strict=True)) == [(2, 0), (2, 1), (0, 0)]
+    ask(cache, index.tolist(), view.tolist())
+    assert [len(part) for part in cache.unknown()] == [0, 0]
+
+
 def test_each_epoch_s_first_known_answers_are_compared_and_no_others() -> None:
     cache = filled()
     cache.end_epoch()
