@@ -14,20 +14,23 @@ class RunningMeans:
     """Means over the images of an epoch, summed on the device and read once, at its end."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._sums = torch.empty(0)
         self._images = 0
 
     def update(self, values: dict[str, Tensor], images: int) -> None:
-        """Add a batch: scalars, each the mean over its images."""
-        for name, value in values.items():
-            weighted = value.detach() * images
-            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+        """Add a batch: scalars, each the mean over its images, of the same names as all others since the start."""
+        means = torch.stack(tuple(values.values())).detach()  # at once: a small network's step is no longer than this
+        if self._images:
+            self._sums.add_(means, alpha=images)
+        else:
+            self._names, self._sums = tuple(values), means.mul_(images)
         self._images += images
 
     def compute(self) -> dict[str, Tensor]:
         """The means so far, by name; empty before the first batch. Starts anew."""
-        means = {name: total / self._images for name, total in self._sums.items()}
-        self._sums, self._images = {}, 0
+        means = dict(zip(self._names, self._sums / max(1, self._images), strict=True))
+        self._names, self._sums, self._images = (), torch.empty(0), 0
         return means
 
 
