@@ -9,12 +9,14 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from kd_lightning.callbacks import ConfusionMatrix, PredictionWriter, ResultsWriter
+from kd_lightning.callbacks import ConfusionMatrix, LastCheckpoint, PredictionWriter, ResultsWriter
+from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
@@ -34,6 +36,7 @@ NOISE = (
     r".*The dirpath has changed from.*",  # a checkpoint of another folder was asked for
     r".*Total length of `list` across ranks is zero.*",  # no validation images asked for
     r"LightningCLI's args parameter is intended.*",  # the words are the command line's, or a recipe's
+    r"You're resuming from a checkpoint that ended before the epoch ended.*",  # our sampler leaves out what was dealt
     r".*could not find the monitored key.*",  # no validation: there is no best checkpoint, only the last
     r".*Checkpoint directory .* exists and is not empty.*",  # a stage run again replaces its checkpoint
     r".*The number of training batches .* is smaller than the logging interval.*",  # logging is by the epoch
@@ -97,7 +100,8 @@ class _CLI(LightningCLI):
         if path is None and self.subcommand != "fit":
             path = _run_of(config)
         if path is not None:
-            config["ckpt_path"] = str(resolve_checkpoint(path, "ckpt_path"))
+            file = resolve_checkpoint(path, "ckpt_path", "last" if self.subcommand == "fit" else "best")
+            config["ckpt_path"] = str(file)
             leave_out_weights(options.get("net"))
 
     def instantiate_classes(self) -> None:
@@ -125,10 +129,13 @@ class _CLI(LightningCLI):
         if config.get("enable_checkpointing") is not False:
             callbacks += [
                 ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False),
-                ModelCheckpoint(filename="last", enable_version_counter=False),
+                LastCheckpoint(),
             ]
         callbacks += [ResultsWriter(), ConfusionMatrix(), PredictionWriter()]
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's, or the strategy's own
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        return trainer
 
 
 class _Built(_CLI):

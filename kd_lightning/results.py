@@ -16,10 +16,11 @@ Each part is written when it is known; a new fit starts a new file.
 import json
 import os
 import platform
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from kd_lightning.whole import write_text
 
 RESULTS_FILE = "results.json"
 
@@ -37,21 +38,6 @@ def read_results(run: Path) -> dict[str, Any]:
 def update_results(run: Path, **parts: Any) -> None:
     """Set parts of a run's results, the others stay; the file is replaced whole or not at all."""
     write_text(run / RESULTS_FILE, json.dumps({**read_results(run), **parts}, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name beside it, then rename: readers see the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def versions() -> dict[str, str]:

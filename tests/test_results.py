@@ -11,7 +11,9 @@ from torch import nn
 
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks import results as callback
-from kd_lightning.results import PACKAGES, machine, read_results, update_results, versions, write_text
+from kd_lightning.errors import UserError
+from kd_lightning.results import PACKAGES, machine, read_results, update_results, versions
+from kd_lightning.whole import write_text
 
 BASELINE = Path(__file__).parents[1] / "configs" / "digits" / "baseline.yaml"
 
@@ -55,7 +57,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(*{"fsync": (os, "fsync", full), "replace": (Path, "replace", full)}[call])
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"results\.json: cannot be written \(.*No space left"):
         update_results(tmp_path, test={"errors": 9})
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
     assert read_results(tmp_path) == {"fit": {"epochs": 1}}

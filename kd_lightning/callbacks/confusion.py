@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.results import run_folder
+from kd_lightning.whole import whole_file
 
 MOST_NUMBERS = 30
 """Classes above which the cells carry no numbers: they would not be readable."""
@@ -88,7 +89,8 @@ class ConfusionMatrix(Callback):
         self._show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))
 
     def _show(self, trainer: Trainer, file: Path, figure: Figure) -> None:
-        figure.savefig(file)
+        with whole_file(file) as draft:
+            figure.savefig(draft)
         canvas = figure.canvas
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

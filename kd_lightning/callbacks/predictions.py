@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from kd_lightning.batch import data_of
 from kd_lightning.callbacks.results import run_folder
-from kd_lightning.results import write_text
+from kd_lightning.whole import write_text
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from kd_lightning.commands.recipe import METRICS, Recipe
 from kd_lightning.latency import BATCH_SIZES
-from kd_lightning.results import machine, read_results, versions, write_text
+from kd_lightning.results import machine, read_results, versions
+from kd_lightning.whole import whole_file, write_text
 
 RULES = {
     "as_trained": "as trained",
@@ -169,7 +170,8 @@ def write_report(recipe: Recipe, rows: list[Row], runs: Path, command: str) -> P
     """
     folder = runs / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    draw_errors(recipe, rows).savefig(folder / "comparison.png")
+    with whole_file(folder / "comparison.png") as draft:
+        draw_errors(recipe, rows).savefig(draft)
     record = {
         "title": recipe.title,
         "source": recipe.source,

@@ -18,7 +18,7 @@ from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.modules.stack import why_not_stacked
-from kd_lightning.results import write_text
+from kd_lightning.whole import whole_file, write_text
 
 OWN = (
     "--config",
@@ -69,7 +69,8 @@ def main(words: list[str]) -> None:
         results += _alone(config, students[0]) if reason else _together(config, students)
         write_csv(folder / "sweep.csv", results)
     figure = draw_grid(results)
-    figure.savefig(folder / "accuracy.png")
+    with whole_file(folder / "accuracy.png") as draft:
+        figure.savefig(draft)
     write_events(folder, results, figure)
     temperature, soft_weight = best_cell(results)
     best = _one_of(config, Student(temperature, soft_weight, 0))

@@ -3,7 +3,8 @@
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ SEED_SPACING = 1_000_003
 
 def _as_dealt(indices: Any) -> Any:
     return indices
+
+
+class _ResumingSampler(DistributedSampler[Any]):
+    """Deals, once, only what an interrupted epoch still has to deal.
+
+    Attributes:
+        skip: how many images this process was dealt before the interruption.
+    """
+
+    skip = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        begin, self.skip = self.skip, 0
+        return islice(super().__iter__(), begin, None)
 
 
 class ClassificationDataModule(LightningDataModule):
@@ -104,6 +119,7 @@ class ClassificationDataModule(LightningDataModule):
         self.split_seed = split_seed
         self._dealers: dict[bool, Dealer] = {}  # True: of the training set, False: of the test set
         self._epoch_views: tuple[int, Tensor] | None = None
+        self._resume_at: tuple[int, int] | None = None
 
     @abstractmethod
     def load(self, train: bool) -> ImageSet | StreamedSet:
@@ -227,20 +243,42 @@ class ClassificationDataModule(LightningDataModule):
             drop_last=sampler is not None and sum(batch_sizes(len(sampler), batch_size)) < len(sampler),
             num_workers=self.num_workers,
             collate_fn=_as_dealt,
+            generator=torch.Generator(),  # whose draws are not the network's: a resumed run draws as one never stopped
             persistent_workers=self.num_workers > 0,
         )
 
     def train_dataloader(self) -> Any:
         """Deal the training indices, each device its share; the order depends on seed and epoch alone."""
         trainer = self.trainer
-        sampler: DistributedSampler[Any] = DistributedSampler(
+        sampler = _ResumingSampler(
             Indices(self.train_positions, self._dealers[True].part),
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             shuffle=self.shuffle,
             seed=self._seed * SEED_SPACING,
         )
-        return self._loader(True, self.train_positions, self.batch_size * self.batches_at_once, sampler)
+        loader = self._loader(True, self.train_positions, self.batch_size * self.batches_at_once, sampler)
+        # Lightning says the epoch when workers fetch already, and leaves out nothing that was dealt before.
+        epoch, sampler.skip = self._resume_at or (trainer.current_epoch if trainer else 0, 0)
+        sampler.set_epoch(epoch)
+        self._resume_at = None
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where a training is: its epoch, or the next, and how many images of it each process was dealt."""
+        trainer: Any = self.trainer
+        if trainer is None:
+            return {}
+        loop = trainer.fit_loop
+        epoch, batches = loop.epoch_progress.current.started - 1, loop.epoch_loop.batch_progress.current.processed
+        if batches >= trainer.num_training_batches:
+            epoch, batches = epoch + 1, 0
+        return {"epoch": max(0, epoch), "dealt": batches * self.batch_size * self.batches_at_once}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Note where a resumed training has to begin."""
+        if "epoch" in state_dict:
+            self._resume_at = state_dict["epoch"], state_dict["dealt"]
 
     def val_dataloader(self) -> Any:
         """Deal the held-out indices; no loader at all where none are held out."""

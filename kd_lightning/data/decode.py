@@ -28,11 +28,14 @@ PIXELS_FILE, REPORT_FILE = "images.bin", "report.json"
 KEY_LENGTH = 24
 """Hexadecimal digits that tell one cache from another."""
 
-FORMAT = 2
+FORMAT = 3
 """Of the cache: raised when the same files would decode to other pixels."""
 
 CHUNK = 1024
 """Files whose images may wait to be written."""
+
+BLOCK = 2**24
+"""Bytes of a cache that are compared with its checksum at a time."""
 
 ABANDONED = 24 * 3600.0
 """Seconds after which a cache that was never finished is nobody's."""
@@ -171,19 +174,36 @@ def _status(file: Path) -> os.stat_result | None:
 def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | None:
     """Read a cache; None where there is none, or none that is whole."""
     try:
-        report = json.loads((target / REPORT_FILE).read_text())
+        kept = json.loads((target / REPORT_FILE).read_text())
+        report = kept["report"]
+        if kept["sha256"] != _digest_of(report):
+            return None
         unreadable = {int(place): problem for place, problem in report["unreadable"].items()}
         shape = (files - len(unreadable), *decoder.shape)
         pixels = target / PIXELS_FILE
         if not keep or not shape[0]:
             return Decoded(torch.empty(shape, dtype=torch.uint8) if keep else None, unreadable, report["converted"])
-        if pixels.stat().st_size != math.prod(shape):
+        if pixels.stat().st_size != math.prod(shape) or _digest_of_file(pixels) != report["pixels"]:
             return None
         # Copy-on-write: torch wants memory that it may write to; the file stays as it is.
         image = torch.from_numpy(np.memmap(pixels, np.uint8, "c", shape=shape))
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     return Decoded(image, unreadable, report["converted"])
+
+
+def _digest_of(report: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_file(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        blocks = iter(lambda: content.read(BLOCK), b"")
+        count = math.ceil(file.stat().st_size / BLOCK)
+        for block in track(blocks, "checking the cache", count, disable=not sys.stdout.isatty(), transient=True):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, name: str) -> None:
@@ -199,7 +219,7 @@ def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, na
         ) from error
     try:
         report = _decode_into(draft, files, decoder, keep, name)
-        (draft / REPORT_FILE).write_text(json.dumps(report))
+        (draft / REPORT_FILE).write_text(json.dumps({"report": report, "sha256": _digest_of(report)}))
         draft.chmod(0o755)  # for others too, as the images are
         try:
             draft.rename(target)
@@ -225,6 +245,7 @@ def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: boo
 
     unreadable: dict[int, str] = {}
     modes: Counter[str] = Counter()
+    digest = hashlib.sha256()
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     # Pillow decodes and resizes without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool, (draft / PIXELS_FILE).open("wb") as pixels:
@@ -236,7 +257,10 @@ def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: boo
                 continue
             modes[word] += 1
             if keep:
-                pixels.write(image.numpy().tobytes())
+                pixels.write(written := image.numpy().tobytes())
+                digest.update(written)
         pixels.flush()
         os.fsync(pixels.fileno())
-    return {"unreadable": unreadable, "converted": {mode: n for mode, n in modes.items() if mode != decoder.mode}}
+    converted = {mode: n for mode, n in modes.items() if mode != decoder.mode}
+    words = {str(place): word for place, word in unreadable.items()}  # as JSON has keys
+    return {"unreadable": words, "converted": converted, "pixels": digest.hexdigest()}

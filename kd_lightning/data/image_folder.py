@@ -135,8 +135,8 @@ class ImageFolderDataModule(ClassificationDataModule):
         return stamps([path for files in self._files.values() for path in files.paths])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of one tree's split: which files it is of."""
-        return {"files": self._names_digest} if WHOLE in self._found else {}
+        """What a checkpoint keeps: where a training is, and of one tree's split, which files it is of."""
+        return {**super().state_dict(), **({"files": self._names_digest} if WHOLE in self._found else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint of another split of one tree, whose training images may be test images here.
@@ -144,7 +144,8 @@ class ImageFolderDataModule(ClassificationDataModule):
         Raises:
             UserError: files came, went or were renamed, or are split otherwise.
         """
-        if state_dict and state_dict != self.state_dict():
+        super().load_state_dict(state_dict)
+        if "files" in state_dict and (WHOLE not in self._found or state_dict["files"] != self._names_digest):
             raise UserError(
                 f"root: the files in {self.root}, or how they are split, are not those that the checkpoint was trained "
                 "on: its training images may be among the test images; train anew, or split into train/ and test/"

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from kd_lightning.batch import Batch, batch_sizes, data_of
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
-from kd_lightning.modules import steps
+from kd_lightning.modules import randomness, steps
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
 from kd_lightning.schedules import CosineDecay
 
@@ -64,6 +64,7 @@ class ClassifierModule(LightningModule):
         if self.compile_by and self.compile_by not in list_backends(exclude_tags=None):
             raise UserError(f"compile: {compile} found, true, false or one of {', '.join(list_backends())} expected")
         self.train_means = RunningMeans()
+        self._resumed: dict[str, Any] | None = None
         self.evaluation = EvaluationMetrics()
 
     @abstractmethod
@@ -137,6 +138,22 @@ class ClassifierModule(LightningModule):
             raise UserError(
                 f"{name}: {type(network).__name__} gives {logits.shape[-1]} classes, the data has {data.num_classes}"
             )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the steps to come depend on, besides what Lightning keeps."""
+        checkpoint["random"] = randomness.states(self.device)
+        checkpoint["train_means"] = self.train_means.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what a resumed training has to begin with."""
+        self._resumed = {name: checkpoint[name] for name in ("random", "train_means") if name in checkpoint}
+
+    def on_train_start(self) -> None:
+        """Go on drawing, and averaging, where the checkpoint's run was."""
+        if self._resumed:
+            randomness.restore(self._resumed["random"], self.device)
+            self.train_means.load(self._resumed["train_means"], self.device)
+        self._resumed = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch; or nothing, once all steps that were dealt at once are taken."""

@@ -202,11 +202,19 @@ class DistillModule(ClassifierModule):
         if self._answers is not None:
             self._answers.end_epoch()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the teacher's answers, too: asked for again among others, they would be rounded otherwise."""
+        super().on_save_checkpoint(checkpoint)
+        self._keep_answers()
+
     def on_fit_end(self) -> None:
         """Keep the teacher's answers."""
+        self._keep_answers()
+        self._answers = None
+
+    def _keep_answers(self) -> None:
         if self._answers is not None and self.trainer.is_global_zero:
             self._answers.save(self._answers_file)
-        self._answers = None
 
     def teacher_logits(self, batch: Batch) -> Tensor | None:
         """What the teacher says of a batch: (B, classes); None where its file is gone."""

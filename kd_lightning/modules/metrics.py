@@ -1,5 +1,7 @@
 """What is measured, in training and in evaluation, without waiting for the device at every step."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +34,15 @@ class RunningMeans:
         means = dict(zip(self._names, self._sums / max(1, self._images), strict=True))
         self._names, self._sums, self._images = (), torch.empty(0), 0
         return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of an epoch that is not over."""
+        return {"names": list(self._names), "sums": self._sums, "images": self._images}
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a state."""
+        self._names, self._images = tuple(state["names"]), state["images"]
+        self._sums = state["sums"].to(device)
 
 
 class EvaluationMetrics(nn.Module):

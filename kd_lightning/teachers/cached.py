@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,12 +9,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kd_lightning.errors import UserError
-from kd_lightning.weights_file import read_weights
+from kd_lightning.errors import UserError, one_line
+from kd_lightning.whole import whole_file
 
 UNKNOWN = -torch.inf
 """In a place of a table that is not filled. It lies below every logit, so that tables are joined by their maximum."""
@@ -115,43 +115,59 @@ class CachedTeacher:
 
         All processes are to call this.
         """
-        if file.is_file():
-            try:
-                pair, logits = self._read(file)
-            except (UserError, LookupError, ValueError, RuntimeError, TypeError) as error:
-                warnings.warn(f"{file} holds no answers of this teacher, and is written anew ({error})", stacklevel=2)
-            else:
-                self._rows[pair.to(self._rows.device)] = logits.to(self._rows.device)
-                self._read_from = file
+        if kept := self._read(file):
+            self._rows[kept[0]] = kept[1]
+            self._read_from = file
         self._join()
         self._to_compare, self._new = True, False
 
-    def _read(self, file: Path) -> tuple[Tensor, Tensor]:
-        kept = read_weights(file, "cache_teacher")
-        pair, logits = kept["pair"], kept["logits"]
-        if logits.shape != (*pair.shape, self._rows.shape[1]) or not 0 <= pair.min() <= pair.max() < len(self._rows):
-            raise ValueError(f"{len(pair)} answers of shape {tuple(logits.shape)} found")
+    def _read(self, file: Path) -> tuple[Tensor, Tensor] | None:
+        """The pairs, as rows of the table, and the answers in a file; nothing where there is none, or a wrong one."""
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, "pt", device=str(self._rows.device)) as kept:
+                pair, logits, marks = kept.get_tensor("pair"), kept.get_tensor("logits"), kept.metadata()
+            if marks != _marks(file, pair, logits):
+                raise ValueError("its checksum does not fit, or it is another table's")
+            if logits.shape != (*pair.shape, self._rows.shape[1]) or not 0 <= pair.min() <= pair.max() < len(
+                self._rows
+            ):
+                raise ValueError(f"{len(pair)} answers of shape {tuple(logits.shape)} found")
+        except (SafetensorError, OSError, LookupError, ValueError, RuntimeError, TypeError) as error:
+            problem = one_line(error)
+            warnings.warn(f"{file} holds no answers of this teacher, and is written anew ({problem})", stacklevel=3)
+            return None
         return pair, logits
 
     def save(self, file: Path) -> None:
-        """Write what is known, if any of it is new, whole or not at all; what cannot be written is a warning.
+        """Add what is known to the file, if any of it is new, whole or not at all; what cannot be written is a warning.
 
-        Tables of the checkpoint's earlier weights, which are never read again, are removed.
+        What another run has kept there meanwhile stays. Tables of the checkpoint's earlier weights, which are never
+        read again, are removed.
         """
         if not self._new:
             return
         try:
-            rows = self._rows.cpu()
-            pair = (rows[:, 0] != UNKNOWN).nonzero().squeeze(1)
-            with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
-                written = Path(folder) / file.name
-                save_file({"pair": pair, "logits": rows[pair]}, written)
-                written.chmod(0o644)  # for others too
-                written.replace(file)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            warnings.warn(f"{file}: the teacher's answers are not kept ({error})", stacklevel=2)
+            with FileLock(file.with_name(f".lock-{file.name}")):
+                rows = self._rows.clone()
+                if theirs := self._read(file):
+                    rows[theirs[0]] = torch.where(rows[theirs[0]] == UNKNOWN, theirs[1], rows[theirs[0]])
+                rows = rows.cpu()
+                pair = (rows[:, 0] != UNKNOWN).nonzero().squeeze(1)
+                with whole_file(file) as draft:
+                    save_file({"pair": pair, "logits": rows[pair]}, draft, _marks(file, pair, rows[pair]))
+        except (OSError, SafetensorError, RuntimeError, UserError) as error:
+            warnings.warn(f"{file}: the teacher's answers are not kept ({one_line(error)})", stacklevel=2)
         self._new = False
         _remove_outdated(file)
+
+
+def _marks(file: Path, pair: Tensor, logits: Tensor) -> dict[str, str]:
+    """What is written beside the answers, to tell damage and another table's."""
+    digest = hashlib.sha256(pair.cpu().numpy().data)
+    digest.update(logits.cpu().contiguous().numpy().data)
+    return {"table": file.name, "sha256": digest.hexdigest()}
 
 
 TABLE_FILE = re.compile(r"(?P<checkpoint>.+)\.answers-(?P<weights>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors")

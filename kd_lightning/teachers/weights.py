@@ -1,7 +1,7 @@
 """Weights from a file: one of our checkpoints, a run folder, or a state dict that someone else saved."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,19 +15,20 @@ FOREIGN_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What wrappers put before every name: `ClassifierModule` does `net.`, data parallelism `module.`, …"""
 
 
-def resolve_checkpoint(path: str | Path, option: str) -> Path:
+def resolve_checkpoint(path: str | Path, option: str, first: Literal["best", "last"] = "best") -> Path:
     """Find the file that a user means: the file itself, or a run folder's best checkpoint, else its last.
 
     Args:
         path: a file, or a run folder as under `lightning_logs/`.
         option: what the user set it with, for the error.
+        first: which of a run folder's two it is to be where both are there.
 
     Raises:
         UserError: nothing is there.
     """
     path = Path(path)
     if path.is_dir():
-        for name in ("best.ckpt", "last.ckpt"):
+        for name in ("best.ckpt", "last.ckpt") if first == "best" else ("last.ckpt", "best.ckpt"):
             if (file := path / "checkpoints" / name).is_file():
                 return file
         raise UserError(f"{option}: {path} has no checkpoints/best.ckpt or checkpoints/last.ckpt; train it first")

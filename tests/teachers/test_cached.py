@@ -46,6 +46,11 @@ def filled() -> CachedTeacher:
     return cache
 
 
+def files_in(folder: Path) -> set[str]:
+    """Their names, without the lock's."""
+    return {path.name for path in folder.iterdir() if path.name != f".lock-{FILE}"}
+
+
 def test_a_pair_is_asked_for_once() -> None:
     cache = empty()
     assert ask(cache, [2, 0], [1, 0]) == ([[21.0, -2.0], [0.0, 0.0]], [(2, 1), (0, 0)])
@@ -127,7 +132,29 @@ def test_a_file_holds_what_is_known_for_the_next_run(tmp_path: Path) -> None:
     assert ask(cache, [1, 0], [0, 0]) == ([[10.0, -1.0], [0.0, 0.0]], [(0, 0), (1, 0)])  # (0, 0) to compare
     cache.save(file)
     assert load_file(file)["pair"].tolist() == [0, 2, 5]
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert files_in(tmp_path) == {file.name}
+
+
+def test_what_two_runs_find_out_is_joined(tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    one, other = empty(), empty()
+    for cache in (one, other):
+        cache.load(file)
+    ask(one, [0, 2], [0, 1])
+    ask(other, [1, 2], [0, 1])
+    one.save(file)
+    other.save(file)
+    assert load_file(file)["pair"].tolist() == [0, 2, 5]
+
+
+def test_a_file_of_another_name_is_not_used(tmp_path: Path) -> None:
+    filled().save(tmp_path / FILE)
+    other = tmp_path / FILE.replace("fedcba", "000000")
+    (tmp_path / FILE).rename(other)
+    cache = empty()
+    with pytest.warns(UserWarning, match="another table's"):
+        cache.load(other)
+    assert bool((cache.table == -torch.inf).all())
 
 
 def test_a_file_is_written_only_when_there_is_something_new(tmp_path: Path) -> None:
@@ -152,7 +179,7 @@ def test_answers_of_weights_that_are_gone_are_removed_and_no_other_file(tmp_path
     for name in [gone, *others]:
         (tmp_path / name).touch()
     filled().save(tmp_path / FILE)
-    assert {path.name for path in tmp_path.iterdir()} == {FILE, *others}
+    assert files_in(tmp_path) == {FILE, *others}
 
 
 def test_no_file_is_no_answers_without_a_word(tmp_path: Path) -> None:
@@ -173,6 +200,7 @@ def test_a_file_that_is_damaged_or_of_another_table_is_not_used(made_by: str, tm
         file.write_text("no table")
     size = {"more images": (2, 2, 2), "more classes": (3, 2, 3)}.get(made_by, (3, 2, 2))
     if made_by == "no answer":
+        file.unlink()
         nothing = empty()
         nothing._new = True
         nothing.save(file)
@@ -183,8 +211,9 @@ def test_a_file_that_is_damaged_or_of_another_table_is_not_used(made_by: str, tm
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="the teacher's answers are not kept"):
-        filled().save(tmp_path / "none" / FILE)
+        filled().save(tmp_path / "file" / FILE)
 
 
 def test_a_full_disk_costs_a_warning_and_leaves_the_file_before(tmp_path: Path) -> None:
@@ -198,7 +227,7 @@ def test_a_full_disk_costs_a_warning_and_leaves_the_file_before(tmp_path: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, size)
         signal.signal(signal.SIGXFSZ, handler)
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert files_in(tmp_path) == {FILE}
     assert (tmp_path / FILE).read_text() == "before"
 
 

@@ -1,0 +1,77 @@
+"""The checkpoint that a training goes on from."""
+
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from kd_lightning.callbacks.results import run_folder
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""What a process that a signal ended exits with."""
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`: of each epoch, and of the step at which Ctrl-C or SIGTERM ended the training.
+
+    Either signal lets the step, or the validation, come to its end; then the state is written, and a line says how to
+    go on from it. A second Ctrl-C ends the training at once, without. Several processes do so for SIGTERM alone, when
+    Lightning has told all of them; SLURM's other signals are Lightning's own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", enable_version_counter=False)
+        self._before: dict[signal.Signals, Any] = {}
+        self._received: signal.Signals | None = None
+        self._postponed = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to both signals, before those who listen already."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():  # which alone may
+            return
+
+        def receive(number: int, frame: Any) -> None:
+            if self._received is None:
+                self._received = signal.Signals(number)
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])  # the next one is Python's
+            if trainer.validating:
+                self._postponed = True
+            else:
+                self._before[signal.SIGTERM](signal.SIGTERM, frame)  # Lightning's: it looks after each step
+
+        self._before = {number: signal.signal(number, receive) for number in STATUS}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Act on what was received during the validation."""
+        super().on_validation_end(trainer, pl_module)
+        if self._postponed:
+            self._postponed = False
+            self._before[signal.SIGTERM](signal.SIGTERM, None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the state if it is a signal that ended the training, and say how to go on."""
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, SIGTERMException) and self.dirpath:
+            file = Path(self.dirpath) / f"{self.filename}.ckpt"
+            trainer.save_checkpoint(file)
+            received = self._received or signal.SIGTERM
+            exception.code = STATUS[received]
+            if trainer.is_global_zero:
+                config = run_folder(trainer) / "config.yaml"
+                words = ["kd-lightning", "fit", "--config", str(config), "--ckpt_path", str(file)]
+                said = f"stopped by {received.name} after step {trainer.global_step}"
+                print(f"kd-lightning: {said}; to go on: {shlex.join(words)}", file=sys.stderr)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let those listen who listened before."""
+        super().teardown(trainer, pl_module, stage)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before, self._received = {}, None

@@ -1,0 +1,168 @@
+"""A file that was cut short, changed or swapped is named or made anew: never a wrong number."""
+
+import random
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kd_lightning.__main__ import main
+from kd_lightning.data.decode import Decoder, decode_all
+from kd_lightning.errors import UserError
+from kd_lightning.models import MLP
+from kd_lightning.teachers import CachedTeacher, load_weights
+
+PLACES = 200
+
+
+def flipped(content: bytes, place: int, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1 << bit
+    return bytes(changed)
+
+
+def harms(content: bytes, count: int) -> list[tuple[str, bytes]]:
+    """Files made of one, at random places: cut short, a bit flipped, a hundred bytes of something else."""
+    draw = random.Random(0)
+    found = []
+    for number in range(count):
+        place = draw.randrange(len(content))
+        kind = ("cut", "flip", "overwritten")[number % 3]
+        if kind == "cut":
+            made = content[:place]
+        elif kind == "flip":
+            made = flipped(content, place, draw.randrange(8))
+        else:
+            made = content[:place] + draw.randbytes(100) + content[place + 100 :]
+        found.append((f"{kind} at {place}", made))
+    return found
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def assert_named_or_unharmed(file: Path, expected: dict[str, Tensor], what: str) -> bool:
+    """Load a file's weights: whether it was named as wrong."""
+    network = MLP([64, 16, 10])
+    named = False
+    try:
+        load_weights(network, file, "teacher_ckpt")
+    except UserError as error:
+        named = str(file) in str(error)
+    assert named or same(network.state_dict(), expected), what
+    return named
+
+
+def test_checkpoints_damaged_at_200_places_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *CONFIG]) == 0
+    file = tmp_path / "logs/lightning_logs/version_0/checkpoints/last.ckpt"
+    network = MLP([64, 16, 10])
+    load_weights(network, file, "teacher_ckpt")
+    damaged = tmp_path / "damaged.ckpt"
+    named = 0
+    for what, content in harms(file.read_bytes(), PLACES):
+        damaged.write_bytes(content)
+        named += assert_named_or_unharmed(damaged, network.state_dict(), what)
+    assert named == PLACES
+
+
+CONFIG = [
+    "--model=kd_lightning.modules.TeacherModule",
+    "--model.net=kd_lightning.models.MLP",
+    "--model.net.widths=[64,16,10]",
+    "--data=kd_lightning.data.DigitsDataModule",
+    "--data.train_size=100",
+    "--trainer.max_epochs=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.default_root_dir=logs",
+    "--trainer.enable_model_summary=false",
+]
+
+
+def test_every_flipped_bit_of_a_small_file_is_named_or_changes_nothing(tmp_path: Path) -> None:
+    network = MLP([64, 16, 10])
+    torch.save(network.state_dict(), tmp_path / "whole.pt")
+    content = (tmp_path / "whole.pt").read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    # The weights themselves: some places. What says where they are: every one.
+    places = [*range(0, directory, 97), *range(directory, len(content))]
+    damaged = tmp_path / "damaged.pt"
+    for place in places:
+        damaged.write_bytes(flipped(content, place, (place * 5 + 4) % 8))
+        assert_named_or_unharmed(damaged, network.state_dict(), f"flip at {place}")
+
+
+def test_a_folder_in_place_of_a_tensor_is_named(tmp_path: Path) -> None:
+    """Where a zip's directory calls a part a folder, torch reads zeros, and the checksum fits."""
+    torch.save(MLP([64, 16, 10]).state_dict(), tmp_path / "weights.pt")
+    content = (tmp_path / "weights.pt").read_bytes()
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/data/0"))
+    (tmp_path / "weights.pt").write_bytes(flipped(content, entry + 38, 4))  # where its attributes are
+    with pytest.raises(UserError, match=r"weights\.pt is damaged: its checksums do not fit"):
+        load_weights(MLP([64, 16, 10]), tmp_path / "weights.pt", "teacher_ckpt")
+
+
+def test_another_network_s_checkpoint_is_named(tmp_path: Path) -> None:
+    torch.save(MLP([64, 8, 10]).state_dict(), tmp_path / "student.pt")
+    with pytest.raises(UserError, match=r"student\.pt do not fit MLP: .* is 8x64 in the file and 16x64"):
+        load_weights(MLP([64, 16, 10]), tmp_path / "student.pt", "teacher_ckpt")
+
+
+@pytest.mark.parametrize("place", [10, -100])
+def test_a_damaged_checkpoint_ends_a_command_in_one_line(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *CONFIG]) == 0
+    file = Path("logs/lightning_logs/version_0/checkpoints/last.ckpt")
+    content = file.read_bytes()
+    file.write_bytes(flipped(content, place % len(content), 3))
+    for command in (["test"], ["fit"]):
+        capsys.readouterr()
+        assert main([*command, *CONFIG, f"--ckpt_path={file}"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"kd-lightning: error: ckpt_path: {file} ")
+
+
+def test_answers_damaged_at_200_places_are_asked_for_again(tmp_path: Path) -> None:
+    file = tmp_path / "last.ckpt.answers-0123456789abcdef-fedcba9876543210.safetensors"
+
+    def table() -> CachedTeacher:
+        return CachedTeacher(torch.arange(30), 30, 4, 10)
+
+    kept = table()
+    index, view = kept.unknown()
+    answers = torch.randn(len(index), 10)
+    kept.look_up(index, view, lambda rows: answers[rows])
+    kept.save(file)
+    for what, content in harms(file.read_bytes(), PLACES):
+        file.write_bytes(content)
+        found = table()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.load(file)
+        assert torch.equal(found.table, kept.table) or bool((found.table == -torch.inf).all()), what
+
+
+def test_decoded_images_damaged_at_200_places_are_decoded_again(tmp_path: Path) -> None:
+    files = []
+    for number in range(8):
+        files.append(tmp_path / f"{number}.png")
+        Image.effect_noise((12, 12), 50).save(files[-1])
+    decoder, folder = Decoder(1, 8, crop=True), tmp_path / "cache"
+
+    def decoded() -> Tensor:
+        image = decode_all(files, decoder, folder, "train").image
+        assert image is not None
+        return image.clone()
+
+    expected = decoded()
+    for name in ("images.bin", "report.json"):
+        (kept,) = folder.glob(f"train-*/{name}")
+        for what, content in harms(kept.read_bytes(), PLACES // 2):
+            kept.write_bytes(content)
+            assert torch.equal(decoded(), expected), f"{name} {what}"

@@ -1,0 +1,179 @@
+"""A training that was stopped, and went on, leaves what one never stopped leaves."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from kd_lightning.__main__ import main
+from kd_lightning.models import MLP
+
+BATCHES, EPOCHS = 10, 4
+"""Of a run: 200 images in batches of 20."""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher, and the config of a student that draws in every way: order, jitter, dropout."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
+    torch.save(MLP([64, 16, 10]).state_dict(), "teacher.pt")
+    mlp = "kd_lightning.models.MLP"
+    model = {
+        "net": {"class_path": mlp, "init_args": {"widths": [64, 16, 10], "hidden_dropout": 0.3}},
+        "teacher": {"class_path": mlp, "init_args": {"widths": [64, 16, 10]}},
+        "teacher_ckpt": str(tmp_path / "teacher.pt"),
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+        "lr_scheduler": {"class_path": "kd_lightning.schedules.CosineDecay", "init_args": {"warmup": 0.2}},
+    }
+    views = {"class_path": "kd_lightning.data.Shift"}
+    data = {"train_size": BATCHES * 20, "val_size": 100, "batch_size": 20, "views": views}
+    logger = {"save_dir": "logs", "name": "student", "version": "seed_0"}
+    config = {
+        "seed_everything": 3,
+        "threads": 1,
+        "model": {"class_path": "kd_lightning.modules.DistillModule", "init_args": model},
+        "data": {"class_path": "kd_lightning.data.DigitsDataModule", "init_args": data},
+        "trainer": {
+            "max_epochs": EPOCHS,
+            "accelerator": "cpu",
+            "logger": {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": logger},
+            "enable_model_summary": False,
+        },
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+
+
+def stop(number: str, batch: int | None) -> list[str]:
+    init = f"--trainer.callbacks.init_args.batch={'null' if batch is None else batch}"
+    return ["--trainer.callbacks=tests.harm.stop.Stop", f"--trainer.callbacks.init_args.signal_name={number}", init]
+
+
+def in_a_process_of_its_own(words: list[str]) -> int:
+    """The status that it ends with; minus the number of the signal that killed it."""
+    child = os.fork()
+    if not child:
+        status = 99
+        try:
+            status = main(words)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kept(run: str = "logs/student/seed_0") -> Any:
+    return torch.load(Path(run, "checkpoints", "last.ckpt"), weights_only=True)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Weights, optimizer, schedule and step, to the last bit; and where the generators are."""
+    assert found["global_step"] == expected["global_step"] == BATCHES * EPOCHS
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "random"):
+        assert_equal(found[part], expected[part])
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_equal(found[key], value)
+    elif isinstance(expected, (list, tuple)):
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == expected
+
+
+@pytest.fixture
+def never_stopped(_folder: None) -> Any:
+    """The last checkpoint of a run that was never stopped; all that it left is gone."""
+    assert in_a_process_of_its_own(["fit", "--config=config.yaml"]) == 0
+    expected = kept()
+    clear()
+    return expected
+
+
+def clear() -> None:
+    shutil.rmtree("logs")
+    for file in Path().glob("teacher.pt.answers-*"):
+        file.unlink()
+
+
+RESUME = ["fit", "--config=logs/student/seed_0/config.yaml", "--ckpt_path=logs/student/seed_0"]
+
+
+def stopped_and_resumed(batches: list[int], options: list[str], expected: Any) -> None:
+    """Kill a run at each of these batches, and compare what the resumed one leaves."""
+    for batch in batches:
+        start = ["fit", "--config=config.yaml", *options]
+        assert in_a_process_of_its_own([*start, *stop("SIGKILL", batch)]) == -signal.SIGKILL
+        resume = RESUME if Path("logs/student/seed_0/checkpoints/last.ckpt").is_file() else start
+        assert in_a_process_of_its_own([*resume, "--trainer.callbacks=null"]) == 0
+        assert_same(kept(), expected)
+        clear()
+
+
+def test_a_killed_run_goes_on_bit_for_bit(never_stopped: Any) -> None:
+    stopped_and_resumed([23], [], never_stopped)
+
+
+@pytest.mark.slow
+def test_ten_runs_killed_at_random_go_on_bit_for_bit(never_stopped: Any) -> None:
+    stopped_and_resumed(random.Random(0).sample(range(BATCHES * EPOCHS), 10), [], never_stopped)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.steps_at_once=4"],
+        ["--data.num_workers=2"],
+        ["--model.cache_teacher=false"],
+        ["--trainer.precision=bf16-mixed"],
+    ],
+    ids=["steps at once", "workers", "live teacher", "bf16"],
+)
+def test_a_killed_run_of_another_kind_goes_on_bit_for_bit(options: list[str]) -> None:
+    assert in_a_process_of_its_own(["fit", "--config=config.yaml", *options]) == 0
+    expected = kept()
+    clear()
+    stopped_and_resumed([8], options, expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "batch", "steps"),
+    [("SIGTERM", 13, 14), ("SIGINT", 19, 20), ("SIGINT", None, BATCHES)],
+    ids=["within an epoch", "at its end", "in a validation"],
+)
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    number: str, batch: int | None, steps: int, never_stopped: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status = in_a_process_of_its_own(["fit", "--config=config.yaml", *stop(number, batch)])
+    assert status == 128 + signal.Signals[number]
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("kd-lightning:")]
+    words = RESUME[0], "--config logs/student/seed_0/config.yaml --ckpt_path logs/student/seed_0/checkpoints/last.ckpt"
+    assert said == [f"kd-lightning: stopped by {number} after step {steps}; to go on: kd-lightning {' '.join(words)}"]
+    assert kept()["global_step"] == steps
+    assert in_a_process_of_its_own([*RESUME, "--trainer.callbacks=null"]) == 0
+    assert_same(kept(), never_stopped)
+
+
+@pytest.mark.slow
+def test_the_console_command_is_stopped_from_outside(never_stopped: Any) -> None:
+    words = [sys.executable, "-m", "kd_lightning", "fit", "--config=config.yaml", *stop("SIGTERM", 5)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(words, check=False, env=environment).returncode == 143
+    assert subprocess.run([*words[:3], *RESUME, "--trainer.callbacks=null"], check=False).returncode == 0
+    assert_same(kept(), never_stopped)
