@@ -82,6 +82,7 @@ class _CLI(LightningCLI):
             default="highest",
             help="of float32 matrix products: highest is float32; high lets a GPU take tf32, medium bfloat16.",
         )
+        parser.add_argument("--label", type=str | None, default=None, help="A word for the run, kept in results.json.")
 
     def _parse_ckpt_path(self) -> None:
         """Options on the command line stand; hyperparameters of a checkpoint do not replace them."""
@@ -131,7 +132,7 @@ class _CLI(LightningCLI):
                 ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False),
                 LastCheckpoint(),
             ]
-        callbacks += [ResultsWriter(), ConfusionMatrix(), PredictionWriter()]
+        callbacks += [ResultsWriter(self.config[self.subcommand].label), ConfusionMatrix(), PredictionWriter()]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's, or the strategy's own
             trainer.strategy.checkpoint_io = WholeCheckpointIO()

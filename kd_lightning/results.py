@@ -7,6 +7,7 @@
      "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
      "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
      "threads": NUMBER,   # that torch had on the CPU
+     "label": WORD,   # of `fit --label`; `reproduce` has its fingerprint here from the start
      "settings": DIGEST, "fingerprint": DIGEST,   # of all that `reproduce` says the figures depend on; with the seed
      "command": [WORD, …]}
 

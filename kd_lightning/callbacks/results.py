@@ -34,30 +34,49 @@ def size_in_bytes(network: nn.Module) -> int:
 class ResultsWriter(Callback):
     """Keeps the figures of fit and test, with what is needed to repeat them, in the run folder.
 
-    A new fit clears what an earlier one left there (its figures, its best checkpoint, its events), so that nothing
+    A new fit clears what an earlier one left there (its figures, its checkpoints, its events), so that nothing
     stale is read for new; resuming clears nothing.
+
+    Args:
+        label: a word for the run, kept from the start of its fit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, label: str | None = None) -> None:
+        self.label = label
         self._start = 0.0
+        self._before = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock on a clean folder."""
         self._start = time.perf_counter()
         run = run_folder(trainer)
         if trainer.is_global_zero and not trainer.ckpt_path:
-            stale = [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *run.glob("*.png")]
+            checkpoints = [run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+            stale = [run / RESULTS_FILE, *checkpoints, *run.glob("*.png")]
             # The newest event file is this fit's own, opened a moment ago.
             stale += sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
             for file in stale:
                 file.unlink(missing_ok=True)
+            if self.label:
+                update_results(run, label=self.label)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far, for a run that goes on."""
+        return {"seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self._before = state_dict["seconds"]
+
+    def _seconds(self) -> float:
+        return self._before + time.perf_counter() - self._start
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what training took."""
         run = run_folder(trainer)
         if trainer.is_global_zero:
             fit = {
-                "seconds": round(time.perf_counter() - self._start, 2),
+                "seconds": round(self._seconds(), 2),
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),

@@ -5,11 +5,15 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
 
 from kd_lightning import cli
 from kd_lightning.commands.compare import collect, terminal_table, write_report
@@ -25,7 +29,7 @@ CONFIGS = Path("configs")
 
 DEFAULT_RECIPE = "digits"
 
-OWN = ("--seed_everything", "--trainer.logger", "--ckpt_path")
+OWN = ("--seed_everything", "--trainer.logger", "--ckpt_path", "--label")
 """Options of `fit` that say which run it is."""
 
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
@@ -54,6 +58,32 @@ class Run:
         results = read_results(self.folder)
         return results.get("fingerprint") == self.fingerprint and "test" in results
 
+    @property
+    def begun(self) -> bool:
+        """Whether a training with these very options was interrupted, or not tested, and can go on."""
+        return read_results(self.folder).get("label") == self.fingerprint and self.last.is_file()
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that it would go on from."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+
+@contextmanager
+def _alone_in(folder: Path, console: Console) -> Iterator[None]:
+    """Wait until no other process trains in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print(f"waiting for another process, which trains in {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 def main(words: list[str]) -> None:
     """Run `kd-lightning reproduce` with the words after it.
@@ -72,11 +102,13 @@ def main(words: list[str]) -> None:
     plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, pairs(overrides, "reproduce", OWN))
     for number, run in enumerate(plan, start=1):
         label = f"[{number}/{len(plan)}] {recipe.name}: {run.stage.name}, seed {run.seed}"
-        if run.done and not options.force:
-            console.print(f"{label}: finished before, kept ({run.folder})")
-        else:
-            console.print(label)
-            _carry_out(run)
+        with _alone_in(run.folder, console):
+            if run.done and not options.force:
+                console.print(f"{label}: finished before, kept ({run.folder})")
+                continue
+            goes_on = run.begun and not options.force
+            console.print(f"{label}{', which was interrupted, goes on' if goes_on else ''}")
+            _carry_out(run, goes_on)
             results = read_results(run.folder)
             console.print(f"    {results['test']['errors']} errors, {results['fit']['seconds']:.1f} s")
     rows = collect(recipe, options.runs)
@@ -189,8 +221,8 @@ def _run(
     return Run(stage, seed, folder, [*options, *own], config, settings)
 
 
-def _carry_out(run: Run) -> None:
-    fit = ["fit", *run.options]
+def _carry_out(run: Run, goes_on: bool) -> None:
+    fit = ["fit", *run.options, f"--label={run.fingerprint}", *([f"--ckpt_path={run.last}"] if goes_on else [])]
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes by repeating this command line: it must be the stage's own.
         if subprocess.run([sys.executable, "-m", "kd_lightning", *fit], check=False).returncode:

@@ -1,5 +1,6 @@
 """A training that was stopped, and went on, leaves what one never stopped leaves."""
 
+import json
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import yaml
 
 from kd_lightning.__main__ import main
 from kd_lightning.models import MLP
+from kd_lightning.modules import ClassifierModule
 
 BATCHES, EPOCHS = 10, 4
 """Of a run: 200 images in batches of 20."""
@@ -177,3 +179,48 @@ def test_the_console_command_is_stopped_from_outside(never_stopped: Any) -> None
     assert subprocess.run(words, check=False, env=environment).returncode == 143
     assert subprocess.run([*words[:3], *RESUME, "--trainer.callbacks=null"], check=False).returncode == 0
     assert_same(kept(), never_stopped)
+
+
+@pytest.fixture
+def recipe(_folder: None) -> list[str]:
+    """The command of a recipe of the student alone."""
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    del config["trainer"]["logger"]
+    Path("mine.yaml").write_text(yaml.safe_dump({"title": "Student", "stages": {"student": {"config": config}}}))
+    return ["reproduce", "mine.yaml", "--seeds=1"]
+
+
+def test_a_recipe_that_was_killed_goes_on_bit_for_bit(recipe: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_a_process_of_its_own(recipe) == 0
+    expected = kept("lightning_logs/mine/student/seed_0")
+    shutil.rmtree("lightning_logs")
+    steps = iter(range(1000))
+    step = ClassifierModule.training_step
+
+    def killed(*words: Any) -> Any:
+        if next(steps) == 25:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClassifierModule, "training_step", killed)
+        assert in_a_process_of_its_own(recipe) == -signal.SIGKILL
+    left = kept("lightning_logs/mine/student/seed_0")["global_step"]
+    assert left == 2 * BATCHES
+    assert in_a_process_of_its_own(recipe) == 0
+    assert_same(kept("lightning_logs/mine/student/seed_0"), expected)
+
+
+def test_two_of_one_recipe_wait_for_each_other(recipe: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if not child:
+            os._exit(main(recipe))
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    said = " ".join(capfd.readouterr().out.split())
+    assert said.count("finished before, kept") == 1
+    assert "errors," in said
+    comparison = json.loads(Path("lightning_logs/mine/comparison.json").read_text())
+    assert len(comparison["rows"]) == 1
