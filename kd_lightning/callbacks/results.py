@@ -34,11 +34,11 @@ def size_in_bytes(network: nn.Module) -> int:
 class ResultsWriter(Callback):
     """Keeps the figures of fit and test, with what is needed to repeat them, in the run folder.
 
-    A new fit clears what an earlier one left there (its figures, its checkpoints, its events), so that nothing
+    A new fit clears what an earlier one left there (its figures, its best checkpoint, its events), so that nothing
     stale is read for new; resuming clears nothing.
 
     Args:
-        label: a word for the run, kept from the start of its fit.
+        label: a word for the run, kept in its checkpoints and, from the start of its fit, among its results.
     """
 
     def __init__(self, label: str | None = None) -> None:
@@ -51,8 +51,7 @@ class ResultsWriter(Callback):
         self._start = time.perf_counter()
         run = run_folder(trainer)
         if trainer.is_global_zero and not trainer.ckpt_path:
-            checkpoints = [run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
-            stale = [run / RESULTS_FILE, *checkpoints, *run.glob("*.png")]
+            stale = [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *run.glob("*.png")]
             # The newest event file is this fit's own, opened a moment ago.
             stale += sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
             for file in stale:
@@ -61,8 +60,8 @@ class ResultsWriter(Callback):
                 update_results(run, label=self.label)
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds so far, for a run that goes on."""
-        return {"seconds": self._seconds()}
+        """The seconds so far, for a run that goes on; and which run it is."""
+        return {"seconds": self._seconds(), "label": self.label}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on."""

@@ -23,6 +23,7 @@ from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.results import read_results, update_results
 from kd_lightning.teachers import resolve_checkpoint
+from kd_lightning.weights_file import read_weights
 
 CONFIGS = Path("configs")
 """Where recipes are looked for, below the working folder."""
@@ -61,7 +62,11 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether a training with these very options was interrupted, or not tested, and can go on."""
-        return read_results(self.folder).get("label") == self.fingerprint and self.last.is_file()
+        try:
+            kept = read_weights(self.last, "ckpt_path")
+            return bool(kept["callbacks"]["ResultsWriter"]["label"] == self.fingerprint)
+        except (OSError, UserError, LookupError, TypeError):  # none, or a damaged one, or from elsewhere
+            return False
 
     @property
     def last(self) -> Path:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.data.base import ClassificationDataModule
+from kd_lightning.data.dealer import RESIDENT_BYTES
 from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.data.tree import WHOLE, ImageFiles, Labelled, find_classes, find_files, split_files
@@ -165,6 +166,21 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.check_normalisation()
         for train in (True, False):
             self._decoded(train)
+
+    def setup(self, stage: str) -> None:
+        """Load the parts that the stage needs; warn of images that are for training and for validation."""
+        super().setup(stage)
+        part = self._dealers[True].part if stage == "fit" else None
+        if isinstance(part, ImageSet) and part.image.nbytes <= RESIDENT_BYTES and "overlap" not in self._told:
+            self._told.add("overlap")
+            pixels = part.image.numpy()
+            held_out = {pixels[place].tobytes() for place in self.val_positions.tolist()}
+            both = sum(pixels[place].tobytes() in held_out for place in self.train_positions.tolist())
+            if both:
+                log.warning(
+                    f"{self.root}: {both} of the {len(self.train_positions)} training images are, pixel for pixel, "
+                    "among those for validation too, whose figures are then too good"
+                )
 
     def load(self, train: bool) -> ImageSet | StreamedSet:
         """Map the decoded images of one part, or get ready to stream them."""

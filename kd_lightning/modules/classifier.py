@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.compiler import list_backends
 from torch.optim import Optimizer
@@ -16,8 +17,10 @@ from kd_lightning.batch import Batch, batch_sizes, data_of
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
 from kd_lightning.modules import randomness, steps
-from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
+from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.schedules import CosineDecay
+
+REMEDY = "a finite number expected; the last good checkpoint is kept; a lower lr or gradient_clip_val may help"
 
 
 class ClassifierModule(LightningModule):
@@ -175,13 +178,15 @@ class ClassifierModule(LightningModule):
             ) from error
         parts = self.losses(batch, logits)
         accuracy = (logits.detach().argmax(dim=-1) == batch.label).float().mean()
-        self.train_means.update({**parts, "accuracy": accuracy}, len(batch.label))
+        if wrong := self.train_means.update({**parts, "accuracy": accuracy}, len(batch.label)):
+            self._stop(wrong)
         return parts["loss"]
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means; stop before a checkpoint is written if one of them is no number."""
-        means = self.train_means.compute()
-        self._stop_unless_finite({name: value for name, value in means.items() if name != "accuracy"}, "training")
+        means, wrong = self.train_means.compute()
+        if wrong or self._weight_that_is_not_finite():  # what the last step did, no loss has shown yet
+            self._stop(wrong)
         self.log_dict({f"train/{name}": value for name, value in means.items()}, sync_dist=True)
         if not self.automatic_optimization:
             steps.advance(self.trainer, "epoch")
@@ -205,21 +210,38 @@ class ClassifierModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures; stop before a checkpoint is written if the likelihood is no number."""
+        self._warn_if_constant("validation")
         figures = self.evaluation.compute()
         if not self.trainer.sanity_checking:
-            self._stop_unless_finite({"nll": figures["nll"]}, "validation")
+            self._stop_unless_finite(figures["nll"])
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
 
     def on_test_epoch_end(self) -> None:
         """Log the figures."""
+        self._warn_if_constant("test")
         self.log_dict({f"test/{name}": value for name, value in self.evaluation.compute().items()})
 
-    def _stop_unless_finite(self, figures: dict[str, Tensor], where: str) -> None:
-        if problem := first_not_finite(figures):
-            raise UserError(
-                f"{where}: {problem} in epoch {self.current_epoch}, a finite number expected; the last good "
-                "checkpoint is kept; a lower learning rate or gradient_clip_val usually helps"
+    def _warn_if_constant(self, where: str) -> None:
+        number = self.evaluation.constant_prediction()
+        if number is not None and not self.trainer.sanity_checking:
+            name = (*getattr(data_of(self.trainer), "class_names", ()), *map(str, range(number + 1)))[number]
+            rank_zero_warn(f"{where}: every image is called {name}, whatever it shows: the network has learned nothing")
+
+    def _stop_unless_finite(self, nll: Tensor) -> None:
+        if not nll.isfinite():
+            raise UserError(f"validation: nll is {nll.item()} in epoch {self.current_epoch}, {REMEDY}")
+
+    def _stop(self, wrong: str = "") -> None:
+        """Say what was not finite in training, and whether the step before it is to blame."""
+        if weight := self._weight_that_is_not_finite():
+            wrong = (
+                f"{wrong}, for so is {weight} since the step before," if wrong else f"{weight} is not finite at the end"
             )
+        raise UserError(f"training: {wrong} of epoch {self.current_epoch}, {REMEDY}")
+
+    def _weight_that_is_not_finite(self) -> str:
+        weights = self.net.named_parameters()
+        return next((name for name, weight in weights if not weight.isfinite().all()), "")
 
     def configure_optimizers(self) -> Any:
         """Build optimizer and schedule for the trainable parameters."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -22,6 +23,9 @@ from kd_lightning.modules.answers import open_table
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.taps import tapped
 from kd_lightning.teachers import CachedTeacher, FrozenTeacher, load_weights, resolve_checkpoint
+
+LOOKED_AT = 200
+"""Training images at which a teacher is tried before training."""
 
 SoftLoss = Callable[[Tensor, Tensor, float], Tensor]
 """(student logits, teacher logits, temperature) to a scalar."""
@@ -175,11 +179,29 @@ class DistillModule(ClassifierModule):
 
     def on_fit_start(self) -> None:
         """Make the table of the teacher's answers, with those that runs before have left."""
+        self._look_at_teacher()
         self._answers = None
         if opened := open_table(self):
             self._answers, self._answers_file = opened
             if self.cache_teacher == "all":
                 self._answer_all(self._answers, data_of(self.trainer))
+
+    @torch.no_grad()
+    def _look_at_teacher(self) -> None:
+        """Warn of a teacher that knows no more of the training images than chance does."""
+        data = data_of(self.trainer)
+        if not hasattr(data, "train_positions"):  # of another kind than ours
+            return
+        some = data.train_positions[:: max(1, len(data.train_positions) // LOOKED_AT)][:LOOKED_AT]
+        batch = data.deal(some.to(self.device))
+        with self.trainer.precision_plugin.train_step_context():
+            said = self.teacher.network(self.as_input(batch.image)).argmax(dim=-1)
+        right, chance = (said == batch.label).float().mean().item(), 1 / data.num_classes
+        if right <= chance + 2 * math.sqrt(chance * (1 - chance) / len(some)):
+            rank_zero_warn(
+                f"teacher_ckpt: {self.teacher_ckpt} names {right:.1%} of {len(some)} training images right, chance "
+                f"{chance:.1%}; was it trained for these classes, in this order, and with this normalisation?"
+            )
 
     @torch.no_grad()
     def _answer_all(self, answers: CachedTeacher, data: Any) -> None:

@@ -1,48 +1,84 @@
 """What is measured, in training and in evaluation, without waiting for the device at every step."""
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, SumMetric
+from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
 from torchmetrics.classification import BinaryCalibrationError
+
+CHECK_EVERY = 50
+"""Batches between two looks at a device that is waited for."""
 
 CALIBRATION_BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017, section 2 (arXiv 1706.04599)."""
 
 
 class RunningMeans:
-    """Means over the images of an epoch, summed on the device and read once, at its end."""
+    """Means over the images of an epoch, summed on the device and read once, at its end.
+
+    Which of them was first not finite, and in which batch, is noted on the way: on a CPU at once, on other devices
+    it is read every `CHECK_EVERY` batches, so that no batch waits for it.
+    """
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._sums = torch.empty(0)
-        self._images = 0
+        self._start()
 
-    def update(self, values: dict[str, Tensor], images: int) -> None:
-        """Add a batch: scalars, each the mean over its images, of the same names as all others since the start."""
+    def _start(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._sums = self._first_wrong = torch.empty(0)
+        self._images = self._batches = 0
+
+    def update(self, values: dict[str, Tensor], images: int) -> str:
+        """Add a batch: scalars, each the mean over its images, of the same names as all others since the start.
+
+        Returns:
+            What was first not finite, such as `soft_loss is not finite in batch 7`; mostly nothing.
+        """
         means = torch.stack(tuple(values.values())).detach()  # at once: a small network's step is no longer than this
-        if self._images:
+        if self._batches:
             self._sums.add_(means, alpha=images)
         else:
-            self._names, self._sums = tuple(values), means.mul_(images)
+            self._names, self._sums, self._first_wrong = tuple(values), means * images, torch.zeros_like(means)
         self._images += images
+        self._batches += 1
+        on_cpu = means.device.type == "cpu"
+        if on_cpu and math.isfinite(means.sum().item()):
+            return ""
+        new = ~means.isfinite() & (self._first_wrong == 0)
+        self._first_wrong = torch.where(new, self._batches, self._first_wrong)
+        return self._wrong() if on_cpu or self._batches % CHECK_EVERY == 0 else ""
 
-    def compute(self) -> dict[str, Tensor]:
-        """The means so far, by name; empty before the first batch. Starts anew."""
-        means = dict(zip(self._names, self._sums / max(1, self._images), strict=True))
-        self._names, self._sums, self._images = (), torch.empty(0), 0
-        return means
+    def _wrong(self) -> str:
+        found = {name: int(batch) for name, batch in zip(self._names, self._first_wrong.tolist(), strict=True) if batch}
+        if not found:
+            return ""
+        # The loss is the sum of the others, of which one is to blame.
+        batch, _, name = min((batch, name == "loss", name) for name, batch in found.items())
+        return f"{name} is not finite in batch {batch}"
+
+    def compute(self) -> tuple[dict[str, Tensor], str]:
+        """The means so far, by name, and what was first not finite. Starts anew."""
+        means, wrong = dict(zip(self._names, self._sums / max(1, self._images), strict=True)), self._wrong()
+        self._start()
+        return means, wrong
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of an epoch that is not over."""
-        return {"names": list(self._names), "sums": self._sums, "images": self._images}
+        return {
+            "names": list(self._names),
+            "sums": self._sums.clone(),
+            "images": self._images,
+            "batches": self._batches,
+        }
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from a state."""
-        self._names, self._images = tuple(state["names"]), state["images"]
+        self._names, self._images, self._batches = tuple(state["names"]), state["images"], state["batches"]
         self._sums = state["sums"].to(device)
+        self._first_wrong = torch.zeros_like(self._sums)
 
 
 class EvaluationMetrics(nn.Module):
@@ -60,6 +96,7 @@ class EvaluationMetrics(nn.Module):
         self.nll = MeanMetric()
         self.calibration_error = BinaryCalibrationError(n_bins=CALIBRATION_BINS, norm="l1")
         self.agreement = MeanMetric()
+        self._range = nn.ModuleList([MinMetric(), MaxMetric(), MinMetric(), MaxMetric()])  # of predictions, of labels
 
     def update(self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None) -> None:
         """Add a batch: logits (B, classes), label (B,), the teacher's logits (B, classes) if any."""
@@ -72,18 +109,22 @@ class EvaluationMetrics(nn.Module):
         # Top-class calibration is the binary question "is this prediction right?".
         # A confidence of 1 belongs to the last bin; torchmetrics would give it one of its own.
         self.calibration_error.update(confidence.clamp(max=1 - 1e-6), right.long())
+        extremes: Any = zip(self._range, (predicted, predicted, label, label), strict=True)
+        for extreme, classes in extremes:
+            extreme.update(classes)
         if teacher_logits is not None:
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
+
+    def constant_prediction(self) -> int | None:
+        """The class that all images were said to be, though their labels differ; None as it should be."""
+        extremes: Any = self._range
+        least, most, least_label, most_label = (int(extreme.compute()) for extreme in extremes)
+        return least if least == most and least_label < most_label else None
 
     def compute(self) -> dict[str, Tensor]:
         """All figures of which there was something to measure. Starts anew."""
         metrics = {name: m for name, m in self.named_children() if isinstance(m, Metric) and m.update_called}
         figures = {name: metric.compute() for name, metric in metrics.items()}
-        for metric in metrics.values():
+        for metric in (*metrics.values(), *self._range):
             metric.reset()
         return figures
-
-
-def first_not_finite(figures: dict[str, Tensor]) -> str | None:
-    """Name the first figure that is not a finite number, with its value; None if all are."""
-    return next((f"{name} is {v.item()}" for name, v in figures.items() if not torch.isfinite(v)), None)

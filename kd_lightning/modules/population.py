@@ -104,7 +104,7 @@ class PopulationModule(DistillModule):
         self.figures = self.members_evaluation.compute()
         self.members_evaluation.reset()
         if not self.trainer.sanity_checking:
-            self._stop_unless_finite({"nll": self.figures["nll"].sum()}, "validation")
+            self._stop_unless_finite(self.figures["nll"].sum())
         self.log_dict({f"val/{name}": values.mean() for name, values in self.figures.items()})
 
 

@@ -248,7 +248,7 @@ def test_images_of_another_kind_are_converted_and_counted_in_one_line(
     data = set_up(split_tree)
     place = torch.tensor([data.test_names.index(f"test/ant/99.{suffix}")])
     assert data.deal(place, train=False).image[0, :, 6, 6].tolist() == pytest.approx(expected, abs=3)
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records if "converted" in record.getMessage()] == [
         f"{split_tree}: test: images converted to RGB: 1 {Image.open(file).mode}"
     ]
 
@@ -290,6 +290,18 @@ def test_unreadable_images_are_left_out_where_that_is_wanted(
     assert sorted(colours(data, data.val_positions)) == [(c, i) for c in range(3) for i in range(2) if (c, i) != (1, 0)]
     assert sorted(colours(data, torch.arange(8), train=False))[-2:] == [(2, 0), (2, 2)]
     assert "skipped: 2 of 24 images cannot be read" in caplog.text
+
+
+def test_images_for_training_and_for_validation_are_counted(split_tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, file in enumerate(sorted((split_tree / "val").rglob("*.png"))):
+        Image.new("RGB", (12, 12), (200, 100, number)).save(file)
+    set_up(split_tree, "fit").setup("fit")
+    assert not caplog.records
+    copied = split_tree / "train" / "ant" / "copied.png"
+    copied.write_bytes((split_tree / "val" / "bee" / "00.png").read_bytes())
+    data = set_up(split_tree, "fit")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{split_tree}: 1 of the {len(data.train_positions)} training images are, pixel for pixel,")
 
 
 def test_a_file_that_is_no_image_by_name_is_left_alone(split_tree: Path) -> None:

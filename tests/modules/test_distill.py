@@ -32,7 +32,7 @@ def student(teacher_file, **options):
 
 def fit(module, **options):
     settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(**settings, enable_model_summary=False, accelerator="cpu", **options)
+    trainer = Trainer(**{**settings, **options}, enable_model_summary=False, accelerator="cpu")
     trainer.fit(module, datamodule=DigitsDataModule(train_size=100, batch_size=50))
     return trainer
 
@@ -113,6 +113,30 @@ def test_optimizers_are_fused_where_they_can_be_and_as_the_user_says():
     assert "fused" not in _fused_if_possible(torch.optim.LBFGS, parameters).defaults
     unfused = partial(torch.optim.Adam, fused=False)
     assert _fused_if_possible(unfused, parameters).defaults["fused"] is False
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_teacher_that_knows_no_more_than_chance_is_warned_of(trained, teacher_file, recwarn):
+    if trained:
+        teacher = TeacherModule(MLP([64, 16, 10]), optimizer=partial(torch.optim.Adam, lr=0.05))
+        fit(teacher, max_epochs=5)
+        torch.save(teacher.net.state_dict(), teacher_file)
+    recwarn.clear()
+    fit(student(teacher_file))
+    found = [str(warning.message) for warning in recwarn if "chance" in str(warning.message)]
+    assert len(found) == (0 if trained else 1)
+    assert trained or found[0].startswith(f"teacher_ckpt: {teacher_file} names ")
+
+
+def test_a_network_that_says_the_same_of_every_image_is_warned_of(recwarn):
+    module = TeacherModule(MLP([64, 8, 10]), optimizer=partial(torch.optim.SGD, lr=0.0))
+    with torch.no_grad():
+        last = list(module.net.parameters())[-1]
+        last.copy_(torch.arange(10.0) * 100)
+    trainer = fit(module)
+    recwarn.clear()
+    trainer.test(module, DigitsDataModule(train_size=100), verbose=False)
+    assert any(str(w.message).startswith("test: every image is called 9, whatever it shows") for w in recwarn)
 
 
 def best_accuracy(checkpoint):

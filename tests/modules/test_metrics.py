@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans, first_not_finite
+from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 
 # Probabilities of two classes; the student names 0, 0, 1, 0 and is right, wrong, wrong, right.
 LOGITS = torch.tensor([[0.90, 0.10], [0.87, 0.13], [0.30, 0.70], [0.62, 0.38]]).log()
@@ -20,22 +20,44 @@ def test_running_means_weigh_each_batch_by_its_images() -> None:
     means = RunningMeans()
     means.update({"loss": torch.tensor(1.0), "accuracy": torch.tensor(0.5)}, images=3)
     means.update({"loss": torch.tensor(5.0), "accuracy": torch.tensor(1.0)}, images=1)
-    assert floats(means.compute()) == {"loss": 2.0, "accuracy": 0.625}
+    found, wrong = means.compute()
+    assert floats(found) == {"loss": 2.0, "accuracy": 0.625}
+    assert not wrong
 
 
 def test_running_means_start_anew_after_they_are_read() -> None:
     means = RunningMeans()
     means.update({"loss": torch.tensor(100.0)}, images=2)
     means.compute()
-    assert means.compute() == {}
+    assert means.compute() == ({}, "")
     means.update({"loss": torch.tensor(3.0)}, images=1)
-    assert floats(means.compute()) == {"loss": 3.0}
+    assert floats(means.compute()[0]) == {"loss": 3.0}
 
 
 def test_running_means_keep_no_graph() -> None:
     means = RunningMeans()
     means.update({"loss": torch.tensor(1.0, requires_grad=True)}, images=2)
-    assert not means.compute()["loss"].requires_grad
+    assert not means.compute()[0]["loss"].requires_grad
+
+
+def test_running_means_go_on_from_their_state() -> None:
+    means, resumed = RunningMeans(), RunningMeans()
+    means.update({"loss": torch.tensor(1.0)}, images=3)
+    resumed.load(means.state(), torch.device("cpu"))
+    for either in (means, resumed):
+        either.update({"loss": torch.tensor(5.0)}, images=1)
+        assert floats(either.compute()[0]) == {"loss": 2.0}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_running_means_say_what_was_first_not_finite(value: float) -> None:
+    means, good = RunningMeans(), torch.tensor(1.0)
+    bad = torch.tensor(value)
+    assert not means.update({"loss": good, "hard_loss": good, "soft_loss": good}, images=2)
+    assert means.update({"loss": bad, "hard_loss": good, "soft_loss": bad}, 2) == "soft_loss is not finite in batch 2"
+    assert means.update({"loss": bad, "hard_loss": bad, "soft_loss": bad}, 2) == "soft_loss is not finite in batch 2"
+    assert means.compute()[1] == "soft_loss is not finite in batch 2"
+    assert means.update({"loss": bad}, 2) == "loss is not finite in batch 1"
 
 
 def test_each_figure_of_four_images_is_the_one_worked_out_by_hand() -> None:
@@ -92,13 +114,6 @@ def test_nothing_measured_goes_into_a_checkpoint() -> None:
     metrics = EvaluationMetrics()
     metrics.update(LOGITS, LABEL, TEACHER)
     assert metrics.state_dict() == {}
-
-
-def test_the_first_figure_that_is_no_finite_number_is_named_with_its_value() -> None:
-    figures = {"loss": torch.tensor(1.0), "hard": torch.tensor(math.nan), "soft": torch.tensor(math.inf)}
-    assert first_not_finite(figures) == "hard is nan"
-    assert first_not_finite({"loss": torch.tensor(1.0), "soft": torch.tensor(-math.inf)}) == "soft is -inf"
-    assert first_not_finite({"loss": torch.tensor(1.0)}) is None
 
 
 def test_a_confidence_of_one_falls_into_the_last_bin() -> None:
