@@ -2,8 +2,13 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 from kd_lightning import latency
+
+# The same examples everywhere, and as long as they take: a slow machine is no failure.
+settings.register_profile("tests", derandomize=True, deadline=None)
+settings.load_profile("tests")
 
 # Two busy threads on two busy cores stall each other: one each, here and in the processes that tests start.
 torch.set_num_threads(1)

@@ -1,0 +1,51 @@
+"""What holds for all options of a config."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kd_lightning import cli
+from kd_lightning.__main__ import main
+
+HUNDREDTHS = st.integers(0, 100_000).map(lambda number: number / 100)
+"""Not hypothesis's own floats, which want numbers that the project has processors flush to 0."""
+
+CONFIG = Path(__file__).parents[1] / "configs" / "digits" / "distill.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HUNDREDTHS.filter(bool), HUNDREDTHS, st.integers(1, 1000), st.booleans())
+def test_a_config_that_is_written_and_read_again_says_the_same(
+    temperature: float, soft_weight: float, batch_size: int, cached: bool
+) -> None:
+    options = [
+        f"--model.temperature={temperature!r}",
+        f"--model.soft_weight={soft_weight!r}",
+        f"--data.batch_size={batch_size}",
+        f"--model.cache_teacher={str(cached).lower()}",
+    ]
+    said = cli.parse(["fit", f"--config={CONFIG}", *options])
+    given_options = said["model"]["init_args"], said["data"]["init_args"]
+    assert (given_options[0]["temperature"], given_options[0]["soft_weight"]) == (temperature, soft_weight)
+    assert (given_options[0]["cache_teacher"], given_options[1]["batch_size"]) == (cached, batch_size)
+    Path("again.yaml").write_text(yaml.safe_dump(said))
+    assert cli.parse(["fit", "--config=again.yaml"]) == said
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["temperature", "hard_weight", "soft_weight", "steps_at_once"]),
+    HUNDREDTHS.map(lambda number: -number - 0.01),
+)
+def test_what_is_out_of_range_is_named_before_anything_is_trained(option: str, value: float) -> None:
+    number: float | int = int(value - 1) if option == "steps_at_once" else value
+    assert main(["fit", f"--config={CONFIG}", f"--model.{option}={number!r}"]) == 2
+    assert not list(Path().iterdir())
