@@ -18,6 +18,10 @@ INNER, OUTER = "train.zip", "dogs-vs-cats.zip"
 """Kaggle's download holds the photographs in an archive of their own."""
 
 
+MOST_BYTES = 2**26
+"""Of a photograph; an archive may say that an entry unpacks to anything."""
+
+
 class DogsVsCatsDataModule(ImageFolderDataModule):
     """About 25,000 photographs in one flat folder: `train/cat.0.jpg`, …, `train/dog.12499.jpg`.
 
@@ -98,6 +102,11 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
 def _take_photographs(archive: IO[bytes], folder: Path) -> None:
     """Unpack the photographs, by their bare names, and nothing else."""
     with archive, zipfile.ZipFile(archive) as content:
-        for name in content.namelist():
-            if match := PHOTOGRAPH.fullmatch(name):
-                (folder / match[1]).write_bytes(content.read(name))
+        for entry in content.infolist():
+            if match := PHOTOGRAPH.fullmatch(entry.filename):
+                if entry.file_size > MOST_BYTES:
+                    raise UserError(
+                        f"root: {entry.filename} in the archive has {entry.file_size} bytes, a photograph of at most "
+                        f"{MOST_BYTES} expected; is the archive Kaggle's?"
+                    )
+                (folder / match[1]).write_bytes(content.read(entry))

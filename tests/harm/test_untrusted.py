@@ -1,0 +1,162 @@
+"""Files and words from elsewhere run nothing, lead nowhere and fill nothing."""
+
+import io
+import pickle
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from kd_lightning.__main__ import main
+from kd_lightning.data import DogsVsCatsDataModule, ImageFolderDataModule
+from kd_lightning.errors import UserError
+from kd_lightning.models import MLP
+from kd_lightning.models.pretrained import pretrained
+from kd_lightning.teachers import CachedTeacher, load_weights
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Payload:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> object:
+        return Path("ran").touch, ()
+
+
+def poisoned(kind: str) -> Path:
+    """A file of weights with a payload in it."""
+    file = Path("poisoned.safetensors" if kind == "another suffix" else "poisoned.ckpt")
+    if kind == "zip":
+        torch.save({"state_dict": MLP([4, 2]).state_dict(), "more": Payload()}, file)
+    elif kind == "lightning":
+        state = {f"net.{name}": weight for name, weight in MLP([4, 2]).state_dict().items()}
+        torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": state, "callbacks": Payload()}, file)
+    elif kind == "whole module":
+        torch.save(MLP([4, 2]), file)
+    else:
+        file.write_bytes(pickle.dumps({"state_dict": Payload()}))
+    return file
+
+
+KINDS = ["zip", "lightning", "whole module", "bare pickle", "another suffix"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_payload_does_not_run_wherever_weights_are_read(kind: str) -> None:
+    file = poisoned(kind)
+    with pytest.raises(UserError, match="poisoned"):
+        load_weights(MLP([4, 2]), file, "teacher_ckpt")
+    with pytest.raises(UserError, match="poisoned"):
+        pretrained("resnet18", num_classes=2, weights=str(file))
+    with pytest.warns(UserWarning, match="holds no answers"):
+        CachedTeacher(torch.arange(2), 2, 1, 2).load(file)
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_payload_does_not_run_in_any_command(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = poisoned(kind)
+    options = [
+        "--model=kd_lightning.modules.TeacherModule",
+        "--model.net=kd_lightning.models.MLP",
+        "--model.net.widths=[64,10]",
+        "--data=kd_lightning.data.DigitsDataModule",
+        "--trainer.logger=false",
+        f"--ckpt_path={file}",
+    ]
+    for command in ("fit", "validate", "test", "predict"):
+        capsys.readouterr()
+        assert main([command, *options]) == 2
+        assert "poisoned" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("ran").exists()
+
+
+def test_a_checkpoint_that_is_gone_on_from_is_read_without_running_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A payload beside weights that fit: it is not the weights alone that are looked at."""
+    state = {f"net.{name}": weight for name, weight in MLP([64, 10]).state_dict().items()}
+    torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": state, "loops": Payload()}, "poisoned.ckpt")
+    options = ["--model=kd_lightning.modules.TeacherModule", "--model.net=kd_lightning.models.MLP"]
+    options += ["--model.net.widths=[64,10]", "--data=kd_lightning.data.DigitsDataModule", "--trainer.logger=false"]
+    assert main(["fit", *options, "--ckpt_path=poisoned.ckpt"]) == 2
+    assert "holds pickled Python objects, which are never run" in capsys.readouterr().err
+    assert not Path("ran").exists()
+
+
+def photograph() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 9, 9)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def test_an_entry_that_unpacks_to_anything_is_refused_and_nothing_is_left() -> None:
+    with zipfile.ZipFile("train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/dog.1.jpg", photograph())
+        archive.writestr("train/cat.1.jpg", bytes(2**27))
+    assert Path("train.zip").stat().st_size < 2**18
+    with pytest.raises(UserError, match=r"cat\.1\.jpg in the archive has 134217728 bytes, a photograph of at most"):
+        DogsVsCatsDataModule(".").prepare_data()
+    assert [file.name for file in Path().iterdir()] == ["train.zip"]
+
+
+def test_a_link_in_an_archive_is_a_file_and_leads_nowhere() -> None:
+    with zipfile.ZipFile("train.zip", "w") as archive:
+        link = zipfile.ZipInfo("train/cat.1.jpg")
+        link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("train/dog.1.jpg", photograph())
+    with pytest.raises(UserError, match=r"1 of 2 images cannot be read: train/cat\.1\.jpg"):
+        DogsVsCatsDataModule(".").prepare_data()
+    assert not Path("train/cat.1.jpg").is_symlink()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few kilobytes, of so many black pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1000))  # the first of them; a reader makes room for all
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_an_image_of_absurd_size_is_named_and_never_decoded() -> None:
+    for part in ("train", "test"):
+        for name in ("ant", "bee"):
+            folder = Path("images", part, name)
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (200, 9, 9)).save(folder / "0.png")
+    Path("images/train/ant/bomb.png").write_bytes(bomb(200_000, 200_000))
+    with pytest.raises(UserError, match=r"1 of 3 images cannot be read: .*bomb\.png \(.*pixels"):
+        ImageFolderDataModule("images", image_size=8).prepare_data()
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "pathlib.Path", "subprocess.Popen", "kd_lightning.data.DigitsDataModule"]
+)
+def test_a_class_path_makes_a_module_or_nothing(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data=kd_lightning.data.DigitsDataModule", "--trainer.max_epochs=1"]
+    assert main(["fit", f"--model={path}", *words]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("kd-lightning: error: ")
+    assert not list(Path().iterdir())
+
+
+def test_nothing_is_fetched_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr("socket.socket.connect", called)
+    monkeypatch.setattr("socket.create_connection", called)
+    options = ["--model=kd_lightning.modules.TeacherModule", "--model.net=kd_lightning.models.MLP"]
+    options += ["--model.net.widths=[64,10]", "--data=kd_lightning.data.DigitsDataModule", "--trainer.accelerator=cpu"]
+    assert main(["fit", *options, "--trainer.max_epochs=1"]) == 0
+    assert main(["test", *options, "--ckpt_path=lightning_logs/version_0"]) == 0
