@@ -51,10 +51,15 @@ class _Parser(LightningArgumentParser):
 
 
 class _FitConfig(SaveConfigCallback):
-    """Keeps `config.yaml` as it was for training; a later test of the run does not replace it."""
+    """Keeps `config.yaml` as it was for training; neither a later test of the run, nor resuming it, replaces it.
+
+    Where runs have no folder of their own, it may be the user's own file.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
+        target = Path(trainer.log_dir or "", self.config_filename).resolve()
+        named = [Path(str(file)).resolve() for file in self.config.get("config") or []]
+        if stage == "fit" and target not in named:
             super().setup(trainer, pl_module, stage)
 
 

@@ -245,6 +245,15 @@ def test_a_checkpoint_that_will_not_do_is_named_in_one_line(command, file, optio
     assert last.read_bytes() == good
 
 
+def test_a_config_that_is_named_is_not_written_over():
+    config = Path(write_config())
+    kept = config.rename("config.yaml").read_text()
+    for options in ([], ["--ckpt_path=checkpoints/last.ckpt", "--trainer.max_epochs=3"]):
+        words = ["--trainer.logger=false", "--trainer.default_root_dir=.", *options]
+        assert main(["fit", "--config=config.yaml", *words]) == 0
+        assert Path("config.yaml").read_text() == kept
+
+
 def test_a_checkpoint_with_a_payload_is_refused_and_nothing_in_it_runs(capsys):
     class Payload:
         def __reduce__(self):
