@@ -5,6 +5,9 @@
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
      "network": {"name", "parameters", "mebibytes"},
      "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
+     "config": {OPTION: VALUE},   # all of `fit`'s, of the run's own `config.yaml`
+     "commit": WORD,   # of the git repository that the command was given in, with + where files differ from it
+     "data": {"train": DIGEST, "test": DIGEST},   # of the images and how they are shown
      "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
      "threads": NUMBER,   # that torch had on the CPU
      "label": WORD,   # of `fit --label`; `reproduce` has its fingerprint here from the start
@@ -17,6 +20,7 @@ Each part is written when it is known; a new fit starts a new file.
 import json
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,18 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """The computer that the figures were measured on; the device is the run's."""
     return {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+
+
+def commit() -> str:
+    """The git commit of the working folder, with `+` where tracked files differ from it; empty outside of git."""
+    try:
+        head, changes = (
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.strip() + ("+" if changes.strip() else "")
 
 
 def _processor() -> str:

@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from torch import nn
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks import results as callback
 from kd_lightning.errors import UserError
-from kd_lightning.results import PACKAGES, machine, read_results, update_results, versions
+from kd_lightning.results import PACKAGES, commit, machine, read_results, update_results, versions
 from kd_lightning.whole import write_text
 
 BASELINE = Path(__file__).parents[1] / "configs" / "digits" / "baseline.yaml"
@@ -111,7 +112,24 @@ def test_a_test_leaves_the_network_s_latency_in_the_run_s_precision(
     assert set(results["latency"]) == {"batch_1", "batch_128"}
     assert min(results["latency"].values()) > 0
     assert results["threads"] == 1
+    assert results["config"]["trainer"]["max_epochs"] == 1
+    assert results["config"]["data"]["class_path"] == "kd_lightning.data.DigitsDataModule"
+    assert {part: len(digest) for part, digest in results["data"].items()} == {"train": 64, "test": 64}
+    assert results["commit"] == ""  # in no repository
     assert autocast == 2 * [precision == "bf16-mixed"]
+
+
+def test_a_commit_is_marked_where_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert commit() == ""
+    Path("file").touch()
+    identity = ["-c", "user.name=n", "-c", "user.email=e"]
+    for words in (["init", "-q"], ["add", "file"], [*identity, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *words], check=True)
+    first = commit()
+    assert len(first) == 40
+    Path("file").write_text("changed")
+    assert commit() == f"{first}+"
 
 
 def latency_of(net: nn.Module, data: object, world_size: int = 1) -> dict[str, float]:

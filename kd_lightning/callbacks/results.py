@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from kd_lightning.batch import data_of
 from kd_lightning.latency import BATCH_SIZES, measure_latency
-from kd_lightning.results import RESULTS_FILE, machine, update_results, versions
+from kd_lightning.results import RESULTS_FILE, commit, machine, read_results, update_results, versions
 
 MEBIBYTE = 2**20
 
@@ -80,7 +81,8 @@ class ResultsWriter(Callback):
                 "steps": trainer.global_step,
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),
             }
-            update_results(run, fit=fit, command=sys.argv[1:], **_setting(trainer, pl_module))
+            shown = {"data": {"train": _digest(trainer, train=True)}, "config": _config(run), "commit": commit()}
+            update_results(run, fit=fit, command=sys.argv[1:], **shown, **_setting(trainer, pl_module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the test measured, then how fast the network is."""
@@ -96,8 +98,21 @@ class ResultsWriter(Callback):
         loader: Any = trainer.test_dataloaders
         test["images"] = len(loader.dataset)
         test["right"] = test["images"] - test["errors"]
-        update_results(run, test=test, **_setting(trainer, pl_module))
+        shown = {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)}
+        update_results(run, test=test, data=shown, **_setting(trainer, pl_module))
         update_results(run, latency=_latency(trainer, pl_module))
+
+
+def _digest(trainer: Trainer, train: bool) -> str:
+    data = data_of(trainer)
+    return (data.shown_digest(train) or data.fingerprint) if hasattr(data, "shown_digest") else ""
+
+
+def _config(run: Path) -> Any:
+    try:
+        return yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError):  # of a run that was started from Python, there is none
+        return None
 
 
 def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

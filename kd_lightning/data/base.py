@@ -141,12 +141,12 @@ class ClassificationDataModule(LightningDataModule):
         """What tells this data from other data under the same options; empty where the options say it all."""
         return ""
 
-    def shown_digest(self) -> str:
-        """Tell what `deal` makes of each image and view of the training set from all else; known after setup.
+    def shown_digest(self, train: bool = True) -> str:
+        """Tell what `deal` makes of each image and view of the training set, or of the test set, from all else.
 
-        Empty for a streamed set, whose pixels would have to be read for it.
+        Known after setup. Empty for a streamed set, whose pixels would have to be read for it.
         """
-        part = self._dealers[True].part
+        part = self._dealers[train].part
         if isinstance(part, StreamedSet):
             return ""
         result = hashlib.sha256(part.image.contiguous().numpy().data)
