@@ -12,6 +12,7 @@ PACKAGE = Path(kd_lightning.__file__).parent
 
 FLOOR = {
     "__init__": 0,
+    "autocast": 0,
     "batch": 0,
     "cpu": 0,
     "download": 0,

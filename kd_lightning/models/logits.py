@@ -1,8 +1,9 @@
 """A network's last layer."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kd_lightning.autocast import without_autocast
 
 
 class Logits(nn.Linear):
@@ -20,7 +21,6 @@ class Logits(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Turn features (…, in_features) of any floating-point type into logits (…, out_features) in float32."""
-        device = input.device.type
-        with torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False):
+        with without_autocast(input.device.type):
             bias = None if self.bias is None else self.bias.float()
             return F.linear(input.float(), self.weight.float(), bias)

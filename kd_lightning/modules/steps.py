@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from kd_lightning.autocast import without_autocast
 from kd_lightning.batch import Batch, batch_sizes
 
 
@@ -32,10 +33,12 @@ def split(batch: Batch, size: int) -> list[Batch]:
 def take(module: LightningModule, batches: list[Batch], loss_of: Callable[[Batch], Tensor]) -> None:
     """Take a step down the loss of each batch, with the schedule that goes by the step."""
     optimizer: Any = module.optimizers(use_pl_optimizer=False)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for batch in batches:
-        optimizer.zero_grad()
+        for parameter in parameters:  # torch's `zero_grad` takes as long as this network's last layer
+            parameter.grad = None
         loss = loss_of(batch)
-        with torch.autocast(module.device.type, enabled=False):  # Lightning's is around the whole call
+        with without_autocast(module.device.type):  # Lightning's is around the whole call
             loss.backward()
         optimizer.step()
         torch.clear_autocast_cache()  # it holds the weights of before the step
