@@ -49,6 +49,10 @@ def main(words: list[str] | None = None) -> None:
     options = parser.parse_args(words)
     if unknown := sorted(set(options.names) - set(BENCHMARKS)):
         parser.error(f"{', '.join(unknown)} found, of {', '.join(BENCHMARKS)} expected")
+    if options.keep and (changed := _changed()):
+        parser.error(f"--keep names the commit that was measured, but these were changed since: {', '.join(changed)}")
+    # Named before the first turn: what is changed while they run was not measured.
+    commit = _git("rev-parse", "--short", "HEAD").strip() if options.keep else ""
     torch.set_num_threads(options.threads)
     make_cpu_fast()
     console = Console()
@@ -58,7 +62,17 @@ def main(words: list[str] | None = None) -> None:
             figures = take_turns(benchmark.turns, options.rounds, partial(_tell, console, benchmark))
         console.print(_table(benchmark, figures))
         if options.keep:
-            _keep(name, benchmark, figures)
+            _keep(name, commit, benchmark, figures)
+
+
+def _changed() -> list[str]:
+    """The files that differ from the commit, but for the records themselves."""
+    lines = _git("status", "--porcelain", "--untracked-files=no", "--", f":!{RECORDS}").splitlines()
+    return [line[3:] for line in lines]
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _tell(console: Console, benchmark: Benchmark, who: str, figure: float) -> None:
@@ -79,14 +93,12 @@ def _table(benchmark: Benchmark, figures: dict[str, list[float]]) -> Table:
     return table
 
 
-def _keep(name: str, benchmark: Benchmark, figures: dict[str, list[float]]) -> None:
+def _keep(name: str, commit: str, benchmark: Benchmark, figures: dict[str, list[float]]) -> None:
     record = {
         "name": name,
         "title": benchmark.title,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], stdout=subprocess.PIPE, text=True, check=True
-        ).stdout.strip(),
+        "commit": commit,
         "unit": benchmark.unit,
         "figures": figures,
         "ours / it": {who: share(figures[OURS], its) for who, its in figures.items() if who != OURS},

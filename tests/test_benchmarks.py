@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,25 +35,51 @@ def test_contenders_take_turns_and_every_figure_is_told() -> None:
     assert share(figures["a"], figures["b"]) == 0.5  # of 0.5, 1.5 and 0.25
 
 
+def git(*words: str) -> str:
+    names = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    return subprocess.run(["git", *names, *words], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file under git, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("benchmarks").mkdir()
+    Path("code.py").write_text("1")
+    git("init", "--quiet")
+    git("add", "code.py")
+    git("commit", "--quiet", "--message=code")
+    return tmp_path
+
+
 def test_figures_are_shown_beside_what_they_have_to_reach_and_kept_behind_the_older_ones(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def made(folder: Path, images: int | None) -> Benchmark:
         assert images == 7
         return Benchmark("a title", "s", {OURS: lambda: 1.0, "other": lambda: 4.0}, {"other": 0.4}, 2.0)
 
     monkeypatch.setattr(command, "BENCHMARKS", {"made": made})
-    monkeypatch.setattr(command, "RECORDS", tmp_path / "records.jsonl")
     for _ in range(2):
         command.main(["made", "--rounds=3", "--images=7", "--keep"])
+        git("add", "benchmarks")  # a changed file of records keeps no one from adding to it
     said = capsys.readouterr().out
     assert "other: 4 s" in said
     assert all(word in said for word in ("a title", "0.250", "0.4 or less", "2 s or less"))
-    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (repository / "benchmarks" / "records.jsonl").read_text().splitlines()]
     assert len(records) == 2
     assert records[0]["figures"] == {"ours": [1.0] * 3, "other": [4.0] * 3}
     assert records[0]["ours / it"] == {"other": 0.25}
-    assert {"date", "commit", "machine", "versions", "threads", "unit"} <= records[0].keys()
+    assert {"date", "machine", "versions", "threads", "unit"} <= records[0].keys()
+    assert {record["commit"] for record in records} == {git("rev-parse", "--short", "HEAD")}
+
+
+def test_what_is_in_no_commit_is_not_kept(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("code.py").write_text("2")
+    with pytest.raises(SystemExit) as caught:
+        command.main(["data_path", "--keep"])
+    assert caught.value.code == 2
+    assert "these were changed since: code.py" in capsys.readouterr().err
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,4 +106,4 @@ def test_what_was_measured_is_kept() -> None:
     for line in command.RECORDS.read_text().splitlines() if command.RECORDS.exists() else []:
         record = json.loads(line)
         assert record["name"] in command.BENCHMARKS
-        assert not record["commit"].endswith("-dirty")
+        assert re.fullmatch("[0-9a-f]{7,}", record["commit"])

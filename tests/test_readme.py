@@ -26,13 +26,14 @@ LINES = [
     for line in block.splitlines()
 ]
 COMMANDS = sorted({line for line in LINES if line.startswith("kd-lightning ") and "…" not in line})
+OF_A_RUN = [line for line in COMMANDS if "--config lightning_logs/" in line]
 
 
 def example(language, name):
     return re.search(rf"```{language}\n(# {name}.*?)```", README, re.S).group(1)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line not in OF_A_RUN])
 def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
@@ -48,6 +49,15 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
         cli.parse(["fit", f"--config={options.config}", *overrides])
     elif "--print_config" not in words:
         cli.parse(words)
+
+
+def test_commands_on_a_run_are_run_behind_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    assert main(["fit", f"--config={ROOT / 'configs' / 'digits' / 'teacher.yaml'}", "--trainer.max_epochs=1"]) == 0
+    assert OF_A_RUN
+    for command in OF_A_RUN:
+        assert main(shlex.split(command)[1:]) == 0
 
 
 def test_own_data_and_network_in_one_yaml(monkeypatch, tmp_path):
