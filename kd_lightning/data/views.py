@@ -79,7 +79,7 @@ class _Windows(ViewFamily):
         self.count = len(self.probabilities)
         # An image moved down by d is the window that starts d rows higher in the padded image.
         starts = torch.tensor([(margin - down, margin - right) for down, right in self.offsets])
-        self._rows, self._columns = starts.repeat(self.count // len(starts), 1).T.contiguous()
+        self._starts = starts.repeat(self.count // len(starts), 1).T.contiguous()
 
     def __repr__(self) -> str:
         options = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
@@ -99,12 +99,12 @@ class _Windows(ViewFamily):
         In memory a window lies within one stretch, from its first pixel to its last: stretches are copied whole, which
         takes a fraction of the time of a gather pixel by pixel, and read with the strides of the padded images.
         """
-        if self._rows.device != view.device:
-            self._rows, self._columns = self._rows.to(view.device), self._columns.to(view.device)
+        self._starts = self._starts.to(view.device)  # moved once, and kept there
+        rows, columns = self._starts
         image, channel, row, _ = prepared.stride()
-        channels, height, width = prepared.shape[1], *(side - 2 * self.margin for side in prepared.shape[-2:])
+        channels, height, width = prepared.shape[1], *(side - 2 * self.margin for side in prepared.shape[2:])
         length = (channels - 1) * channel + (height - 1) * row + width
-        first = index * image + self._rows[view] * row + self._columns[view]
+        first = index * image + rows[view] * row + columns[view]
         stretches = prepared.as_strided((prepared.numel() - length + 1, length), (1, 1)).index_select(0, first)
         images = stretches.as_strided((len(index), channels, height, width), (length, channel, row, 1))
         if self.count == len(self.offsets):

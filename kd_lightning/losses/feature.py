@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_lightning.losses.precision import at_least_single
+
 
 class CosineHiddenLoss(nn.Module):
     """Turn the student's hidden vector in the direction of the teacher's: 1 - cosine, mean over the batch.
@@ -27,7 +29,7 @@ class CosineHiddenLoss(nn.Module):
         Raises:
             ValueError: the batches differ, or neither width is a multiple of the other.
         """
-        student, teacher = _single(student_features).flatten(1), _single(teacher_features).flatten(1)
+        student, teacher = (at_least_single(it).flatten(1) for it in (student_features, teacher_features))
         width = min(student.shape[1], teacher.shape[1])
         if student.shape[1] % width or teacher.shape[1] % width or len(student) != len(teacher):
             raise ValueError(
@@ -83,9 +85,4 @@ class FeatureMapLoss(nn.Module):
                 f"{tuple(teacher_features.shape)} do not match: maps of {channels[0]} and {channels[1]} channels, "
                 "equal in height and width, expected"
             )
-        return F.mse_loss(_single(self.regressor(student_features)), _single(teacher_features))
-
-
-def _single(features: Tensor) -> Tensor:
-    """At least single precision: a sum over a whole map in half precision loses most of its digits."""
-    return features.float() if features.dtype.itemsize < 4 else features
+        return F.mse_loss(at_least_single(self.regressor(student_features)), at_least_single(teacher_features))

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_lightning.losses.precision import at_least_single
+
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """KL divergence from the teacher's softened distribution to the student's, times the temperature squared.
@@ -31,12 +33,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
-    if student_logits.dtype.itemsize < 4:
-        student_logits = student_logits.float()
-    if teacher_logits.dtype.itemsize < 4:
-        teacher_logits = teacher_logits.float()
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    student = F.log_softmax(at_least_single(student_logits) / temperature, dim=1)
+    teacher = F.log_softmax(at_least_single(teacher_logits) / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -51,10 +49,8 @@ def soft_target_losses(student_logits: Tensor, teacher_logits: Tensor, temperatu
     Returns:
         (M,), in nats times T².
     """
-    student_logits, teacher_logits = (
-        logits.float() if logits.dtype.itemsize < 4 else logits for logits in (student_logits, teacher_logits)
-    )
-    each = temperature.to(student_logits).view(-1, 1, 1)
-    student, teacher = F.log_softmax(student_logits / each, dim=-1), F.log_softmax(teacher_logits / each, dim=-1)
-    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1).mean(dim=-1)
+    student, teacher = at_least_single(student_logits), at_least_single(teacher_logits)
+    each = temperature.to(student).view(-1, 1, 1)
+    student, teacher = F.log_softmax(student / each, dim=2), F.log_softmax(teacher / each, dim=2)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=2).mean(dim=1)
     return divergence * each.flatten() ** 2

@@ -83,6 +83,15 @@ def test_a_shift_by_one_pixel_has_nine_views_of_which_the_middle_is_likeliest() 
     assert (by_offset[0, 0], by_offset[0, 1], by_offset[-1, 1]) == (1 / 4, 1 / 8, 1 / 16)
 
 
+def test_the_views_follow_the_images_to_their_device() -> None:
+    shift = Shift()
+    prepared, index, view = (
+        it.to("meta") for it in (shift.prepare(random_images(3, 1, 5, 6)), *torch.zeros(2, 4).long())
+    )
+    assert shift.gather(prepared, index, view).shape == (4, 1, 5, 6)
+    assert shift._starts.device == torch.device("meta")
+
+
 @pytest.mark.parametrize("max_shift", [0, -1])
 def test_a_shift_by_no_pixel_is_refused(max_shift: int) -> None:
     with pytest.raises(ValueError, match=f"at least 1 pixel, not {max_shift}"):
@@ -93,6 +102,7 @@ def test_no_augmentation_has_one_view_that_picks_the_images() -> None:
     images = random_images(4, 1, 3, 3)
     view = Identity().draw(2, torch.Generator())
     assert view.tolist() == [0, 0]
+    assert view.dtype == torch.int64
     assert torch.equal(Identity().gather(images, torch.tensor([3, 1]), view), images[[3, 1]])
 
 
@@ -170,3 +180,10 @@ def test_a_family_is_told_from_every_other_by_its_name() -> None:
     families += [Narrow(), Narrow(columns=1)]
     assert len({repr(family) for family in families}) == 9
     assert repr(Narrow(1, 1)) == repr(Narrow(1, 1))
+
+
+def test_the_names_are_those_under_which_answers_are_kept() -> None:
+    assert repr(Identity()) == "Identity()"
+    offsets = "[(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]"
+    assert repr(Shift(1)) == f"Shift({{'margin': 1, 'offsets': {offsets}, 'count': 9}})"
+    assert (repr(Shift()), repr(CropFlip())) == (repr(Shift(2)), repr(CropFlip(4, True, 1)))

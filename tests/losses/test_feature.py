@@ -47,8 +47,12 @@ def test_a_student_whose_features_are_all_zero_has_a_finite_gradient() -> None:
 
 @pytest.mark.parametrize("teacher", [(2, 9), (2, 4), (4, 6)])
 def test_widths_that_are_no_multiple_and_other_batches_are_refused_with_both_shapes(teacher: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"student features \(2, 3, 2\) and teacher features \({teacher[0]}, "):
+    with pytest.raises(ValueError, match="student features") as refusal:
         CosineHiddenLoss()(torch.zeros(2, 3, 2), torch.zeros(teacher))
+    assert str(refusal.value) == (
+        f"student features (2, 3, 2) and teacher features {teacher} do not match: as many images, and as many numbers "
+        "for each or a multiple of the other's, expected"
+    )
 
 
 def test_the_map_loss_is_the_mean_squared_error_behind_the_regressor() -> None:
@@ -107,6 +111,14 @@ def test_half_precision_features_are_compared_in_float32(loss: nn.Module, dtype:
         found = loss(student, teacher)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(loss(student.float(), teacher.float()).item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_left_before_anything_is_summed(dtype: torch.dtype) -> None:
+    student, teacher = features(2, 4, 8, 8, seed=1).to(dtype), features(2, 4, 8, 8, seed=2).to(dtype)
+    found = CosineHiddenLoss()(student, teacher)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, CosineHiddenLoss()(student.float(), teacher.float()))
 
 
 @pytest.mark.parametrize("loss", [CosineHiddenLoss(), FeatureMapLoss(4, 4)])

@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor
 
 from kd_lightning.losses import soft_target_loss
+from kd_lightning.losses.soft import soft_target_losses
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -85,6 +86,15 @@ def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype) -> No
 
 def test_float64_logits_stay_float64() -> None:
     assert soft_target_loss(logits(2, 3), logits(2, 3, seed=1), 2.0).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_several_students_have_the_loss_that_each_has_alone(dtype: torch.dtype) -> None:
+    students, teacher = logits(3, 8, 10, seed=1).to(dtype), logits(8, 10, seed=2).to(dtype)
+    temperatures = [1.0, 2.5, 20.0]
+    found = soft_target_losses(students, teacher, torch.tensor(temperatures, dtype=torch.float64))
+    alone = [soft_target_loss(student, teacher, t) for student, t in zip(students, temperatures, strict=True)]
+    torch.testing.assert_close(found, torch.stack(alone))  # of the same type, too
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
