@@ -10,7 +10,7 @@
      "data": {"train": DIGEST, "test": DIGEST},   # of the images and how they are shown
      "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
      "threads": NUMBER,   # that torch had on the CPU
-     "label": WORD,   # of `fit --label`; `reproduce` has its fingerprint here from the start
+     "label": WORD,   # of `fit --label`, or a random one, as in the run's checkpoints; `reproduce`: its fingerprint
      "settings": DIGEST, "fingerprint": DIGEST,   # of all that `reproduce` says the figures depend on; with the seed
      "command": [WORD, …]}
 
@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kd_lightning.errors import UserError
 from kd_lightning.whole import write_text
 
 RESULTS_FILE = "results.json"
@@ -43,6 +44,36 @@ def read_results(run: Path) -> dict[str, Any]:
 def update_results(run: Path, **parts: Any) -> None:
     """Set parts of a run's results, the others stay; the file is replaced whole or not at all."""
     write_text(run / RESULTS_FILE, json.dumps({**read_results(run), **parts}, indent=2) + "\n")
+
+
+def label_of(checkpoint: Any) -> str | None:
+    """The label of the run that a checkpoint is of; nothing of one that was saved without, or elsewhere."""
+    try:
+        return checkpoint["callbacks"]["ResultsWriter"]["label"]
+    except (LookupError, TypeError):
+        return None
+
+
+def check_run(path: Path, checkpoint: Any, option: str) -> None:
+    """See that a checkpoint in a run folder is that run's.
+
+    Args:
+        path: where the checkpoint lies.
+        checkpoint: its content.
+        option: what the user set it with, for errors.
+
+    Raises:
+        UserError: it was put there from another run.
+    """
+    if path.parent.name != "checkpoints":
+        return
+    run = path.parent.parent
+    found, expected = label_of(checkpoint), read_results(run).get("label")
+    if found and expected and found != expected:
+        raise UserError(
+            f"{option}: {path} is a checkpoint of another run: label {found} found, {expected} expected, as in "
+            f"{run / RESULTS_FILE}"
+        )
 
 
 def versions() -> dict[str, str]:

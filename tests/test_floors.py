@@ -21,7 +21,6 @@ FLOOR = {
     "weights_file": 1,
     "whole": 1,
     "losses": 2,
-    "teachers": 2,
     "models": 2,
     "checkpoint_io": 2,
     "data": 2,
@@ -29,11 +28,12 @@ FLOOR = {
     "network_options": 2,
     "results": 2,
     "schedules": 2,
-    "modules": 3,
-    "callbacks": 3,
-    "cli": 4,
-    "commands": 5,
-    "__main__": 6,
+    "teachers": 3,
+    "modules": 4,
+    "callbacks": 4,
+    "cli": 5,
+    "commands": 6,
+    "__main__": 7,
 }
 
 JOINED_BY_YAML = {"modules": {"data", "models"}, "callbacks": {"data", "models"}}

@@ -1,6 +1,7 @@
 """Writes a run's `results.json`."""
 
 import os
+import secrets
 import sys
 import time
 from contextlib import suppress
@@ -39,11 +40,12 @@ class ResultsWriter(Callback):
     stale is read for new; resuming clears nothing.
 
     Args:
-        label: a word for the run, kept in its checkpoints and, from the start of its fit, among its results.
+        label: a word that tells the run from others (default: a random one), kept in its checkpoints and, from the
+            start of its fit, among its results. What goes on from a checkpoint keeps the checkpoint's.
     """
 
     def __init__(self, label: str | None = None) -> None:
-        self.label = label
+        self.label = label or secrets.token_hex(8)
         self._start = 0.0
         self._before = 0.0
 
@@ -57,16 +59,17 @@ class ResultsWriter(Callback):
             stale += sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
             for file in stale:
                 file.unlink(missing_ok=True)
-            if self.label:
-                update_results(run, label=self.label)
+        if trainer.is_global_zero:
+            update_results(run, label=self.label)
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds so far, for a run that goes on; and which run it is."""
         return {"seconds": self._seconds(), "label": self.label}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on."""
+        """Count on, as the same run."""
         self._before = state_dict["seconds"]
+        self.label = state_dict.get("label") or self.label
 
     def _seconds(self) -> float:
         return self._before + time.perf_counter() - self._start

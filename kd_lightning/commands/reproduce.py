@@ -21,7 +21,7 @@ from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
 from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
-from kd_lightning.results import read_results, update_results
+from kd_lightning.results import label_of, read_results, update_results
 from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.weights_file import read_weights
 
@@ -63,9 +63,8 @@ class Run:
     def begun(self) -> bool:
         """Whether a training with these very options was interrupted, or not tested, and can go on."""
         try:
-            kept = read_weights(self.last, "ckpt_path")
-            return bool(kept["callbacks"]["ResultsWriter"]["label"] == self.fingerprint)
-        except (OSError, UserError, LookupError, TypeError):  # none, or a damaged one, or from elsewhere
+            return label_of(read_weights(self.last, "ckpt_path")) == self.fingerprint
+        except (OSError, UserError):  # none, or a damaged one
             return False
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
+from kd_lightning.results import check_run
 from kd_lightning.weights_file import misfits, read_weights
 
 NETWORK_PREFIX = "net."
@@ -46,9 +47,12 @@ def load_weights(network: nn.Module, path: Path, option: str) -> None:
         option: what the user set it with, for errors.
 
     Raises:
-        UserError: the file is damaged, no checkpoint, a pickled module, or of another architecture.
+        UserError: the file is damaged, no checkpoint, a pickled module, of another architecture, or lies in the folder
+            of another run.
     """
-    found = _without_prefix(_state_dict(read_weights(path, option), path, option), network)
+    content = read_weights(path, option)
+    check_run(path, content, option)
+    found = _without_prefix(_state_dict(content, path, option), network)
     problems = misfits(found, network.state_dict())
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

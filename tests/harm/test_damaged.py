@@ -1,6 +1,7 @@
 """A file that was cut short, changed or swapped is named or made anew: never a wrong number."""
 
 import random
+import shutil
 import warnings
 from pathlib import Path
 
@@ -126,6 +127,42 @@ def test_a_damaged_checkpoint_ends_a_command_in_one_line(
         capsys.readouterr()
         assert main([*command, *CONFIG, f"--ckpt_path={file}"]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith(f"kd-lightning: error: ckpt_path: {file} ")
+
+
+def test_a_checkpoint_swapped_with_another_run_s_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        assert main(["fit", *CONFIG, f"--seed_everything={seed}", f"--trainer.default_root_dir=run_{seed}"]) == 0
+    ours, other = (Path(f"run_{seed}/lightning_logs/version_0") for seed in (0, 1))
+    shutil.copy(other / "checkpoints" / "last.ckpt", ours / "checkpoints" / "last.ckpt")
+    student = ["--model=kd_lightning.modules.DistillModule", *CONFIG[1:], "--model.teacher=kd_lightning.models.MLP"]
+    teacher = ["--model.teacher.widths=[64,16,10]", f"--model.teacher_ckpt={ours}"]
+    for words in (
+        ["test", *CONFIG, f"--ckpt_path={ours}"],
+        ["fit", *CONFIG, f"--ckpt_path={ours}"],
+        ["fit", *student, *teacher],
+    ):
+        capsys.readouterr()
+        assert main(words) == 2
+        assert f"{ours}/checkpoints/" in (said := capsys.readouterr().err.splitlines()[-1])
+        assert " is a checkpoint of another run: label " in said
+    assert main(["test", *CONFIG, f"--ckpt_path={other}"]) == 0
+
+
+def test_answers_swapped_with_another_table_s_are_asked_for_again(tmp_path: Path) -> None:
+    names = [f"last.ckpt.answers-0123456789abcdef-fedcba987654321{number}.safetensors" for number in (0, 1)]
+    for name in names:
+        table = CachedTeacher(torch.arange(5), 5, 1, 10)
+        index, view = table.unknown()
+        table.look_up(index, view, lambda rows: torch.randn(5, 10)[rows])
+        table.save(tmp_path / name)
+    shutil.copy(tmp_path / names[0], tmp_path / names[1])
+    found = CachedTeacher(torch.arange(5), 5, 1, 10)
+    with pytest.warns(UserWarning, match="it is another table's"):
+        found.load(tmp_path / names[1])
+    assert len(found.unknown()[0]) == 5
 
 
 def test_answers_damaged_at_200_places_are_asked_for_again(tmp_path: Path) -> None:
