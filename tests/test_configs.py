@@ -69,7 +69,7 @@ def slow_if_large(run):
     return pytest.param(run, marks=pytest.mark.slow) if large else run
 
 
-@pytest.mark.parametrize("run", map(slow_if_large, RUNS))
+@pytest.mark.parametrize("run", [slow_if_large(run) for run in RUNS])
 def test_every_stage_fits_and_tests_by_its_own_command(run, root, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
