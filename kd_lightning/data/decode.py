@@ -176,7 +176,7 @@ def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | N
     try:
         kept = json.loads((target / REPORT_FILE).read_text())
         report = kept["report"]
-        if kept["sha256"] != _digest_of(report):
+        if kept["sha256"] != _digest_of(report, target):
             return None
         unreadable = {int(place): problem for place, problem in report["unreadable"].items()}
         shape = (files - len(unreadable), *decoder.shape)
@@ -192,8 +192,9 @@ def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | N
     return Decoded(image, unreadable, report["converted"])
 
 
-def _digest_of(report: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
+def _digest_of(report: dict[str, Any], target: Path) -> str:
+    """Of a report and of what it is about, which its folder's name tells."""
+    return hashlib.sha256(json.dumps([target.name, report], sort_keys=True).encode()).hexdigest()
 
 
 def _digest_of_file(file: Path) -> str:
@@ -219,7 +220,7 @@ def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, na
         ) from error
     try:
         report = _decode_into(draft, files, decoder, keep, name)
-        (draft / REPORT_FILE).write_text(json.dumps({"report": report, "sha256": _digest_of(report)}))
+        (draft / REPORT_FILE).write_text(json.dumps({"report": report, "sha256": _digest_of(report, target)}))
         draft.chmod(0o755)  # for others too, as the images are
         try:
             draft.rename(target)

@@ -185,6 +185,19 @@ def test_answers_damaged_at_200_places_are_asked_for_again(tmp_path: Path) -> No
         assert torch.equal(found.table, kept.table) or bool((found.table == -torch.inf).all()), what
 
 
+def test_decoded_images_swapped_with_those_of_other_files_are_decoded_again(tmp_path: Path) -> None:
+    decoder = Decoder(1, 8, crop=True)
+    for number in range(2):
+        Image.new("L", (12, 12), 100 * number).save(tmp_path / f"{number}.png")
+        decode_all([tmp_path / f"{number}.png"], decoder, tmp_path / str(number), "train")
+    (ours,), (other,) = ((tmp_path / str(number)).glob("train-*") for number in range(2))
+    shutil.rmtree(ours)
+    shutil.copytree(other, ours)
+    image = decode_all([tmp_path / "0.png"], decoder, tmp_path / "0", "train").image
+    assert image is not None
+    assert image.unique().tolist() == [0]
+
+
 def test_decoded_images_damaged_at_200_places_are_decoded_again(tmp_path: Path) -> None:
     files = []
     for number in range(8):

@@ -17,6 +17,7 @@ import yaml
 from kd_lightning.__main__ import main
 from kd_lightning.models import MLP
 from kd_lightning.modules import ClassifierModule
+from kd_lightning.results import read_results
 
 BATCHES, EPOCHS = 10, 4
 """Of a run: 200 images in batches of 20."""
@@ -180,6 +181,30 @@ def test_the_console_command_is_stopped_from_outside(never_stopped: Any) -> None
     resume = [*words[:3], *RESUME, "--trainer.callbacks=null"]
     assert subprocess.run(resume, check=False, env=environment).returncode == 0
     assert_same(kept(), never_stopped)
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_requeues_goes_on(never_stopped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning answers SLURM's signal: it writes a checkpoint, and has the job queued again."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text('#!/bin/sh\necho "$@" > requeued\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
+    job = {"JOB_ID": "7", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    command = ["fit", "--config=config.yaml", "--trainer.default_root_dir=job"]
+    killed = [word.replace("callbacks=", "callbacks+=") for word in stop("SIGKILL", 16)]
+    asked = [word.replace("callbacks=", "callbacks+=") for word in stop("SIGUSR1", 13)]
+    assert in_a_process_of_its_own([*command, *asked, *killed]) == -signal.SIGKILL
+    assert Path("requeued").read_text() == "requeue 7\n"
+    best = torch.load("logs/student/seed_0/checkpoints/best.ckpt", weights_only=True)
+    assert in_a_process_of_its_own(command) == 0
+    assert_same(kept(), never_stopped)
+    assert kept()["callbacks"]["ResultsWriter"]["label"] == best["callbacks"]["ResultsWriter"]["label"]
+    assert read_results(Path("logs/student/seed_0"))["label"] == best["callbacks"]["ResultsWriter"]["label"]
+    assert Path("logs/student/seed_0/checkpoints/best.ckpt").is_file()
 
 
 @pytest.fixture
