@@ -279,6 +279,15 @@ def test_help_and_version_need_no_torch():
     assert "kd-lightning 0.1.0" in done.stdout
 
 
+def test_an_interruption_outside_of_training_is_one_line(monkeypatch, capsys):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "kd-lightning: interrupted"
+
+
 def test_one_callback_may_be_named_without_a_list():
     trained = cli.main(
         ["fit", "--config", write_config(), "--trainer.callbacks=lightning.pytorch.callbacks.RichModelSummary"]

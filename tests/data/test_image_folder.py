@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,27 @@ def test_an_interrupted_decoding_leaves_no_cache(split_tree: Path, monkeypatch: 
             set_up(split_tree)
     assert list((split_tree / CACHE_FOLDER).iterdir()) == []
     set_up(split_tree)
+
+
+def test_what_a_killed_decoding_left_is_removed_after_a_day(split_tree: Path) -> None:
+    cache = split_tree / CACHE_FOLDER
+    old, new = cache / ".building-old", cache / ".building-new"
+    for left in (old, new):
+        left.mkdir(parents=True)
+    os.utime(old, (time.time() - decode.ABANDONED - 10,) * 2)
+    set_up(split_tree)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_images_that_cannot_be_kept_are_one_line_and_leave_nothing(
+    split_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert "cache_dir: cannot keep the decoded images in" in message_of(split_tree)
+    assert list((split_tree / CACHE_FOLDER).iterdir()) == []
 
 
 def test_the_cache_goes_where_it_is_told(split_tree: Path, tmp_path: Path) -> None:
