@@ -87,7 +87,7 @@ class _CLI(LightningCLI):
             default="highest",
             help="of float32 matrix products: highest is float32; high lets a GPU take tf32, medium bfloat16.",
         )
-        parser.add_argument("--label", type=str | None, default=None, help="A word for the run, kept in results.json.")
+        parser.add_argument("--label", type=str | None, default=None, help="A word for the run; else a random one.")
 
     def _parse_ckpt_path(self) -> None:
         """Options on the command line stand; hyperparameters of a checkpoint do not replace them."""
