@@ -23,12 +23,15 @@ UNKNOWN = -torch.inf
 TOLERANCE = 0.02
 """How far kept answers may lie from new ones on average, in standard deviations of all that are kept: for rounding."""
 
+COMPARED = 8
+"""Pairs that are shown to the teacher again: enough to tell, too few to cost a small student's epoch anything."""
+
 
 class CachedTeacher:
     """A table of a teacher's logits by (image, view): a pair is shown to the teacher when it is first asked for.
 
     Because views are finite, the pair says what the teacher sees. That holds as long as nothing else changes the
-    images, so the first known pairs of every epoch are shown again, and must be answered as before.
+    images, so the first few known pairs of every epoch are shown again, and must be answered as before.
 
     Args:
         places: int64 (n,), the images of the training set that are trained on.
@@ -62,7 +65,7 @@ class CachedTeacher:
         Args:
             index: int64 (B,), places in the training set.
             view: int64 (B,).
-            ask: which rows of the batch, bool (B,), to their logits (rows, classes).
+            ask: which rows of the batch, int64 (n,), to their logits (n, classes).
 
         Returns:
             float32 (B, classes).
@@ -74,10 +77,12 @@ class CachedTeacher:
         logits = self.table[index, view]
         if self._complete and not self._to_compare:
             return logits
-        unknown = logits[:, 0] == UNKNOWN
-        if self._to_compare and not unknown.all():
-            self._compare(logits[~unknown], ask(~unknown).float())
-        if unknown.any():
+        is_unknown = logits[:, 0] == UNKNOWN
+        unknown, known = is_unknown.nonzero().squeeze(1), (~is_unknown).nonzero().squeeze(1)
+        if self._to_compare and len(known):
+            some = known[:COMPARED]
+            self._compare(logits[some], ask(some).float())
+        if len(unknown):
             logits[unknown] = ask(unknown).float()
             self.table[index, view] = logits
             self._new = True

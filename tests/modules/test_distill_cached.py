@@ -77,7 +77,7 @@ def test_the_teacher_is_shown_each_pair_once_in_all_runs():
     assert first[:2] == [50, 50]
     (file,) = Path().glob("teacher.pt.answers-*.safetensors")
     assert set(load_file(file)["pair"].tolist()) == pairs
-    assert fit(student()) == [50, 50, 50]  # all are known: each epoch's first batch is compared
+    assert fit(student()) == [8, 8, 8]  # all are known: the first few of each epoch are compared
     assert list(Path().glob("teacher.pt.answers-*")) == [file]
 
 
@@ -85,7 +85,7 @@ def test_the_teacher_is_shown_each_pair_once_in_all_runs():
 def test_all_answers_may_be_asked_for_before_the_first_step(precision, tolerance):
     early, live = student(cache_teacher="all"), student(cache_teacher=False)
     shown = fit(early, precision=precision)
-    assert shown == [900] + [50] * 3  # in one large batch; then each epoch's first batch is compared
+    assert shown == [900] + [8] * 3  # in one large batch; then the first few of each epoch are compared
     assert fit(live, precision=precision) == [50] * 6
     for name, weight in live.net.state_dict().items():
         torch.testing.assert_close(early.net.state_dict()[name], weight, rtol=0, atol=tolerance)

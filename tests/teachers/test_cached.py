@@ -79,6 +79,13 @@ def test_each_epoch_s_first_known_answers_are_compared_and_no_others() -> None:
     assert ask(cache, [0, 1], [0, 0])[1] == []
 
 
+def test_of_a_large_batch_a_few_known_answers_are_compared() -> None:
+    cache = empty(images=20, views=1)
+    ask(cache, list(range(1, 20)), [0] * 19)
+    cache.end_epoch()
+    assert ask(cache, list(range(20)), [0] * 20)[1] == [*((i, 0) for i in range(1, 9)), (0, 0)]
+
+
 @pytest.mark.parametrize(("factor", "refused"), [(1.01, False), (0.5, True), (float("nan"), True)])
 def test_a_teacher_that_answers_otherwise_is_refused_but_for_rounding(factor: float, refused: bool) -> None:
     cache = filled()
