@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -116,3 +117,26 @@ def test_the_table_quotes_what_was_measured():
     assert quoted == sum(
         len(json.loads(file.read_text())["rows"]) for file in (ROOT / "lightning_logs" / "measured").glob("*.json")
     )
+
+
+def test_the_speeds_are_those_of_the_last_records():
+    lines = (ROOT / "benchmarks" / "records.jsonl").read_text().splitlines()
+    last = {(record["name"], record["threads"]): record for record in map(json.loads, lines)}
+    section = README[README.index("## Speed") : README.index("## TensorBoard")]
+    record, quoted = {}, set()
+    for line in re.findall(r"^\| (?:`| \|).*", section, re.M):
+        work, ours, against, its, part, _ = (cell.strip() for cell in line[1:-1].split("|"))
+        if work:
+            name = re.match(r"`(\w+)`", work)[1]
+            record = last[name, 2 if "2 threads" in work else 1]
+            assert ours == summary(record["figures"]["ours"], record["unit"])
+            quoted.add(name)
+        if against:
+            assert its == summary(record["figures"][against], record["unit"])
+            assert part == f"{record['ours / it'][against]:.2f}"
+    assert quoted == {name for name, _ in last}
+
+
+def summary(figures, unit):
+    middle, low, high = (f"{float(f'{of(figures):.3g}'):g}" for of in (median, min, max))
+    return f"{middle} {unit} ({low} to {high})"
