@@ -151,10 +151,11 @@ def best_accuracy(checkpoint):
 def test_two_processes_share_the_samples_and_leave_what_one_leaves(teacher_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("program.py").write_text(
-        "import sys, torch\n"
+        "import os, sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from kd_lightning.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "from kd_lightning import cli\n"
+        "network = cli.main(sys.argv[1:]).model.teacher.network\n"
+        "torch.save(network.state_dict(), f'teacher_of_{os.environ[\"LOCAL_RANK\"]}.pt')\n"
     )
     Path("config.yaml").write_text(
         "seed_everything: 0\n"
@@ -179,6 +180,11 @@ def test_two_processes_share_the_samples_and_leave_what_one_leaves(teacher_file,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "unused" not in done.stderr
+    before = torch.load(teacher_file, weights_only=True)
+    for rank in (0, 1):
+        after = torch.load(f"teacher_of_{rank}.pt", weights_only=True)
+        assert all(torch.equal(after.pop(name), weight) for name, weight in before.items())
+        assert not after
     (answers,) = tmp_path.glob("teacher.pt.answers-*.safetensors")
     assert load_file(answers)["logits"].shape == (100, 10)  # what the teacher said in either process
     assert main([*words, "--data.batch_size=50", "--trainer.default_root_dir=one"]) == 0
