@@ -4,6 +4,8 @@
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "agreement"},
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
      "network": {"name", "parameters", "mebibytes"},
+     "class_names": [NAME, …],   # in the order of their numbers
+     "confusion": [[COUNT, …], …],   # of the test: a row a label, a column a prediction; not of over 1,000 classes
      "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
      "config": {OPTION: VALUE},   # all of `fit`'s, of the run's own `config.yaml`
      "commit": WORD,   # of the git repository that the command was given in, with + where files differ from it
@@ -20,6 +22,7 @@ Each part is written when it is known; a new fit starts a new file.
 import json
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -36,14 +39,18 @@ PACKAGES = ("kd-lightning", "torch", "torchvision", "lightning", "torchmetrics")
 def read_results(run: Path) -> dict[str, Any]:
     """The results of a run folder; empty where there are none, or none that can be read."""
     try:
-        return json.loads((run / RESULTS_FILE).read_text())
+        results = json.loads((run / RESULTS_FILE).read_text())
     except (OSError, ValueError):
         return {}
+    return results if isinstance(results, dict) else {}
 
 
 def update_results(run: Path, **parts: Any) -> None:
     """Set parts of a run's results, the others stay; the file is replaced whole or not at all."""
-    write_text(run / RESULTS_FILE, json.dumps({**read_results(run), **parts}, indent=2) + "\n")
+    text = json.dumps({**read_results(run), **parts}, indent=2)
+    # A list of whole numbers takes one line, not one a number. No string is touched: it has no line break as such.
+    text = re.sub(r"\[\n\s*(\d+(?:,\n\s*\d+)*)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_text(run / RESULTS_FILE, text + "\n")
 
 
 def label_of(checkpoint: Any) -> str | None:

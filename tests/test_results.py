@@ -37,7 +37,14 @@ def test_results_are_readable_json_that_all_may_read(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("content", [None, "", '{"fit": {"sec'])
+def test_a_row_of_counts_takes_a_line_and_no_name_is_touched(tmp_path: Path) -> None:
+    parts = {"confusion": [[9, 0], [1, 8]], "class_names": ["[\n 1,\n 2\n]", "b"], "words": [], "seconds": [1.5, 2.5]}
+    update_results(tmp_path, **parts)
+    assert "    [9, 0],\n    [1, 8]\n" in (tmp_path / "results.json").read_text()
+    assert read_results(tmp_path) == parts
+
+
+@pytest.mark.parametrize("content", [None, "", '{"fit": {"sec', "[1, 2]"])
 def test_results_that_are_absent_or_damaged_are_empty_and_can_be_written_anew(
     tmp_path: Path, content: str | None
 ) -> None:
@@ -116,6 +123,10 @@ def test_a_test_leaves_the_network_s_latency_in_the_run_s_precision(
     assert results["config"]["data"]["class_path"] == "kd_lightning.data.DigitsDataModule"
     assert {part: len(digest) for part, digest in results["data"].items()} == {"train": 64, "test": 64}
     assert results["commit"] == ""  # in no repository
+    assert results["class_names"] == list("0123456789")
+    counts = torch.tensor(results["confusion"])
+    assert counts.sum(dim=1).tolist() == [35, 36, 35, 37, 37, 37, 37, 36, 33, 37]  # of the test's labels
+    assert int(counts.sum() - counts.trace()) == results["test"]["errors"] > 0
     assert autocast == 2 * [precision == "bf16-mixed"]
 
 

@@ -14,10 +14,14 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.results import run_folder
+from kd_lightning.results import update_results
 from kd_lightning.whole import whole_file
 
 MOST_NUMBERS = 30
 """Classes above which the cells carry no numbers: they would not be readable."""
+
+MOST_KEPT = 1000
+"""Classes above which the counts are not kept: the file would be megabytes of noughts."""
 
 
 def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Figure:
@@ -54,7 +58,8 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Fi
 class ConfusionMatrix(Callback):
     """Draws, for every test, the confusion matrix and the heat map of its errors alone.
 
-    Both go beside the results, as `confusion.png` and `errors.png`, and to TensorBoard's images.
+    Both go beside the results, as `confusion.png` and `errors.png`, and to TensorBoard's images; the counts go into
+    the results.
 
     Source: the second is that of the reproduction of Hinton et al. 2015, section 3, on MNIST.
     """
@@ -84,6 +89,8 @@ class ConfusionMatrix(Callback):
         run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
         names = data_of(trainer).class_names
+        if len(names) <= MOST_KEPT:
+            update_results(run, class_names=list(names), confusion=counts.tolist())
         total, wrong = int(counts.sum()), int(errors.sum())
         self._show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
         self._show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))
