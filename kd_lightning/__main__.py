@@ -5,6 +5,7 @@ import sys
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
   reproduce [RECIPE]   a published system, end to end: teacher, baseline, distilled students, comparison
+  compare RUNS …       runs, recipes or records side by side: a table, and a report to open in a browser
   sweep CONFIG         students of many temperatures, soft weights and seeds, trained at once
   fit                  train what a config names        --config configs/digits/teacher.yaml
   validate             measure a run on its validation split
@@ -40,6 +41,10 @@ def main(args: list[str] | None = None) -> int:
             from kd_lightning.commands import reproduce
 
             reproduce.main(words[1:])
+        elif words[0] == "compare":
+            from kd_lightning.commands import compare
+
+            compare.main(words[1:])
         elif words[0] == "sweep":
             from kd_lightning.commands import sweep
 
@@ -49,7 +54,7 @@ def main(args: list[str] | None = None) -> int:
 
             cli.main(words)
         else:
-            commands = ", ".join(("reproduce", "sweep", *TRAINER_COMMANDS))
+            commands = ", ".join(("reproduce", "compare", "sweep", *TRAINER_COMMANDS))
             raise UserError(f"command: {words[0]} found, one of {commands} expected")
     except UserError as error:
         print(f"kd-lightning: error: {error}", file=sys.stderr)

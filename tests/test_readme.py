@@ -15,9 +15,9 @@ from torchvision.models import resnet18
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
-from kd_lightning.commands import reproduce, sweep
-from kd_lightning.commands.compare import mean_and_spread
+from kd_lightning.commands import compare, reproduce, sweep
 from kd_lightning.commands.recipe import find_recipe
+from kd_lightning.commands.table import mean_and_spread
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,6 +45,13 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
         words = [word for word in words if not word.startswith("my_data")]
         options, _ = reproduce._arguments().parse_known_args(words[2:])
         find_recipe(words[1], Path("configs")).choose(options.stages.split(",") if options.stages else None)
+    elif words[0] == "compare":
+        options = compare._arguments().parse_args(words[1:])
+        for word in options.what:
+            if word.endswith(".json"):
+                assert main(["compare", word, f"--output={tmp_path}"]) == 0
+            elif not word.startswith("lightning_logs/"):
+                find_recipe(word, Path("configs"))
     elif words[0] == "sweep":
         options, overrides = sweep._arguments().parse_known_args(words[1:])
         cli.parse(["fit", f"--config={options.config}", *overrides])

@@ -16,17 +16,16 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from kd_lightning import cli
-from kd_lightning.commands.compare import collect, terminal_table, write_report
-from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
+from kd_lightning.commands.comparison import collect
+from kd_lightning.commands.recipe import CONFIGS, Recipe, Stage, find_recipe
+from kd_lightning.commands.report import write_report
+from kd_lightning.commands.table import terminal_table
 from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import Arguments, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.results import label_of, read_results, update_results
 from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.weights_file import read_weights
-
-CONFIGS = Path("configs")
-"""Where recipes are looked for, below the working folder."""
 
 DEFAULT_RECIPE = "digits"
 
@@ -115,10 +114,9 @@ def main(words: list[str]) -> None:
             _carry_out(run, goes_on)
             results = read_results(run.folder)
             console.print(f"    {results['test']['errors']} errors, {results['fit']['seconds']:.1f} s")
-    rows = collect(recipe, options.runs)
-    command = shlex.join(["kd-lightning", "reproduce", *words])
-    report = write_report(recipe, rows, options.runs, command)
-    console.print(terminal_table(recipe, rows))
+    comparison = collect(recipe, options.runs, shlex.join(["kd-lightning", "reproduce", *words]))
+    report = write_report(comparison, options.runs / recipe.name)
+    console.print(terminal_table(comparison))
     console.print(f"report: {report}")
     console.print(f"curves: tensorboard --logdir {options.runs / recipe.name}")
 

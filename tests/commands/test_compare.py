@@ -1,35 +1,23 @@
+import csv
+import io
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
-from kd_lightning.commands.compare import cells, collect, terminal_table, write_report
-from kd_lightning.commands.recipe import Recipe, Stage
+from kd_lightning.__main__ import main
+from kd_lightning.commands.comparison import collect
+from kd_lightning.commands.table import cells, terminal_table
 from kd_lightning.commands.terminal import FILE_WIDTH
-from kd_lightning.results import update_results
+from kd_lightning.results import read_results
+from tests.commands.made import HINTON_RULES, made_recipe, write_run
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("teacher", "distill_feature_map", "distill_without_3")
-
-
-def made_recipe() -> Recipe:
-    corrected = {"as_trained": "206 (133 on threes)", "test_optimal": "109 (14 on threes)"}
-    stages = {
-        "teacher": Stage("teacher", Path("teacher.yaml"), published=67),
-        "distill_feature_map": Stage("distill_feature_map", Path("a.yaml"), "74 (best of 5 seeds)", teacher="teacher"),
-        "distill_without_3": Stage("distill_without_3", Path("b.yaml"), corrected=corrected, teacher="teacher"),
-    }
-    return Recipe("made", stages, "Made", "nowhere", "errors", 2)
-
-
-def write_run(runs: Path, stage: str, seed: int, **parts: object) -> None:
-    parts = {
-        "fit": {"seconds": 1234.5},
-        "test": {"errors": 80 + seed, "images": 10000},
-        "network": {"name": "MLP", "parameters": 2_395_210, "mebibytes": 9.137},
-        "device": "cpu",
-        **parts,
-    }
-    update_results(runs / "made" / stage / f"seed_{seed}", **parts)
 
 
 @pytest.fixture
@@ -39,47 +27,235 @@ def runs(tmp_path: Path) -> Path:
         write_run(tmp_path, "teacher", seed, latency=latency, threads=1)
         test = {"errors": 3044 + 200 * seed, "images": 10000, "agreement": agreement}
         write_run(tmp_path, "distill_feature_map", seed, latency={"batch_128": many}, threads=1, test=test)
-        rules = ("as_trained", "frequency", "test_optimal")
-        bias_correction = {rule: {"errors": 704, "class_errors": 126 + seed} for rule in rules}
+        bias_correction = {rule: {"errors": 704, "class_errors": 126 + seed} for rule in HINTON_RULES}
         write_run(
             tmp_path, "distill_without_3", seed, latency=latency, threads=1, test=test, bias_correction=bias_correction
         )
     return tmp_path
 
 
+@pytest.fixture
+def folder(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of runs, from the one that it lies in, where no recipe is of its name."""
+    monkeypatch.chdir(runs)
+    return Path("made")
+
+
+def shown(folder: Path) -> list[dict[str, str]]:
+    return cells(collect(made_recipe(), folder, "command"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["compare", *words]) == 2
+    assert not list(Path().rglob("report.html"))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kd-lightning:")]
+    return line
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str, object]]:
+    """The rows, by name."""
+    capsys.readouterr()
+    assert main(["compare", *map(str, words), "--format", "json"]) == 0
+    return {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+
+
 def test_latency_is_the_median_over_seeds_and_agreement_the_mean_in_percent(runs: Path) -> None:
-    teacher, distilled, *_ = cells(collect(made_recipe(), runs), "errors")
+    teacher, distilled, *_ = shown(runs)
     assert (teacher["ms, batch 1"], teacher["ms, batch 128"], teacher["agrees with teacher"]) == ("0.200", "30.000", "")
     assert (distilled["ms, batch 1"], distilled["ms, batch 128"]) == ("", "30.000")
     assert distilled["agrees with teacher"] == "98.70 ± 0.20%"
 
 
 def test_agreement_is_that_of_the_student_as_trained(runs: Path) -> None:
-    rules = cells(collect(made_recipe(), runs), "errors")[2:]
+    rules = shown(runs)[2:]
     assert [row["agrees with teacher"] for row in rules] == ["98.70 ± 0.20%", "", ""]
     assert [row["ms, batch 1"] for row in rules] == 3 * ["0.200"]
 
 
 def test_runs_from_before_latency_was_measured_are_compared_without_it(tmp_path: Path) -> None:
     write_run(tmp_path, "teacher", 0)
-    rows = collect(made_recipe(), tmp_path)
-    assert set(cells(rows, "errors")[0]) == {"stage", "published", "ours", "n", "parameters", "MiB", "seconds"}
-    assert " ms:" not in write_report(made_recipe(), rows, tmp_path, "command").read_text()
+    assert set(shown(tmp_path)[0]) == {"stage", "published", "ours", "n", "parameters", "MiB", "seconds"}
     write_run(tmp_path, "teacher", 1, latency={"batch_1": 0.5, "batch_128": 7.0}, threads=1)
-    (row,) = cells(collect(made_recipe(), tmp_path), "errors")
+    (row,) = shown(tmp_path)
     assert (row["n"], row["ms, batch 1"], row["ms, batch 128"]) == ("2", "0.500", "7.000")
-
-
-def test_the_report_says_on_which_device_the_milliseconds_were_taken(runs: Path) -> None:
-    report = write_report(made_recipe(), collect(made_recipe(), runs), runs, "command").read_text()
-    assert "ms: one forward pass of a batch, median (cpu, CPU threads: 1)." in report
-    assert "| ms, batch 1 | ms, batch 128 |" in report
+    (latency,) = [row.latency for row in collect(made_recipe(), tmp_path, "").rows]
+    assert latency == {"batch_1": [None, 0.5], "batch_128": [None, 7.0]}  # whose they are stays known
 
 
 def test_names_and_figures_stay_whole_in_a_file(runs: Path) -> None:
     console = Console(width=FILE_WIDTH, highlight=False, markup=False)
     with console.capture() as capture:
-        console.print(terminal_table(made_recipe(), collect(made_recipe(), runs)))
+        console.print(terminal_table(collect(made_recipe(), runs, "command")))
     text = capture.get()
     for whole in (*NAMES, "74 (best of 5 seeds)", "3244.0 ± 200.0", "98.70 ± 0.20%", "2,395,210", "1234.5", "30.000"):
         assert whole in text
+
+
+def test_every_format_has_the_figures_of_the_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "Runs in made (accuracy in % on the test set)" in out
+    assert "report: lightning_logs/compare/report.html" in out
+    record = json.loads(Path("lightning_logs/compare/comparison.json").read_text())
+    rows = as_json(capsys, folder)
+    assert list(rows.values()) == record["rows"]
+    assert main(["compare", str(folder), "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(lines) == 3 + 3 + 9
+    for line in lines:
+        stage, _, rule = line["stage"].partition(", ")
+        results, place = read_results(folder / stage / f"seed_{line['seed']}"), int(line["seed"])
+        errors = 704 if rule else results["test"]["errors"]
+        assert (int(line["errors"]), float(line["accuracy"])) == (errors, round(1 - errors / 10000, 6))
+        assert rows[line["stage"]]["errors"][place] == errors
+        assert rows[line["stage"]]["figures"][place] == pytest.approx(100 - errors / 100)
+        assert float(line["seconds"]) == rows[line["stage"]]["seconds"][place] == results["fit"]["seconds"]
+        assert line["ms_batch_128"] == str(results["latency"]["batch_128"])
+        assert line["agreement"] == (str(results["test"].get("agreement", "")) if rule in ("", "as trained") else "")
+
+
+def test_runs_of_a_recipe_have_its_figures_wherever_they_are_named(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs)
+    Path("configs/made").mkdir(parents=True)
+    stages = {
+        "teacher": {"config": "a.yaml", "published": 67},
+        "distill_feature_map": {"config": "b.yaml", "teacher": "teacher", "published": "74 (best of 5 seeds)"},
+    }
+    recipe = {"title": "Made", "source": "nowhere", "metric": "errors", "stages": stages}
+    Path("configs/made/recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    whole = as_json(capsys, "made", "--runs", ".")
+    assert [(row["name"], row["published"]) for row in whole.values()][:2] == [
+        ("teacher", 67),
+        ("distill_feature_map", "74 (best of 5 seeds)"),
+    ]
+    assert whole["distill_feature_map"]["figures"] == [3044.0, 3244.0, 3444.0]
+    assert whole["distill_feature_map"]["reduction"] == 0.0
+    assert "distill_without_3, as trained" in whole  # which the recipe does not have
+    Path("elsewhere").mkdir()
+    Path("made").rename("elsewhere/made")
+    assert as_json(capsys, "made", "--runs", "elsewhere") == as_json(capsys, "configs/made", "--runs", "elsewhere")
+    assert as_json(capsys, "made", "--runs", "elsewhere") == whole
+    student = as_json(capsys, "elsewhere/made/distill_feature_map")
+    assert student["distill_feature_map"]["published"] == "74 (best of 5 seeds)"
+    one = as_json(capsys, "elsewhere/made/distill_feature_map/seed_1/results.json")
+    assert one["distill_feature_map"]["errors"] == [3244]
+
+
+def test_runs_of_no_recipe_share_a_row_where_they_differ_in_nothing_but_the_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    config = yaml.safe_load((ROOT / "configs/digits/baseline.yaml").read_text())
+    config["data"] = yaml.safe_load((ROOT / "configs/digits/data.yaml").read_text())
+    config["trainer"] = {"max_epochs": 1, "limit_train_batches": 1, "enable_progress_bar": False}
+    Path("own.yaml").write_text(yaml.safe_dump(config))
+    options = [("0",), ("1",), ("1", "--model.optimizer.lr=0.1"), ("0",)]
+    for version, (seed, *more) in enumerate(options):
+        words = ["--config=own.yaml", f"--seed_everything={seed}", *more]
+        assert main(["fit", *words]) == 0
+        run = Path("lightning_logs", f"version_{version}")
+        logger = "--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger"
+        where = [logger, "--trainer.logger.save_dir=.", f"--trainer.logger.version={version}"]
+        assert main(["test", *words, *where, f"--ckpt_path={run}"]) == 0
+    errors = [read_results(Path("lightning_logs", f"version_{n}"))["test"]["errors"] for n in range(4)]
+    assert errors[0] == errors[3]
+    rows = as_json(capsys, "lightning_logs")
+    assert {name: (row["seeds"], row["errors"]) for name, row in rows.items()} == {
+        "lightning_logs/version_1, version_3": ([1, 0], [errors[1], errors[3]]),
+        "lightning_logs/version_2": ([1], [errors[2]]),
+    }
+    assert main(["compare", "lightning_logs"]) == 0
+    told = "left out: lightning_logs/version_0 (the seed and settings of lightning_logs/version_3)"
+    assert told in capsys.readouterr().err
+    assert as_json(capsys, "lightning_logs/version_1", "lightning_logs/version_1")["lightning_logs"]["seeds"] == [1]
+
+
+def test_runs_that_cannot_be_compared_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path(), "not_tested", 0, test=None)
+    write_run(Path(), "not_trained", 0, fit=None)
+    write_run(Path(), "no_errors", 0, test={"images": 10})
+    write_run(Path(), "no_images", 0, test={"errors": 1, "images": 0})
+    write_run(Path(), "confusion", 0, class_names=["a", "b"], confusion=[[1, 2]])
+    write_run(Path(), "machine", 0, machine=["a", "list"])
+    (write_run(Path(), "cut", 0) / "results.json").write_text('{"fit": {"sec')
+    (write_run(Path(), "a_list", 0) / "results.json").write_text("[1, 2]")
+    assert main(["compare", str(folder)]) == 0
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        "left out: made/a_list/seed_0 (no results.json that can be read)",
+        "left out: made/confusion/seed_0 (results.json is damaged)",
+        "left out: made/cut/seed_0 (no results.json that can be read)",
+        "left out: made/machine/seed_0 (results.json is damaged)",
+        "left out: made/no_errors/seed_0 (results.json is damaged)",
+        "left out: made/no_images/seed_0 (results.json is damaged)",
+        "left out: made/not_tested/seed_0 (not tested)",
+        "left out: made/not_trained/seed_0 (not trained)",
+    ]
+    assert {name.partition(",")[0] for name in as_json(capsys, folder)} == set(NAMES)
+
+
+def test_comparisons_of_several_metrics_are_compared_by_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = ROOT / "lightning_logs" / "measured"
+    rows = as_json(capsys, measured / "mnist_hinton.json", measured / "mnist_transfer.json")
+    assert rows["mnist_hinton baseline"]["published"] == 98.54  # 146 errors of 10,000
+    assert rows["mnist_hinton distill_only_7_8, as trained"]["published"] == "errors: 4730 (47.3 %)"
+    assert rows["mnist_transfer distill"]["published"] == 97.1  # 9710 right
+    assert rows["mnist_transfer teacher"]["figures"] == [pytest.approx(98.73)]
+    (record,) = [json.loads((measured / "mnist_hinton.json").read_text())]
+    alone = as_json(capsys, measured / "mnist_hinton.json")
+    assert [row["figures"] for row in alone.values()] == [row["figures"] for row in record["rows"]]
+
+
+def test_json_and_csv_write_a_report_only_where_one_is_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("json", "csv"):
+        assert main(["compare", str(folder), "--format", name]) == 0
+        assert not list(Path().rglob("report.html"))
+    capsys.readouterr()
+    assert main(["compare", str(folder), "--format", "json", "--output", "here"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == json.loads(Path("here/comparison.json").read_text())
+    assert captured.err == "report: here/report.html\n"
+    assert Path("here/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "compare: the following arguments are required: RUNS"),
+        (("nowhere",), "compare: nowhere found, a run folder, a folder of runs (with results.json in them), a recipe"),
+        (("empty",), "compare: empty found, a run folder"),
+        (("known",), "compare: no run of known found in lightning_logs/known"),
+        (("untested",), "compare: untested found, a run that was trained and tested expected"),
+        (("made", "--format", "xml"), "argument --format: invalid choice: 'xml'"),
+        (("not.json",), "not.json: not a comparison ("),
+        (("other.json",), "other.json: not a comparison ('rows'), a comparison.json expected"),
+        (("nan.json",), "nan.json: not a comparison (a: figures [nan])"),
+        (("short.json",), "short.json: not a comparison (a: 2 runs"),
+        (("broken.yaml",), "broken.yaml: not a recipe"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Path("empty").mkdir()
+    Path("configs/known").mkdir(parents=True)
+    Path("configs/known/recipe.yaml").write_text("title: x\nstages: {a: {config: a.yaml}}")
+    write_run(Path(), "a", 0, test=None).rename("untested")
+    row = {"name": "a", "published": None, "figures": [1.0], "errors": [1], "images": 10, "class_errors": []}
+    row |= {"parameters": 1, "mebibytes": 1.0, "reduction": None, "seconds": [1.0]}
+    record = {"title": "", "source": "", "metric": "errors", "command": "", "versions": {}, "machine": {}}
+    Path("not.json").write_text("{")
+    Path("other.json").write_text("{}")
+    Path("nan.json").write_text(json.dumps({**record, "rows": [{**row, "figures": [float("nan")]}]}))
+    Path("short.json").write_text(json.dumps({**record, "rows": [{**row, "errors": [1, 2]}]}))
+    Path("broken.yaml").write_text("stages: [")
+    assert message in refused(capsys, *words)
+
+
+def test_comparing_does_not_wait_for_torch() -> None:
+    code = "import sys; from kd_lightning.commands import compare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

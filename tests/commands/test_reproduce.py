@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from kd_lightning.__main__ import main
-from kd_lightning.commands import reproduce
+from kd_lightning.commands import compare, reproduce
 from kd_lightning.results import read_results
 from tests.made import write_mnist
 
@@ -19,7 +19,8 @@ SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
 def _from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
-    monkeypatch.setattr(reproduce, "CONFIGS", CONFIGS)
+    for command in (reproduce, compare):
+        monkeypatch.setattr(command, "CONFIGS", CONFIGS)
 
 
 def refused(capsys, *words):
@@ -42,14 +43,13 @@ def test_digits_are_the_default_and_the_report_holds_what_the_runs_measured(caps
     assert rows["distill"]["agreement"][1] == measured["test"]["agreement"]
     assert rows["distill"]["latency"]["batch_128"][1] == measured["latency"]["batch_128"]
     assert rows["baseline"]["agreement"] == []
-    report = (runs / "report.md").read_text()
-    assert "| agrees with teacher |" in report
-    assert "| ms, batch 1 | ms, batch 128 |" in report
-    assert f"| {sum(errors) / 2:.1f} ± " in report
+    report = (runs / "report.html").read_text()
+    assert f"<td>{sum(errors) / 2:.1f} ± " in report
     assert "kd-lightning reproduce --seeds 2" in report
-    for picture in ("comparison.png", "teacher/seed_0/errors.png", "distill/seed_0/confusion.png"):
-        assert picture in report
-        assert (runs / picture).is_file()
+    assert "distill: label (rows) and prediction (columns)" in report
+    assert {file.name for file in runs.iterdir() if file.is_file()} == {"comparison.json", "report.html"}
+    assert main(["compare", "lightning_logs/digits", "--format", "json"]) == 0
+    assert {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]} == rows
 
 
 def test_what_is_finished_is_kept_until_an_option_changes_or_force_is_said(capsys):
@@ -142,9 +142,9 @@ def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
     stages = "distill_without_3,distill_only_7_8"
     words = ["reproduce", "mnist_hinton", "--stages", stages, f"--data.root={root}", *SHORT]
     assert main(words) == 0
-    report = Path("lightning_logs/mnist_hinton/report.md").read_text()
-    assert report.count(", bias by class frequency |") == 2
-    assert report.count(", bias chosen on the test set |") == 2
+    rows = json.loads(Path("lightning_logs/mnist_hinton/comparison.json").read_text())["rows"]
+    assert [row["name"].endswith(", bias by class frequency") for row in rows].count(True) == 2
+    assert [row["name"].endswith(", bias chosen on the test set") for row in rows].count(True) == 2
     without_3 = read_results(Path("lightning_logs/mnist_hinton/distill_without_3/seed_0"))["bias_correction"]
     assert without_3["classes"] == ["3"]
     assert without_3["test_optimal"]["errors"] <= without_3["as_trained"]["errors"]

@@ -62,8 +62,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         (TEST, RUN / "errors.png"),
         (["predict", "--config=teacher.yaml"], RUN / "predictions.csv"),
         (REPRODUCE, RUN.parents[1] / "comparison.json"),
-        (REPRODUCE, RUN.parents[1] / "comparison.png"),
-        (REPRODUCE, RUN.parents[1] / "report.md"),
+        (REPRODUCE, RUN.parents[1] / "report.html"),
     ],
     ids=lambda value: value.name if isinstance(value, Path) else value[0],
 )

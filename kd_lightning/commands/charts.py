@@ -1,0 +1,181 @@
+"""Where a report's pictures have what: dots, labels and ticks.
+
+Places across are in % of a picture's width, which is the screen's; those down are in pixels. So letters keep their size
+on a phone.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kd_lightning.commands.comparison import Comparison
+from kd_lightning.commands.recipe import METRICS
+from kd_lightning.commands.rows import Row
+from kd_lightning.commands.scale import Scale, spread
+from kd_lightning.commands.table import batch_sizes, mean_and_spread, median_latency
+
+GUTTER = 13.0
+"""% of the width that stay empty on the left where ticks are written."""
+
+LONGEST_NAME = 30
+MOST_NAMES = 8
+"""Rows above which a picture of cost has numbers in place of names, which would lie across each other."""
+
+LINE, DOT = 16.0, 9.0
+"""Pixels between two labels under each other, and between two dots."""
+
+CLOSE = 2.5
+"""% of the width within which two dots hide each other on a phone."""
+
+TOP, BOTTOM = 24.0, 48.0
+"""Pixels above and below what is drawn: for the first label; for ticks and the axis' name."""
+
+
+class Mark(NamedTuple):
+    """A value on an axis, and what is written there."""
+
+    place: float
+    words: str
+
+
+class Dot(NamedTuple):
+    """A run: across in %, down in pixels from its strip's line, or up, below 0."""
+
+    x: float
+    y: float
+    words: str
+
+
+class Strip(NamedTuple):
+    """The runs of a row, on a line of their own; `published` is from, to, in %; `mean` in %."""
+
+    words: str
+    top: float
+    line: float
+    dots: list[Dot]
+    mean: float
+    published: tuple[float, float] | None
+
+
+class SeedChart(NamedTuple):
+    """Every run of every row."""
+
+    strips: list[Strip]
+    ticks: list[Mark]
+    height: float
+    axis: str
+    published: bool
+
+
+def seed_chart(comparison: Comparison) -> SeedChart:
+    """Every run as a dot, a strip a row; the published figure as a bar, where it is a number or two."""
+    published = [published_range(row.published) for row in comparison.rows]
+    told = [value for pair in published if pair for value in pair]
+    scale = Scale.of([value for row in comparison.rows for value in row.figures] + told)
+    strips: list[Strip] = []
+    top = 0.0
+    for row, pair in zip(comparison.rows, published, strict=True):
+        dots = _swarm(row, scale)
+        words = f"{row.name}: {mean_and_spread(row.figures, 2 if comparison.metric == 'accuracy' else 1)}"
+        words += "" if pair or row.published is None else f" (published: {row.published})"
+        line = top + LINE + 2 * DOT - min(dot.y for dot in dots)
+        bar = (scale.across(pair[0]), scale.across(pair[1])) if pair else None
+        mean = scale.across(statistics.fmean(row.figures))
+        strips.append(Strip(words, top + LINE, line, dots, mean, bar))
+        top = line + 2 * DOT
+    ticks = [Mark(scale.across(value), f"{value:g}") for value in scale.ticks()]
+    axis = METRICS[comparison.metric] + (", logarithmic" if scale.log else "")
+    return SeedChart(strips, ticks, top + BOTTOM, axis, bool(told))
+
+
+def _swarm(row: Row, scale: Scale) -> list[Dot]:
+    """Dots upon each other where they would hide each other."""
+    dots: list[Dot] = []
+    for seed, figure in sorted(zip(row.seeds, row.figures, strict=True), key=lambda pair: pair[1]):
+        x = scale.across(figure)
+        taken = {dot.y for dot in dots if abs(dot.x - x) < CLOSE}
+        free = next(-DOT * level for level in range(len(dots) + 1) if -DOT * level not in taken)
+        dots.append(Dot(x, free, f"seed {seed}: {figure:g}"))
+    return dots
+
+
+def published_range(published: float | str | None) -> tuple[float, float] | None:
+    """The figure that a source's words begin with, twice, or from and to: of 70.2 to 70.8, or 206 (133 on threes)."""
+    if isinstance(published, int | float):
+        return float(published), float(published)
+    found = re.match(r"(\d+(?:\.\d+)?)(?: to (\d+(?:\.\d+)?))?(?=$| \(|,)", published or "")
+    return (float(found[1]), float(found[2] or found[1])) if found else None
+
+
+class Point(NamedTuple):
+    """A row in a picture of cost: across in %, all else in pixels; from its worst run down to its best one up."""
+
+    name: str
+    words: str
+    x: float
+    y: float
+    worst: float
+    best: float
+    label: float
+    to_the_left: bool
+    distilled: bool
+
+
+class CostChart(NamedTuple):
+    """Accuracy against what a network costs."""
+
+    title: str
+    axis: str
+    points: list[Point]
+    x_ticks: list[Mark]
+    y_ticks: list[Mark]
+    height: float
+
+
+def cost_charts(rows: Sequence[Row]) -> list[CostChart]:
+    """Mean accuracy against size and against the median time of a forward pass, for each size of batch timed."""
+    costs: dict[tuple[str, str], list[float | None]] = {("size", "MiB"): [row.mebibytes for row in rows]}
+    for size in batch_sizes(rows):
+        images = size.removeprefix("batch_")
+        title = "time for one image" if images == "1" else f"time for {images} images"
+        costs[title, "milliseconds"] = [median_latency(row, size) for row in rows]
+    names = [_shortened(row.name) if len(rows) <= MOST_NAMES else str(place) for place, row in enumerate(rows, start=1)]
+    charts: list[CostChart] = []
+    for (title, unit), its in costs.items():
+        known = [(n, row, c) for n, row, c in zip(names, rows, its, strict=True) if c and 0 < c < math.inf]
+        if known:
+            charts.append(_cost_chart(title, unit, known))
+    return charts
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:13]}…{name[-13:]}"
+
+
+def _cost_chart(title: str, unit: str, known: Sequence[tuple[str, Row, float]]) -> CostChart:
+    across = Scale.of([cost for _, _, cost in known])
+    # Where errors lie far apart, so do their logarithms: 99.0 and 99.5 % differ as much as 90 and 95 %.
+    down = Scale.of([100 - accuracy for _, row, _ in known for accuracy in row.accuracies])
+    tall = max(260.0, LINE * (len(known) + 2))
+
+    def at(accuracy: float) -> float:
+        return round(TOP + tall * down.fraction(100 - accuracy), 1)
+
+    points: list[Point] = []
+    for name, row, cost in known:
+        mean, x = at(statistics.fmean(row.accuracies)), across.across(cost, GUTTER)
+        words = f"{row.name}: {mean_and_spread(row.accuracies, 2)} %, {cost:.4g} {unit}"
+        distilled = row.reduction is not None or bool(row.agreement)
+        ends = at(min(row.accuracies)), at(max(row.accuracies))
+        points.append(Point(name, words, x, mean, *ends, label=mean, to_the_left=x > 50, distilled=distilled))
+    labels = spread([point.y for point in points], LINE, TOP, TOP + tall)
+    return CostChart(
+        title=title,
+        axis=unit + (", logarithmic" if across.log else ""),
+        points=[point._replace(label=label) for point, label in zip(points, labels, strict=True)],
+        x_ticks=[Mark(across.across(value, GUTTER), f"{value:g}") for value in across.ticks()],
+        y_ticks=[Mark(at(100 - value), f"{100 - value:.4g} %") for value in down.ticks()],
+        height=TOP + tall + BOTTOM,
+    )

@@ -1,0 +1,195 @@
+"""Rows that stand under each other: made of runs, read from a `comparison.json`, put together."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kd_lightning.commands.recipe import METRICS, Recipe, Stage
+from kd_lightning.commands.rows import DAMAGED, Row, confusion_of, figures_of, measured, rows_of
+from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, natural, read_run
+from kd_lightning.errors import UserError, one_line
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that stand under each other.
+
+    Attributes:
+        title: for people.
+        source: where the published figures are from.
+        metric: what the figures are, one of `METRICS`.
+        command: what made the comparison.
+        versions: of what the figures depend on.
+        machine: that they were measured on.
+        rows: at least one.
+        groups: the runs behind the rows; empty where they are not known.
+    """
+
+    title: str
+    source: str
+    metric: str
+    command: str
+    versions: dict[str, Any]
+    machine: dict[str, Any]
+    rows: list[Row]
+    groups: list[Group] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """What `comparison.json` holds: all but the runs, whose own files say it."""
+        own = {name: value for name, value in vars(self).items() if name != "groups"}
+        return {**own, "rows": [vars(row) for row in self.rows]}
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, str]]:
+    """Read runs; those that cannot be compared come apart, each with what keeps it from it."""
+    runs: list[MeasuredRun] = []
+    left_out: dict[Path, str] = {}
+    for folder in folders:
+        run = read_run(folder)
+        try:
+            if isinstance(run, MeasuredRun):
+                compare_groups(Recipe("", {}, ""), [Group("", "", by_settings([run])[0])], "")
+                confusion_of(run)
+        except DAMAGED:
+            run = "results.json is damaged"
+        if isinstance(run, MeasuredRun):
+            runs.append(run)
+        else:
+            left_out[folder] = run
+    return runs, left_out
+
+
+def collect(recipe: Recipe, runs: Path, command: str) -> Comparison:
+    """Read what was measured of a recipe; a stage of which no run was tested is left out.
+
+    Runs of a stage are put together only where they differ in nothing but the seed: seeds left over from an earlier
+    call with other options, other files or another teacher do not count.
+
+    Args:
+        recipe: what to look for.
+        runs: folder that holds `<recipe>/<stage>/seed_<n>/`.
+        command: what asked for it.
+    """
+    groups: list[Group] = []
+    for stage in recipe.stages:
+        found, _ = read_runs(sorted((runs / recipe.name / stage).glob("seed_*"), key=natural))
+        if found:
+            groups.append(Group(stage, stage, by_settings(found)[0]))
+    return compare_groups(recipe, groups, command)
+
+
+def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Comparison:
+    """Make the rows of groups of runs; of a stage that the recipe does not have, nothing is published."""
+    rows: list[Row] = []
+    sizes: dict[str, float] = {}
+    for group in groups:
+        stage = recipe.stages.get(group.stage, Stage(group.stage, {}))
+        sizes.setdefault(group.stage, float(group.runs[0].results["network"]["mebibytes"]))
+        rows += rows_of(stage, group, recipe.metric, sizes.get(stage.teacher or ""))
+    results = [run.results for group in groups for run in group.runs]
+    return Comparison(
+        title=recipe.title,
+        source=recipe.source,
+        metric=recipe.metric,
+        command=command,
+        versions=_together([one.get("versions", {}) for one in results]),
+        machine=_together([one.get("machine", {}) for one in results]),
+        rows=rows,
+        groups=groups,
+    )
+
+
+def _together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several runs have, name by name; values that differ stand side by side."""
+    values: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, value in part.items():
+            values.setdefault(name, {})[str(value)] = value
+    return {name: next(iter(its.values())) if len(its) == 1 else ", ".join(its) for name, its in values.items()}
+
+
+def read_comparison(file: Path) -> Comparison:
+    """Read a `comparison.json`.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        rows = [_read_row(row) for row in record["rows"]]
+        if record["metric"] not in METRICS or not rows:
+            raise ValueError(f"metric {record['metric']}, {len(rows)} rows")
+        return Comparison(
+            title=str(record["title"]),
+            source=str(record["source"]),
+            metric=record["metric"],
+            command=str(record["command"]),
+            versions=dict(record["versions"]),
+            machine=dict(record["machine"]),
+            rows=rows,
+        )
+    except (OSError, *DAMAGED) as error:
+        raise UserError(f"{file}: not a comparison ({one_line(error)}), a comparison.json expected") from error
+
+
+def _read_row(row: dict[str, Any]) -> Row:
+    """A row as it was kept; what older ones did not keep was not measured."""
+    errors, images, published = [int(wrong) for wrong in row["errors"]], int(row["images"]), row["published"]
+    read = Row(
+        name=str(row["name"]),
+        published=published if published is None or isinstance(published, int | float) else str(published),
+        seeds=[int(seed) for seed in row.get("seeds", range(len(errors)))],
+        figures=[float(figure) for figure in row["figures"]],
+        errors=errors,
+        images=images,
+        class_errors=[int(wrong) for wrong in row["class_errors"]],
+        agreement=measured(row.get("agreement", [])),
+        parameters=int(row["parameters"]),
+        mebibytes=float(row["mebibytes"]),
+        reduction=None if row["reduction"] is None else float(row["reduction"]),
+        latency={str(size): measured(its) for size, its in row.get("latency", {}).items()},
+        device=str(row.get("device", "")),
+        threads=row.get("threads"),
+        seconds=[float(seconds) for seconds in row["seconds"]],
+    )
+    if not errors or not images or {len(read.seeds), len(read.figures), len(read.seconds)} != {len(errors)}:
+        raise ValueError(f"{read.name}: {len(errors)} runs, {images} images, or figures of other runs")
+    if not all(map(math.isfinite, read.figures)):
+        raise ValueError(f"{read.name}: figures {read.figures}")
+    return read
+
+
+def merge(parts: dict[str, Comparison], command: str) -> Comparison:
+    """Put comparisons under each other, by name; where their metrics differ, all figures are accuracies."""
+    several = len(parts) > 1
+    metrics = {part.metric for part in parts.values()}
+    metric = metrics.pop() if len(metrics) == 1 else "accuracy"
+    rows, groups = [], []
+    for name, part in parts.items():
+        rows += [_renamed(row, f"{name} {row.name}" if several else row.name, part.metric, metric) for row in part.rows]
+        groups += [replace(group, name=f"{name} {group.name}") if several else group for group in part.groups]
+    return Comparison(
+        title=" · ".join(part.title for part in parts.values()),
+        source="; ".join(dict.fromkeys(part.source for part in parts.values())),
+        metric=metric,
+        command=command,
+        versions=_together([part.versions for part in parts.values()]),
+        machine=_together([part.machine for part in parts.values()]),
+        rows=rows,
+        groups=groups,
+    )
+
+
+def _renamed(row: Row, name: str, was: str, metric: str) -> Row:
+    if was == metric:
+        return replace(row, name=name)
+    published = row.published
+    if isinstance(published, int | float):
+        right = row.images - published if was == "errors" else published
+        published = round(100 * right / row.images, 4)
+    elif published is not None:
+        published = f"{METRICS[was]}: {published}"
+    return replace(row, name=name, published=published, figures=figures_of(row.errors, row.images, metric))
