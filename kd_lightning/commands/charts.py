@@ -19,7 +19,9 @@ from kd_lightning.commands.table import batch_sizes, mean_and_spread, median_lat
 GUTTER = 13.0
 """% of the width that stay empty on the left where ticks are written."""
 
-LONGEST_NAME = 30
+LONGEST_NAME, LONGEST_LINE = 30, 58
+"""Letters that have room on a phone: beside a dot, and above a strip."""
+
 MOST_NAMES = 8
 """Rows above which a picture of cost has numbers in place of names, which would lie across each other."""
 
@@ -78,8 +80,8 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     top = 0.0
     for row, pair in zip(comparison.rows, published, strict=True):
         dots = _swarm(row, scale)
-        words = f"{row.name}: {mean_and_spread(row.figures, 2 if comparison.metric == 'accuracy' else 1)}"
-        words += "" if pair or row.published is None else f" (published: {row.published})"
+        ours = mean_and_spread(row.figures, 2 if comparison.metric == "accuracy" else 1)
+        words = f"{_shortened(row.name, LONGEST_LINE - len(ours))}: {ours}"
         line = top + LINE + 2 * DOT - min(dot.y for dot in dots)
         bar = (scale.across(pair[0]), scale.across(pair[1])) if pair else None
         mean = scale.across(statistics.fmean(row.figures))
@@ -141,7 +143,10 @@ def cost_charts(rows: Sequence[Row]) -> list[CostChart]:
         images = size.removeprefix("batch_")
         title = "time for one image" if images == "1" else f"time for {images} images"
         costs[title, "milliseconds"] = [median_latency(row, size) for row in rows]
-    names = [_shortened(row.name) if len(rows) <= MOST_NAMES else str(place) for place, row in enumerate(rows, start=1)]
+    names = [
+        _shortened(row.name, LONGEST_NAME) if len(rows) <= MOST_NAMES else str(place)
+        for place, row in enumerate(rows, start=1)
+    ]
     charts: list[CostChart] = []
     for (title, unit), its in costs.items():
         known = [(n, row, c) for n, row, c in zip(names, rows, its, strict=True) if c and 0 < c < math.inf]
@@ -150,8 +155,10 @@ def cost_charts(rows: Sequence[Row]) -> list[CostChart]:
     return charts
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[:13]}…{name[-13:]}"
+def _shortened(name: str, longest: int) -> str:
+    """A name of at most so many letters: of a longer one the middle is left out."""
+    end = longest // 2
+    return name if len(name) <= longest else f"{name[: longest - end - 1]}…{name[-end:]}"
 
 
 def _cost_chart(title: str, unit: str, known: Sequence[tuple[str, Row, float]]) -> CostChart:

@@ -14,6 +14,7 @@ from tests.commands.made import HINTON_RULES, write_run
 
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "br", "hr", "img", "input", "link"}
+MEASURED = ROOT / "lightning_logs" / "measured"
 HOSTILE = """<script>alert(1)</script>"'&<b>"""
 
 
@@ -103,15 +104,11 @@ def _from_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
 
 
-def measured() -> list[str]:
-    return [str(file) for file in sorted((ROOT / "lightning_logs" / "measured").glob("*.json"))]
-
-
 def pages() -> dict[str, Page]:
     write_all()
     whole = page()
     write_all(classes=31)
-    return {"made": whole, "many classes": page(), "measured": page(*measured())}
+    return {"made": whole, "many classes": page(), "measured": page(*map(str, sorted(MEASURED.glob("*.json"))))}
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing() -> None:
@@ -206,6 +203,19 @@ def test_of_many_classes_the_most_confused_pairs_are_shown() -> None:
     many = [[0 if label == place else label + place for place in range(9)] for label in range(9)]
     pairs = report.most_confused(many, "abcdefghi")
     assert (len(pairs), pairs[0]["label"], pairs[0]["times"]) == (20, "h", 15)
+
+
+def test_many_rows_are_numbers_in_the_pictures_of_cost_and_few_are_names() -> None:
+    few = page(str(MEASURED / "digits.json"))
+    assert not few.all("ol")
+    assert {text.words for text in few.all("text")} >= {"teacher", "baseline", "distill"}
+    many = page(str(MEASURED / "mnist_hinton.json"))
+    names = [line[0] for line in many.table("Ours: errors")[1:]]
+    assert [item.words for item in many.all("li") if item.around[-1].tag == "ol"] == names
+    (size, *_) = [figure for figure in many.all("figure") if "Accuracy against size" in figure.words]
+    labels = [text.words for text in many.within(size, "text") if text.attributes["class"] == "name"]
+    assert labels == [str(place) for place in range(1, len(names) + 1)]
+    assert f"{names[1]}: 98.60 ± 0.08 %, 4.871 MiB" in size.words
 
 
 def test_what_users_write_is_shown_as_they_wrote_it() -> None:
