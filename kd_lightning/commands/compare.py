@@ -27,7 +27,8 @@ def main(words: list[str]) -> None:
     parts: dict[str, Comparison] = {}
     for source, part in _parts(options.what, options.runs):
         if part.rows:
-            name = source.stem if source.suffix == ".json" and source.is_file() else source.name
+            name = source.resolve().parent.name if source.name == "comparison.json" else source.name
+            name = name.removesuffix(".json")
             parts[str(source) if name in parts else name] = part
     if not parts:
         raise UserError(f"compare: {', '.join(options.what)} found, a run that was trained and tested expected")

@@ -197,6 +197,15 @@ def test_runs_that_cannot_be_compared_are_named(folder: Path, capsys: pytest.Cap
     assert {name.partition(",")[0] for name in as_json(capsys, folder)} == set(NAMES)
 
 
+def test_comparisons_of_one_name_are_told_apart(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = [tmp_path / folder / "comparison.json" for folder in ("a", "b", "c/b")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        shutil.copy(ROOT / "lightning_logs/measured/digits.json", file)
+    rows = as_json(capsys, *files)
+    assert [name for name in rows if "teacher" in name] == ["a teacher", "b teacher", f"{files[2]} teacher"]
+
+
 def test_comparisons_of_several_metrics_are_compared_by_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
     measured = ROOT / "lightning_logs" / "measured"
     rows = as_json(capsys, measured / "mnist_hinton.json", measured / "mnist_transfer.json")
