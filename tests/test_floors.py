@@ -18,6 +18,7 @@ FLOOR = {
     "download": 0,
     "errors": 0,
     "evaluation": 0,
+    "waiting": 0,
     "weights_file": 1,
     "whole": 1,
     "losses": 2,
