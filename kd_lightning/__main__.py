@@ -59,8 +59,9 @@ def main(args: list[str] | None = None) -> int:
         elif words[0] in TRAINER_COMMANDS:
             _load()
             from kd_lightning import cli
+            from kd_lightning.commands.closing import say_where_and_what_next
 
-            cli.main(["--help" if word == "--help_all" else word for word in words])
+            say_where_and_what_next(cli.main(["--help" if word == "--help_all" else word for word in words]))
         elif words[0] == "completion":
             from kd_lightning.commands.completion import script_for
 

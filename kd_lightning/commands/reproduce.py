@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from kd_lightning import cli
+from kd_lightning.commands.closing import STAGE
 from kd_lightning.commands.compare import collect, terminal_table, write_report
 from kd_lightning.commands.options import CONFIGS, DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
@@ -116,8 +118,8 @@ def main(words: list[str]) -> None:
     command = shlex.join(["kd-lightning", "reproduce", *words])
     report = write_report(recipe, rows, options.runs, command)
     console.print(terminal_table(recipe, rows))
-    console.print(f"report: {report}")
-    console.print(f"curves: tensorboard --logdir {options.runs / recipe.name}")
+    console.print(f"results: {report}")
+    console.print(f"next: tensorboard --logdir {options.runs / recipe.name}")
 
 
 def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]) -> list[Run]:
@@ -205,7 +207,8 @@ def _carry_out(run: Run, goes_on: bool) -> None:
     fit = ["fit", *run.options, f"--label={run.fingerprint}", *([f"--ckpt_path={run.last}"] if goes_on else [])]
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes by repeating this command line: it must be the stage's own.
-        if subprocess.run([sys.executable, "-m", "kd_lightning", *fit], check=False).returncode:
+        command = [sys.executable, "-m", "kd_lightning", *fit]
+        if subprocess.run(command, env={**os.environ, STAGE: run.stage.name}, check=False).returncode:
             raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
         one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
         cli.main(["test", *run.options, *one_device, f"--ckpt_path={run.folder}", "--verbose=false"])

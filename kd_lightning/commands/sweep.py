@@ -75,8 +75,8 @@ def main(words: list[str]) -> None:
     best["trainer"] = {**asked_for["trainer"], "logger": _logger(options.runs, f"{folder.name}_best")}
     write_text(folder / "best.yaml", yaml.safe_dump(best, sort_keys=False))
     console.print(terminal_table(results))
-    console.print(f"figures: {folder}/sweep.csv, accuracy.png; tensorboard --logdir {folder}")
-    console.print(f"the best, alone: kd-lightning fit --config {folder}/best.yaml")
+    console.print(f"results: {folder} (sweep.csv, accuracy.png, best.yaml; tensorboard --logdir {folder})")
+    console.print(f"next: kd-lightning fit --config {folder}/best.yaml")
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
