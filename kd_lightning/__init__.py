@@ -6,6 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 HOMES = {
+    "batch": ("Batch",),
     "callbacks": ("BiasCorrection", "ConfusionMatrix", "LastCheckpoint", "PredictionWriter", "ResultsWriter"),
     "data": (
         "CIFAR10DataModule",

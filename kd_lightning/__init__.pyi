@@ -2,6 +2,7 @@
 
 # ruff: noqa: F403  # a package's `__all__` is what it offers
 
+from kd_lightning.batch import Batch as Batch
 from kd_lightning.callbacks import *
 from kd_lightning.data import *
 from kd_lightning.errors import UserError as UserError
