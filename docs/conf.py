@@ -18,8 +18,10 @@ myst_heading_anchors = 3
 
 default_role = "literal"  # docstrings write code as `code`
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
 napoleon_use_ivar = True
 # Types of other packages, whose documentation is not fetched, and of ours that the reference leaves out.
 nitpick_ignore_regex = [

@@ -11,6 +11,11 @@ import yaml
 from kd_lightning.commands.compare import mean_and_spread
 from kd_lightning.commands.recipe import METRICS, Recipe, Stage, find_recipe
 
+KEYS = re.compile(r"(Source|Command|Published figure|Known deviation): ")
+"""With which lines of a config's header begin."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
 ABSENT = "-"
 """In a cell of what was not published, or not measured."""
 
@@ -55,7 +60,7 @@ def _figures(recipe: Recipe, measured: dict[str, Any]) -> str:
             [
                 f"`{row['name']}`",
                 str(row["published"] or ABSENT),
-                f"**{mean_and_spread(row['figures'], digits)}**",
+                f"**{mean_and_spread(row['figures'], digits)}**".replace(" ", NO_BREAK),
                 str(len(row["figures"])),
                 agreement,
                 f"{row['parameters']:,}",
@@ -82,7 +87,7 @@ def _stage(stage: Stage) -> str:
     if isinstance(stage.config, dict):
         return f"### `{stage.name}`\n\n{taught.strip()}"
     header = [line[1:].strip() for line in stage.config.read_text().splitlines() if line.startswith("#")]
-    said = "\n".join(f"- {_as_code(line)}" if re.match(r"[A-Z][\w ]+: ", line) else line for line in header)
+    said = "\n".join(f"- {_as_code(line)}" if KEYS.match(line) else line for line in header)
     text, *rest = said.partition("\n- ")
     data = yaml.safe_load(stage.config.read_text()).get("data")
     where = f"`configs/{stage.config.parent.name}/{stage.config.name}`"

@@ -79,6 +79,7 @@ def test_every_recipe_has_a_page_with_its_stages_and_figures(name):
     assert all(f"### `{stage}`" in page for stage in recipe.stages)
     for row in measured["rows"]:
         figure = mean_and_spread(row["figures"], 2 if measured["metric"] == "accuracy" else 1)
+        figure = figure.replace(" ", "\N{NO-BREAK SPACE}")
         assert f"| `{row['name']}` | {row['published'] or '-'} | **{figure}** | {len(row['figures'])} |" in page
     assert measured["command"] in page
 
