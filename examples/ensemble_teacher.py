@@ -15,7 +15,7 @@ files = []
 for seed in range(3):
     seed_everything(seed)
     member = TeacherModule(MLP([64, 200, 10]))
-    trainer = Trainer(max_epochs=20, **QUIET)
+    trainer = Trainer(max_epochs=10, **QUIET)
     trainer.fit(member, DigitsDataModule())
     (figures,) = trainer.test(member, DigitsDataModule(), verbose=False)
     print(f"member {seed}: {figures['test/errors']:.0f} errors of 360")
@@ -30,7 +30,7 @@ for name, teacher, teacher_ckpt in (
 ):
     seed_everything(0)
     student = DistillModule(MLP([64, 32, 10]), teacher=teacher, teacher_ckpt=teacher_ckpt, temperature=4.0)
-    trainer = Trainer(max_epochs=40, **QUIET)
+    trainer = Trainer(max_epochs=30, **QUIET)
     trainer.fit(student, few)
     (figures,) = trainer.test(student, few, verbose=False)
     print(f"taught by {name}: {figures['test/errors']:.0f} errors of 360")

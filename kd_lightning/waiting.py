@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import track
 
 T = TypeVar("T")
@@ -21,7 +22,8 @@ def bar(steps: Iterable[T], what: str, total: float | None = None, shown: bool =
         total: how many there are, where they do not say it themselves.
         shown: false in all processes of a run but one.
     """
-    return track(steps, what, total, disable=not (shown and sys.stdout.isatty()), transient=True)
+    shown = shown and sys.stdout.isatty()
+    return track(steps, what, total, disable=not shown, transient=True, console=Console())  # of stdout as it is now
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,18 +44,14 @@ def test_every_example_is_run_here():
     assert {file.stem for file in EXAMPLES.glob("*.py")} == {"own_network", "own_loss", "own_data", "ensemble_teacher"}
 
 
-def test_an_ensemble_is_named_in_a_config():
-    for seed in range(3):
-        words = [f"--seed_everything={seed}", f"--trainer.logger.version=seed_{seed}", "--trainer.max_epochs=1"]
-        assert main(["fit", f"--config={ROOT / 'configs/digits/teacher.yaml'}", *words]) == 0
+def test_an_ensemble_and_a_loss_are_named_in_a_config():
+    digits, teacher = ROOT / "configs" / "digits", Path("lightning_logs/digits/teacher")
+    assert main(["fit", f"--config={digits / 'teacher.yaml'}", "--trainer.max_epochs=1"]) == 0
+    for seed in (1, 2):  # what the others would be
+        shutil.copytree(teacher / "seed_0", teacher / f"seed_{seed}")
     words = [f"--config={EXAMPLES / 'ensemble_teacher.yaml'}", "--trainer.max_epochs=1"]
     assert main(["fit", *words]) == 0
     assert main(["test", *words]) == 0
-
-
-def test_a_loss_is_named_by_its_import_path():
-    config = ROOT / "configs" / "digits"
-    assert main(["fit", f"--config={config / 'teacher.yaml'}", "--trainer.max_epochs=1"]) == 0
     words = ["--model.soft_loss=own_loss.logit_distance", "--trainer.max_epochs=1"]
-    assert main(["fit", f"--config={config / 'distill.yaml'}", *words]) == 0
+    assert main(["fit", f"--config={digits / 'distill.yaml'}", *words]) == 0
     sys.modules.pop("own_loss")

@@ -29,8 +29,9 @@ def test_a_terminal_gets_a_bar_within_a_line_too(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     with line("reading"):
-        for _ in bar(range(2), "decoding"):
-            time.sleep(0.15)  # a bar is drawn ten times a second
+        for _ in bar(range(1000), "decoding"):  # drawn ten times a second, by a thread of its own
+            if "decoding" not in sys.stdout.getvalue():
+                time.sleep(0.02)
     assert "decoding" in sys.stdout.getvalue()
     assert sys.stdout.getvalue().endswith("\r\x1b[K")
 
