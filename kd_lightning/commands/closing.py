@@ -15,8 +15,8 @@ STAGE = "KD_LIGHTNING_STAGE"
 LEFT_BY = {
     "fit": ("config.yaml", "checkpoints"),
     "validate": (),
-    "test": (RESULTS_FILE, "confusion.png", "errors.png"),
-    "predict": ("predictions.csv",),
+    "test": (RESULTS_FILE, "*.png"),
+    "predict": ("predictions*.csv",),
 }
 """Files of a run folder, by the command that writes them."""
 
@@ -25,7 +25,7 @@ def say_where_and_what_next(done: LightningCLI) -> None:
     """Print one line of each, once for all processes of a run, and only of what is there."""
     folder = run_folder(done.trainer)  # on every process: they agree on it
     command = str(done.subcommand)
-    left = [name for name in LEFT_BY[command] if (folder / name).exists()]
+    left = [file.name for pattern in LEFT_BY[command] for file in sorted(folder.glob(pattern))]
     if not done.trainer.is_global_zero or not left or STAGE in os.environ:
         return
     print(f"results: {folder} ({', '.join(left)})")

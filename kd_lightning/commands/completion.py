@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from kd_lightning.commands.options import CONFIGS
 from kd_lightning.commands.pages import page_of
+from kd_lightning.commands.recipe import CONFIGS
 from kd_lightning.errors import UserError
 
 BASH = """\

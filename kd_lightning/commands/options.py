@@ -4,10 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-from kd_lightning.commands.words import Arguments
-
-CONFIGS = Path("configs")
-"""Where recipes are looked for, below the working folder."""
+from kd_lightning.commands.recipe import CONFIGS
+from kd_lightning.commands.words import Arguments, count
 
 DEFAULT_RECIPE = "digits"
 
@@ -57,9 +55,9 @@ def sweep_arguments() -> Arguments:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML of a distilled student")
     parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
     parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     parser.add_argument(
-        "--at_once", type=_count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
+        "--at_once", type=count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
     )
     parser.add_argument(
         "--runs",
@@ -83,7 +81,5 @@ def _numbers(word: str) -> list[float]:
     return numbers
 
 
-def _count(word: str) -> int:
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
-    return int(word)
+PARSERS = {"reproduce": reproduce_arguments, "sweep": sweep_arguments}
+"""By command, for its page of help and its completion."""

@@ -1,6 +1,6 @@
 """A page of help for each command, on one screen and without torch."""
 
-from kd_lightning.commands.options import reproduce_arguments, sweep_arguments
+from kd_lightning.commands.options import PARSERS
 
 HEADS = {
     "fit": "Train what a config names; the run is kept in the folder that its logger names.",
@@ -71,5 +71,4 @@ def page_of(command: str) -> str | None:
         return TRAINER_PAGE.format(command=command, head=HEADS[command], run=RUN[kind], parts=PARTS[kind])
     if command == "completion":
         return COMPLETION_PAGE
-    parsers = {"reproduce": reproduce_arguments, "sweep": sweep_arguments}
-    return parsers[command]().format_help() if command in parsers else None
+    return PARSERS[command]().format_help() if command in PARSERS else None

@@ -9,6 +9,9 @@ import yaml
 
 from kd_lightning.errors import UserError, one_line
 
+CONFIGS = Path("configs")
+"""Where recipes are looked for, below the working folder."""
+
 METRICS = {"right": "right images", "errors": "errors", "accuracy": "accuracy in %"}
 """What a recipe's figures are, with the words for it."""
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from kd_lightning import cli
 from kd_lightning.commands.closing import STAGE
 from kd_lightning.commands.compare import collect, terminal_table, write_report
-from kd_lightning.commands.options import CONFIGS, DEFAULT_RECIPE, reproduce_arguments
-from kd_lightning.commands.recipe import Recipe, Stage, find_recipe
+from kd_lightning.commands.options import DEFAULT_RECIPE, reproduce_arguments
+from kd_lightning.commands.recipe import CONFIGS, Recipe, Stage, find_recipe
 from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError

@@ -31,11 +31,15 @@ def test_each_command_names_the_next_and_it_can_be_run(capsys):
         assert main(words[1:]) == 0
         chain.append(closing(capsys))
     on_run = f"--config {RUN}/config.yaml --ckpt_path {RUN}"
-    assert chain == [
-        [f"results: {RUN} (config.yaml, checkpoints)", f"next: kd-lightning test {on_run}"],
-        [f"results: {RUN} (results.json, confusion.png, errors.png)", f"next: kd-lightning predict {on_run}"],
-        [f"results: {RUN} (predictions.csv)", "next: tensorboard --logdir lightning_logs/digits/teacher"],
+    assert [further for _, further in chain] == [
+        f"next: kd-lightning test {on_run}",
+        f"next: kd-lightning predict {on_run}",
+        "next: tensorboard --logdir lightning_logs/digits/teacher",
     ]
+    fitted, tested, predicted = (results for results, _ in chain)
+    assert fitted == f"results: {RUN} (config.yaml, checkpoints)"
+    assert tested.startswith(f"results: {RUN} (results.json, confusion.png, errors.png")
+    assert predicted == f"results: {RUN} (predictions.csv)"
 
 
 def test_nothing_is_named_that_is_not_there(capsys):
@@ -47,7 +51,9 @@ def test_a_recipe_has_the_last_word_alone(capsys, tmp_path, monkeypatch):
     recipe = ["reproduce", str(CONFIG.parent), "--stages=baseline", "--seeds=1", "--trainer.max_epochs=1"]
     assert main(recipe) == 0
     folder = "lightning_logs/digits"
-    assert closing(capsys) == [f"results: {folder}/report.md", f"next: tensorboard --logdir {folder}"]
+    results, further = closing(capsys)
+    assert results.startswith(f"results: {folder}/report.")
+    assert further == f"next: tensorboard --logdir {folder}"
 
 
 def test_a_process_that_is_a_stage_says_nothing(capsys, monkeypatch):
