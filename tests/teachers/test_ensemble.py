@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import nn
 
+from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
@@ -126,3 +127,21 @@ def test_an_ensemble_that_will_not_do_is_named_in_one_line(option, message, caps
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kd-lightning:")]
     assert message in line
     assert not Path("logs/student/seed_0/checkpoints").exists()
+
+
+@pytest.mark.usefixtures("_config")
+def test_members_get_the_data_s_classes_and_no_published_weights():
+    config = yaml.safe_load(Path("student.yaml").read_text())
+    member = {"class_path": "torchvision.models.resnet18", "init_args": {"weights": "DEFAULT"}}
+    config["model"]["init_args"]["teacher"]["init_args"]["members"] = [member, network(16)]
+    Path("student.yaml").write_text(yaml.safe_dump(config))
+    first, second = cli.build(["fit", "--config=student.yaml"]).model.teacher.network.members
+    assert first.fc.out_features == 10
+    assert second.linear2.out_features == 10
+
+
+@pytest.mark.usefixtures("_config")
+def test_a_sweep_asks_it_too():
+    words = ["--temperatures=1,4", "--soft_weights=0.5", "--data.val_size=50", "--trainer.max_epochs=1"]
+    assert main(["sweep", "student.yaml", *words]) == 0
+    assert len(list(Path("lightning_logs/sweep").rglob("sweep.csv"))) == 1
