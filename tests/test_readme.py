@@ -1,4 +1,4 @@
-"""What the README shows, run as it is shown."""
+"""What the README and the documentation show, run as it is shown."""
 
 import json
 import re
@@ -20,9 +20,11 @@ from kd_lightning.commands.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 LINES = [
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page, re.S)
     for line in block.splitlines()
 ]
 COMMANDS = sorted({line for line in LINES if line.startswith("kd-lightning ") and "…" not in line})
