@@ -1,21 +1,25 @@
 """The console command `kd-lightning`: sends a word to the command that owns it."""
 
 import sys
+from importlib import import_module
 
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
-  reproduce [RECIPE]   a published system, end to end: teacher, baseline, distilled students, comparison
-  compare RUNS …       runs, recipes or records side by side: a table, and a report to open in a browser
+  reproduce [RECIPE]   a published system, end to end: teacher, baseline, students, comparison
+  compare RUNS …       runs, recipes or records side by side: a table, and a report for a browser
   sweep CONFIG         students of many temperatures, soft weights and seeds, trained at once
   fit                  train what a config names        --config configs/digits/teacher.yaml
   validate             measure a run on its validation split
   test                 measure a run on the test set
   predict              write what a run says of each test image
+  completion SHELL     print what lets bash, zsh or fish complete these words
 
 kd-lightning COMMAND --help says more of each.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+COMMANDS = ("reproduce", "compare", "sweep", *TRAINER_COMMANDS, "completion")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -33,11 +37,18 @@ def main(args: list[str] | None = None) -> int:
 
         print(f"kd-lightning {__version__}")
         return 0
-    # Each command imports torch and Lightning, seconds of waiting: only where they are needed.
+    if {"-h", "--help"} & {*words[1:]}:
+        from kd_lightning.commands.pages import page_of
+
+        if page := page_of(words[0]):
+            print(page, end="")
+            return 0
+    # Most commands import torch and Lightning, seconds of waiting: only where they are needed.
     from kd_lightning.errors import UserError
 
     try:
         if words[0] == "reproduce":
+            _load()
             from kd_lightning.commands import reproduce
 
             reproduce.main(words[1:])
@@ -46,16 +57,22 @@ def main(args: list[str] | None = None) -> int:
 
             compare.main(words[1:])
         elif words[0] == "sweep":
+            _load()
             from kd_lightning.commands import sweep
 
             sweep.main(words[1:])
         elif words[0] in TRAINER_COMMANDS:
+            _load()
             from kd_lightning import cli
+            from kd_lightning.commands.closing import say_where_and_what_next
 
-            cli.main(words)
+            say_where_and_what_next(cli.main(["--help" if word == "--help_all" else word for word in words]))
+        elif words[0] == "completion":
+            from kd_lightning.commands.completion import script_for
+
+            print(script_for(words[1:], COMMANDS), end="")
         else:
-            commands = ", ".join(("reproduce", "compare", "sweep", *TRAINER_COMMANDS))
-            raise UserError(f"command: {words[0]} found, one of {commands} expected")
+            raise UserError(f"command: {words[0]} found, one of {', '.join(COMMANDS)} expected")
     except UserError as error:
         print(f"kd-lightning: error: {error}", file=sys.stderr)
         return 2
@@ -63,6 +80,14 @@ def main(args: list[str] | None = None) -> int:
         print("kd-lightning: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _load() -> None:
+    """Import what takes long, and say so."""
+    from kd_lightning.waiting import line
+
+    with line("loading torch and Lightning"):
+        import_module("lightning.pytorch")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,28 @@ from jsonargparse import ArgumentParser
 from kd_lightning.errors import UserError
 
 OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
-"""Where networks are whose option `weights` is published weights."""
+"""Where networks are defined whose option `weights` is published weights."""
 
 
 def leave_out_weights(network: Any) -> None:
-    """Build a network that a checkpoint is loaded into without published weights, which need not be there then."""
-    published = network is not None and network.class_path.startswith((OURS, TORCHVISION))
-    if published and (network.get("init_args") or {}).get("weights") is not None:
-        network.init_args.weights = None
+    """Build a network that checkpoints are loaded into without published weights, which need not be there then."""
+    for part in _parts(network):
+        published = _home(part).startswith((OURS, TORCHVISION))
+        if published and (part.get("init_args") or {}).get("weights") is not None:
+            part.init_args.weights = None
+
+
+def _home(network: Any) -> str:
+    """The module in which a network's class, or the function that makes it, is defined."""
+    return getattr(locate(network.class_path), "__module__", None) or ""
+
+
+def _parts(network: Any) -> list[Any]:
+    """A network's config; of an ensemble those of its members; nothing where there is none."""
+    if network is None:
+        return []
+    members = (network.get("init_args") or {}).get("members")
+    return members if isinstance(members, list) else [network]
 
 
 def fit_to_classes(model: Any, count: Callable[[], int]) -> None:
@@ -31,14 +45,14 @@ def fit_to_classes(model: Any, count: Callable[[], int]) -> None:
         UserError: published weights for other classes than the data has.
     """
     options = model.get("init_args") or {}
-    networks = [options.get(name) for name in ("net", "teacher")]
-    unset = [network for network in networks if network is not None and _is_unset(network)]
+    networks = [part for name in ("net", "teacher") for part in _parts(options.get(name))]
+    unset = [network for network in networks if _is_unset(network)]
     if not unset:
         return
     classes = count()
     for network in unset if classes else ():  # a module of the user's own may know it after setup alone
         given = network.get("init_args") or {}
-        if network.class_path.startswith(TORCHVISION) and given.get("weights"):
+        if _home(network).startswith(TORCHVISION) and given.get("weights"):
             raise UserError(
                 f"model: {network.class_path} with weights has 1000 classes, the data {classes}; "
                 "kd_lightning.models.pretrained gives such a network a head of its own"
@@ -54,7 +68,7 @@ def _is_unset(network: Any) -> bool:
     given = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
     if "num_classes" in given:
         return bool(given["num_classes"] == _default_classes(network.class_path))
-    return network.class_path.startswith(TORCHVISION)  # where some functions hand it on without naming it
+    return _home(network).startswith(TORCHVISION)  # where some functions hand it on without naming it
 
 
 def _default_classes(class_path: str) -> int | None:

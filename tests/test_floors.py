@@ -18,6 +18,7 @@ FLOOR = {
     "download": 0,
     "errors": 0,
     "evaluation": 0,
+    "waiting": 0,
     "weights_file": 1,
     "whole": 1,
     "losses": 2,
@@ -57,12 +58,15 @@ def imported_units(source: str, package: str) -> set[str]:
             base = resolve_name("." * node.level + (node.module or ""), package)
             names.update(f"{base}.{alias.name}" for alias in node.names)
     parts = [name.split(".") for name in names if name.split(".")[0] == "kd_lightning"]
-    # What the package itself defines, as its version, comes from its __init__.
-    return {part[1] if len(part) > 1 and _is_unit(part[1]) else "__init__" for part in parts}
+    return {_unit_of(part[1]) if len(part) > 1 else "__init__" for part in parts}
 
 
-def _is_unit(name: str) -> bool:
-    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
+def _unit_of(name: str) -> str:
+    """Where what `from kd_lightning import name` gives comes from, be it looked up when asked for."""
+    if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file():
+        return name
+    homes = [home for home, names in kd_lightning.HOMES.items() if name in names]
+    return homes[0] if homes else "__init__"  # which defines the version itself
 
 
 def broken(importer: str, imported: str) -> bool:
@@ -87,6 +91,7 @@ def test_imports_lead_downward_only(file: Path) -> None:
     [
         ("import kd_lightning.data.base as b", {"data"}),
         ("from kd_lightning import cli, __version__", {"cli", "__init__"}),
+        ("from kd_lightning import DistillModule, MLP", {"modules", "models"}),
         ("def f():\n    if 1:\n        from kd_lightning.commands.compare import collect", {"commands"}),
         ("from ..data import views\nfrom .soft import x", {"data", "losses"}),
         ("import torch\nfrom kd_lightning_extras.data import views", set()),

@@ -1,4 +1,4 @@
-"""What the README shows, run as it is shown."""
+"""What the README and the documentation show, run as it is shown."""
 
 import json
 import re
@@ -15,15 +15,17 @@ from torchvision.models import resnet18
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
-from kd_lightning.commands import compare, reproduce, sweep
+from kd_lightning.commands.options import compare_arguments, reproduce_arguments, sweep_arguments
 from kd_lightning.commands.recipe import find_recipe
 from kd_lightning.commands.table import mean_and_spread
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 LINES = [
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page, re.S)
     for line in block.splitlines()
 ]
 COMMANDS = sorted({line for line in LINES if line.startswith("kd-lightning ") and "…" not in line})
@@ -43,17 +45,17 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
         if not (Path("configs") / words[1]).is_dir():
             return  # of a file that the README shows, and another test runs
         words = [word for word in words if not word.startswith("my_data")]
-        options, _ = reproduce._arguments().parse_known_args(words[2:])
+        options, _ = reproduce_arguments().parse_known_args(words[2:])
         find_recipe(words[1], Path("configs")).choose(options.stages.split(",") if options.stages else None)
     elif words[0] == "compare":
-        options = compare._arguments().parse_args(words[1:])
+        options = compare_arguments().parse_args(words[1:])
         for word in options.what:
             if word.endswith(".json"):
                 assert main(["compare", word, f"--output={tmp_path}"]) == 0
             elif not word.startswith("lightning_logs/"):
                 find_recipe(word, Path("configs"))
     elif words[0] == "sweep":
-        options, overrides = sweep._arguments().parse_known_args(words[1:])
+        options, overrides = sweep_arguments().parse_known_args(words[1:])
         cli.parse(["fit", f"--config={options.config}", *overrides])
     elif "--print_config" not in words:
         cli.parse(words)
@@ -66,6 +68,16 @@ def test_commands_on_a_run_are_run_behind_it(monkeypatch, tmp_path):
     assert OF_A_RUN
     for command in OF_A_RUN:
         assert main(shlex.split(command)[1:]) == 0
+
+
+def test_a_student_in_under_ten_lines_of_python(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    snippet = re.search(r"## From Python\n\n```python\n(.*?)```", README, re.S).group(1)
+    assert len([line for line in snippet.splitlines() if line]) < 10
+    names = {}
+    exec(snippet, names)
+    results = names["Trainer"](logger=False).test(names["student"], names["digits"], verbose=False)
+    assert results[0]["test/accuracy"] > 0.8
 
 
 def test_own_data_and_network_in_one_yaml(monkeypatch, tmp_path):

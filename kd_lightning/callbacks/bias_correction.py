@@ -10,6 +10,7 @@ from torch import Tensor
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.results import run_folder
 from kd_lightning.results import update_results
+from kd_lightning.waiting import bar
 
 CHUNK = 1000
 """Training images shown at once to find out how often each class is predicted."""
@@ -148,6 +149,9 @@ def _training_set(data: Any, module: LightningModule) -> tuple[Tensor, Tensor]:
     """Logits and labels of all training images, untouched by views, those left out of training among them."""
     data.setup("fit")
     module.eval()
-    batches = [data.deal(index.to(module.device)) for index in torch.arange(data.train_count).split(CHUNK)]
-    logits = [module(batch.image).float().cpu() for batch in batches]
-    return torch.cat(logits), torch.cat([batch.label.cpu() for batch in batches])
+    logits, labels = [], []
+    for index in bar(torch.arange(data.train_count).split(CHUNK), "bias of the classes left out"):
+        batch = data.deal(index.to(module.device))
+        logits.append(module(batch.image).float().cpu())
+        labels.append(batch.label.cpu())
+    return torch.cat(logits), torch.cat(labels)

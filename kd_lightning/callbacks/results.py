@@ -16,6 +16,7 @@ from torch import nn
 from kd_lightning.batch import data_of
 from kd_lightning.latency import BATCH_SIZES, measure_latency
 from kd_lightning.results import RESULTS_FILE, commit, machine, read_results, update_results, versions
+from kd_lightning.waiting import line
 
 MEBIBYTE = 2**20
 
@@ -103,7 +104,8 @@ class ResultsWriter(Callback):
         test["right"] = test["images"] - test["errors"]
         shown = {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)}
         update_results(run, test=test, data=shown, **_setting(trainer, pl_module))
-        update_results(run, latency=_latency(trainer, pl_module))
+        with line("measuring latency"):
+            update_results(run, latency=_latency(trainer, pl_module))
 
 
 def _digest(trainer: Trainer, train: bool) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kd_lightning.commands.comparison import Comparison, compare_groups, merge, read_comparison, read_runs
+from kd_lightning.commands.options import compare_arguments
 from kd_lightning.commands.recipe import CONFIGS, Recipe, find_recipe
 from kd_lightning.commands.report import write_report
 from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, find_runs
 from kd_lightning.commands.table import as_csv, terminal_table
 from kd_lightning.commands.terminal import quiet_console
-from kd_lightning.commands.words import Arguments
 from kd_lightning.errors import UserError
 from kd_lightning.results import RESULTS_FILE
 
@@ -23,7 +23,7 @@ def main(words: list[str]) -> None:
     Raises:
         UserError: a mistake in the command line, or nothing to compare.
     """
-    options = _arguments().parse_args(words)
+    options = compare_arguments().parse_args(words)
     parts: dict[str, Comparison] = {}
     for source, part in _parts(options.what, options.runs):
         if part.rows:
@@ -42,36 +42,6 @@ def main(words: list[str]) -> None:
     if options.output or options.format == "table":
         report = write_report(comparison, options.output or options.runs / "compare")
         print(f"report: {report}", file=sys.stdout if options.format == "table" else sys.stderr)
-
-
-def _arguments() -> Arguments:
-    parser = Arguments(
-        prog="kd-lightning compare",
-        usage="%(prog)s RUNS … [--format table|json|csv] [--output DIR] [--runs DIR]",
-        description="Put what was measured side by side: published figures beside ours, the spread over seeds, and "
-        "what a network's accuracy costs. RUNS is a run folder, a folder of runs at any depth, a recipe's name or "
-        "file, or a comparison.json.",
-        epilog="Runs of one folder that differ in nothing but the seed make one row.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("what", nargs="+", metavar="RUNS", help="lightning_logs/digits, …/distill/seed_0, digits, …")
-    parser.add_argument(
-        "--format",
-        choices=("table", "json", "csv"),
-        default="table",
-        help="on standard output; json and csv write no report unless --output is given (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="for report.html and comparison.json (default: compare/ in --runs)"
-    )
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("lightning_logs"),
-        metavar="DIR",
-        help="where recipes' are (default: %(default)s)",
-    )
-    return parser
 
 
 def _parts(what: list[str], runs: Path) -> Iterator[tuple[Path, Comparison]]:

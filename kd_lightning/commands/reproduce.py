@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -16,18 +17,19 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from kd_lightning import cli
+from kd_lightning.commands.closing import STAGE
 from kd_lightning.commands.comparison import collect
+from kd_lightning.commands.options import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.commands.recipe import CONFIGS, Recipe, Stage, find_recipe
 from kd_lightning.commands.report import write_report
 from kd_lightning.commands.table import terminal_table
 from kd_lightning.commands.terminal import quiet_console
-from kd_lightning.commands.words import Arguments, pairs
+from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError
 from kd_lightning.results import label_of, read_results, update_results
 from kd_lightning.teachers import resolve_checkpoint
+from kd_lightning.waiting import line
 from kd_lightning.weights_file import read_weights
-
-DEFAULT_RECIPE = "digits"
 
 OWN = ("--seed_everything", "--trainer.logger", "--ckpt_path", "--label")
 """Options of `fit` that say which run it is."""
@@ -96,7 +98,7 @@ def main(words: list[str]) -> None:
     """
     # The recipe is the first word: argparse would take the value of an option it does not know for one.
     name, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (DEFAULT_RECIPE, words)
-    options, overrides = _arguments().parse_known_args(rest)
+    options, overrides = reproduce_arguments().parse_known_args(rest)
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds: {options.seeds} found, at least 1 expected")
     recipe = find_recipe(name, CONFIGS)
@@ -117,31 +119,8 @@ def main(words: list[str]) -> None:
     comparison = collect(recipe, options.runs, shlex.join(["kd-lightning", "reproduce", *words]))
     report = write_report(comparison, options.runs / recipe.name)
     console.print(terminal_table(comparison))
-    console.print(f"report: {report}")
-    console.print(f"curves: tensorboard --logdir {options.runs / recipe.name}")
-
-
-def _arguments() -> Arguments:
-    parser = Arguments(
-        prog="kd-lightning reproduce",
-        usage="%(prog)s [RECIPE] [--seeds N] [--stages A,B] [--force] [--runs DIR] [OPTION OF FIT ...]",
-        description=f"Train a recipe's teacher, baseline and distilled students, test each, and compare. RECIPE is a "
-        f"folder below {CONFIGS}/, or the path of one (default: {DEFAULT_RECIPE}).",
-        epilog="Any further option is one of `kd-lightning fit`, for every stage that has it: --data.root PATH, "
-        "--data OTHER.yaml, --trainer.max_epochs N, --model.temperature T, …",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--seeds", type=int, metavar="N", help="runs of each student, seeds 0 to N-1 (default: recipe's)"
-    )
-    parser.add_argument(
-        "--stages", metavar="A,B", help="stages to run, with the teachers they need (default: main ones)"
-    )
-    parser.add_argument("--force", action="store_true", help="run anew what is finished")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("lightning_logs"), help="folder for runs (default: %(default)s)"
-    )
-    return parser
+    console.print(f"results: {report}")
+    console.print(f"next: tensorboard --logdir {options.runs / recipe.name}")
 
 
 def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]) -> list[Run]:
@@ -150,7 +129,8 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
     data: dict[str, str] = {}
     taken: set[str] = set()
     for stage in stages:
-        fitting = [pair for pair in overrides if _fits(stage, pair)]
+        with line(f"reading the config of {stage.name}"):
+            fitting = [pair for pair in overrides if _fits(stage, pair)]
         taken.update(pair[0] for pair in fitting)
         teacher = next((run for run in plan if run.stage.name == stage.teacher), None)
         options = [
@@ -162,7 +142,8 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
         options += stage.option_words
         options += [f"--model.teacher_ckpt={teacher.folder}"] if teacher else []
         options += [word for pair in fitting for word in pair]
-        config = cli.parse(["fit", *options])
+        with line(f"reading the config of {stage.name}"):
+            config = cli.parse(["fit", *options])
         options_of_data = json.dumps(config["data"], sort_keys=True, default=str)
         if options_of_data not in data:
             data[options_of_data] = _look_at(config["data"])
@@ -227,7 +208,8 @@ def _carry_out(run: Run, goes_on: bool) -> None:
     fit = ["fit", *run.options, f"--label={run.fingerprint}", *([f"--ckpt_path={run.last}"] if goes_on else [])]
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes by repeating this command line: it must be the stage's own.
-        if subprocess.run([sys.executable, "-m", "kd_lightning", *fit], check=False).returncode:
+        command = [sys.executable, "-m", "kd_lightning", *fit]
+        if subprocess.run(command, env={**os.environ, STAGE: run.stage.name}, check=False).returncode:
             raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
         one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
         cli.main(["test", *run.options, *one_device, f"--ckpt_path={run.folder}", "--verbose=false"])

@@ -1,11 +1,10 @@
 """A grid of temperatures, soft weights and seeds: many students of one teacher, trained at once."""
 
-import argparse
 import json
-import math
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -13,10 +12,13 @@ import yaml
 
 from kd_lightning import cli
 from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
+from kd_lightning.commands.options import sweep_arguments
 from kd_lightning.commands.reproduce import spawns_processes
 from kd_lightning.commands.terminal import quiet_console
-from kd_lightning.commands.words import Arguments, pairs
+from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError
+from kd_lightning.losses import soft_target_loss
+from kd_lightning.modules import DistillModule
 from kd_lightning.modules.stack import why_not_stacked
 from kd_lightning.whole import whole_file, write_text
 
@@ -33,14 +35,10 @@ OWN = (
 )
 """Options of `fit` that say which student it is, and where it goes."""
 
-DISTILL, POPULATION = "kd_lightning.modules.DistillModule", "kd_lightning.modules.PopulationModule"
-SOFT_LOSS = "kd_lightning.losses.soft_target_loss"
+POPULATION = "kd_lightning.modules.PopulationModule"
 
 WEIGHT_BY_WEIGHT = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta"}
 """torch's optimizers that do to each weight what they would do were it alone."""
-
-AT_ONCE = 32
-"""Students in a stack by default: 32 of recipe A take 0.8 of the time of four stacks of 8 on two CPU threads."""
 
 
 def main(words: list[str]) -> None:
@@ -51,7 +49,7 @@ def main(words: list[str]) -> None:
     """
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         raise UserError(f"sweep: {words[0]} found, a config expected first, of a student that is distilled")
-    options, overrides = _arguments().parse_known_args(words)
+    options, overrides = sweep_arguments().parse_known_args(words)
     grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, range(options.seeds))]
     console = quiet_console()
     fit_words = [f"--config={options.config}", *(word for pair in pairs(overrides, "sweep", OWN) for word in pair)]
@@ -77,54 +75,14 @@ def main(words: list[str]) -> None:
     best["trainer"] = {**asked_for["trainer"], "logger": _logger(options.runs, f"{folder.name}_best")}
     write_text(folder / "best.yaml", yaml.safe_dump(best, sort_keys=False))
     console.print(terminal_table(results))
-    console.print(f"figures: {folder}/sweep.csv, accuracy.png; tensorboard --logdir {folder}")
-    console.print(f"the best, alone: kd-lightning fit --config {folder}/best.yaml")
-
-
-def _arguments() -> Arguments:
-    parser = Arguments(
-        prog="kd-lightning sweep",
-        usage="%(prog)s CONFIG --temperatures T,… --soft_weights W,… [--seeds N] [--at_once M] [OPTION OF FIT ...]",
-        description="Train a student for every temperature, soft weight and seed, many of them at once as one stacked "
-        "network, and compare them on validation images. CONFIG is that of `kd-lightning fit` for one of them.",
-        epilog="Any further option is one of `kd-lightning fit`: --data.val_size N, --trainer.max_epochs N, …",
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML of a distilled student")
-    parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
-    parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
-    parser.add_argument(
-        "--at_once", type=_count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=Path("lightning_logs"), help="folder for what is found (default: %(default)s)"
-    )
-    return parser
-
-
-def _numbers(word: str) -> list[float]:
-    try:
-        numbers = [float(number) for number in word.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{word} found, numbers expected, as in 1,2,4")
-    if len(set(numbers)) < len(numbers):
-        raise argparse.ArgumentTypeError(f"{word} found, each number once expected")
-    return numbers
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
-    return int(word)
+    console.print(f"results: {folder} (sweep.csv, accuracy.png, best.yaml; tensorboard --logdir {folder})")
+    console.print(f"next: kd-lightning fit --config {folder}/best.yaml")
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """What all students have in common: a config without a run of its own, and one order of the images."""
-    if config["model"]["class_path"] != DISTILL:
-        raise UserError(f"sweep: a {config['model']['class_path']} found in the config, a {DISTILL} expected")
+    if locate(config["model"]["class_path"]) is not DistillModule:
+        raise UserError(f"sweep: a {config['model']['class_path']} found in the config, a DistillModule expected")
     if spawns_processes(config["trainer"]):
         raise UserError("sweep: several devices found, one expected (--trainer.devices 1)")
     config = deepcopy(config)
@@ -146,7 +104,7 @@ def _why_one_by_one(config: dict[str, Any]) -> str:
     optimizer, schedule = (_name_of(model[part]) for part in ("optimizer", "lr_scheduler"))
     if model["features"]:
         return "layers are matched"
-    if model["soft_loss"] != SOFT_LOSS:
+    if locate(model["soft_loss"]) is not soft_target_loss:
         return f"the soft loss is {model['soft_loss']}"
     if optimizer not in WEIGHT_BY_WEIGHT:
         return f"{optimizer} does not treat each weight by itself"

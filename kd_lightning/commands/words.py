@@ -1,17 +1,36 @@
 """Words of a command line that are partly a command's own, partly options of `fit`."""
 
 import argparse
+import shutil
 from typing import Any
 
 from kd_lightning.errors import UserError
 
+WIDEST = 100
+"""Columns of a page of help, where the terminal has as many."""
+
+
+class _Page(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(WIDEST, shutil.get_terminal_size().columns))
+
 
 class Arguments(argparse.ArgumentParser):
-    """A command's own options; a mistake in them is one line."""
+    """A command's own options; a mistake in them is one line, help a page."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _Page, **kwargs})
 
     def error(self, message: str) -> Any:
         """Raise `UserError`, without a page of usage."""
         raise UserError(f"{self.prog.split()[-1]}: {message}")
+
+
+def count(word: str) -> int:
+    """A number of at least 1, as a type of `Arguments`."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
+    return int(word)
 
 
 def pairs(words: list[str], command: str, own: tuple[str, ...]) -> list[list[str]]:

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from rich.progress import track
 from torch import Tensor
 
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.waiting import bar
 
 PIXELS_FILE, REPORT_FILE = "images.bin", "report.json"
 
@@ -202,7 +201,7 @@ def _digest_of_file(file: Path) -> str:
     with file.open("rb") as content:
         blocks = iter(lambda: content.read(BLOCK), b"")
         count = math.ceil(file.stat().st_size / BLOCK)
-        for block in track(blocks, "checking the cache", count, disable=not sys.stdout.isatty(), transient=True):
+        for block in bar(blocks, "checking the cache", count):
             digest.update(block)
     return digest.hexdigest()
 
@@ -251,7 +250,7 @@ def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: boo
     # Pillow decodes and resizes without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool, (draft / PIXELS_FILE).open("wb") as pixels:
         outcomes = (outcome for chunk in chunks for outcome in pool.map(decode, chunk))
-        shown = track(outcomes, f"decoding {name}", len(files), disable=not sys.stdout.isatty())
+        shown = bar(outcomes, f"decoding {name}", len(files))
         for place, (image, word) in enumerate(shown):
             if image is None:
                 unreadable[place] = word

@@ -11,6 +11,7 @@ from typing import IO, Any
 from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.data.tree import WHOLE, Labelled
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.waiting import bar
 
 PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
 
@@ -102,7 +103,7 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
 def _take_photographs(archive: IO[bytes], folder: Path) -> None:
     """Unpack the photographs, by their bare names, and nothing else."""
     with archive, zipfile.ZipFile(archive) as content:
-        for entry in content.infolist():
+        for entry in bar(content.infolist(), "unpacking"):
             if match := PHOTOGRAPH.fullmatch(entry.filename):
                 if entry.file_size > MOST_BYTES:
                     raise UserError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_lightning.batch import data_of
 from kd_lightning.errors import UserError
-from kd_lightning.teachers import CachedTeacher, resolve_checkpoint, table_file, uses_batch_statistics
+from kd_lightning.teachers import CachedTeacher, parts_of, resolve_checkpoint, table_file, uses_batch_statistics
 
 if TYPE_CHECKING:
     from kd_lightning.modules.distill import DistillModule
@@ -34,7 +35,10 @@ def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
             raise UserError(f"cache_teacher: {reason or 'streamed images are not known beforehand'}; false expected")
         return None
     seen = f"{digest} {module.teacher_form} {module.trainer.precision} {module.device.type}"
-    file = table_file(resolve_checkpoint(module.teacher_ckpt, "teacher_ckpt"), seen)
+    parts = parts_of(module.teacher.network, module.teacher_ckpt)
+    first, *others = (resolve_checkpoint(path, "teacher_ckpt") for _, path in parts)
+    seen += "".join(f" {hashlib.sha256(other.read_bytes()).hexdigest()}" for other in others)
+    file = table_file(first, seen)
     table = CachedTeacher(data.train_positions, *_size(data), module.device)
     table.load(file)
     return table, file

@@ -1,7 +1,6 @@
 """Learning from a teacher's softened outputs, from its inner layers and from labels."""
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +12,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.progress import track
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
@@ -22,7 +20,8 @@ from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules.answers import open_table
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.taps import tapped
-from kd_lightning.teachers import CachedTeacher, FrozenTeacher, load_weights, resolve_checkpoint
+from kd_lightning.teachers import CachedTeacher, FrozenTeacher, load_weights, parts_of, resolve_checkpoint
+from kd_lightning.waiting import bar, line
 
 LOOKED_AT = 200
 """Training images at which a teacher is tried before training."""
@@ -58,7 +57,7 @@ class DistillModule(ClassifierModule):
         net: the student: images (B, C, H, W) to logits (B, classes).
         teacher: the teacher's network, built like `net`; its weights come from `teacher_ckpt`.
         teacher_ckpt: one of our checkpoints, a run folder (its best checkpoint, else its last), or a state dict of
-            the network as `.pt`, `.pth` or `.safetensors`.
+            the network as `.pt`, `.pth` or `.safetensors`; of an `EnsembleTeacher` a list of them, one for each member.
         temperature: T of the soft loss, above 0.
         hard_weight: factor on the cross-entropy with the label, at least 0.
         soft_weight: factor on the soft loss, at least 0.
@@ -85,7 +84,7 @@ class DistillModule(ClassifierModule):
         self,
         net: nn.Module,
         teacher: nn.Module,
-        teacher_ckpt: str,
+        teacher_ckpt: str | list[str],
         temperature: float = 4.0,
         hard_weight: float = 0.1,
         soft_weight: float = 0.9,
@@ -140,14 +139,14 @@ class DistillModule(ClassifierModule):
         self.compile_network(self.teacher.network)
 
     def _load_teacher(self, stage: str) -> None:
-        if stage != "fit" and not Path(self.teacher_ckpt).exists():
-            warnings.warn(
-                f"teacher_ckpt: no {self.teacher_ckpt}; agreement with the teacher is not reported",
-                stacklevel=2,
-            )
+        parts = parts_of(self.teacher.network, self.teacher_ckpt)
+        gone = [path for _, path in parts if not Path(path).exists()]
+        if stage != "fit" and gone:
+            warnings.warn(f"teacher_ckpt: no {gone[0]}; agreement with the teacher is not reported", stacklevel=2)
             return
-        load_weights(self.teacher.network, resolve_checkpoint(self.teacher_ckpt, "teacher_ckpt"), "teacher_ckpt")
-        self.check_outputs(self.teacher.network, "teacher")
+        for network, path in parts:
+            load_weights(network, resolve_checkpoint(path, "teacher_ckpt"), "teacher_ckpt")
+            self.check_outputs(network, "teacher")
         self._teacher_loaded = True
 
     def _student_taps(self) -> AbstractContextManager[dict[str, Tensor]]:
@@ -194,7 +193,8 @@ class DistillModule(ClassifierModule):
             return
         some = data.train_positions[:: max(1, len(data.train_positions) // LOOKED_AT)][:LOOKED_AT]
         batch = data.deal(some.to(self.device))
-        with self.trainer.precision_plugin.train_step_context():
+        trying = line("trying the teacher", self.trainer.is_global_zero)
+        with trying, self.trainer.precision_plugin.train_step_context():
             said = self.teacher.network(self.as_input(batch.image)).argmax(dim=-1)
         right, chance = (said == batch.label).float().mean().item(), 1 / data.num_classes
         if right <= chance + 2 * math.sqrt(chance * (1 - chance) / len(some)):
@@ -210,9 +210,9 @@ class DistillModule(ClassifierModule):
         # Equally often in each process, for they may share the teacher: the last one may be another's, too.
         each = math.ceil(len(index) / self.trainer.world_size)
         own = (torch.arange(each) * self.trainer.world_size + self.trainer.global_rank).remainder(max(1, len(index)))
-        terminal = self.trainer.is_global_zero and sys.stdout.isatty()
+        shown = self.trainer.is_global_zero
         with self.trainer.precision_plugin.train_step_context():
-            for some in track(own.split(data.eval_batch_size), "asking the teacher", disable=not terminal):
+            for some in bar(own.split(data.eval_batch_size), "asking the teacher", shown=shown):
                 self._answer(data.deal(index[some], view=view[some]))
         answers.end_epoch()
         if self.trainer.is_global_zero:

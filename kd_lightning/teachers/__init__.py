@@ -1,13 +1,16 @@
 """Teachers: trained networks that students learn from."""
 
 from kd_lightning.teachers.cached import CachedTeacher, table_file, uses_batch_statistics
+from kd_lightning.teachers.ensemble import EnsembleTeacher, parts_of
 from kd_lightning.teachers.frozen import FrozenTeacher
 from kd_lightning.teachers.weights import load_weights, resolve_checkpoint
 
 __all__ = [
     "CachedTeacher",
+    "EnsembleTeacher",
     "FrozenTeacher",
     "load_weights",
+    "parts_of",
     "resolve_checkpoint",
     "table_file",
     "uses_batch_statistics",

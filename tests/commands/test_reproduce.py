@@ -155,7 +155,7 @@ def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
 
 def test_stages_on_several_processes_are_commands_of_their_own(monkeypatch):
     calls = []
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda words, check: calls.append(words) or Failed())
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda words, env, check: calls.append(words) or Failed())
     assert main(["reproduce", "--stages", "teacher", "--trainer.devices=2", "--trainer.accelerator=cpu"]) == 2
     assert calls[0][1:4] == ["-m", "kd_lightning", "fit"]
     assert "--trainer.devices=2" in calls[0]

@@ -1,0 +1,100 @@
+"""A page for each recipe, written from its `recipe.yaml`, its configs' headers and what was measured."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kd_lightning.commands.recipe import METRICS, Recipe, Stage, find_recipe
+from kd_lightning.commands.table import mean_and_spread
+
+KEYS = re.compile(r"(Source|Command|Published figure|Known deviation): ")
+"""With which lines of a config's header begin."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+ABSENT = "-"
+"""In a cell of what was not published, or not measured."""
+
+
+def write_pages(root: Path, folder: Path) -> None:
+    """Write a page for every recipe of the repository `root`, and leave nothing else in `folder`."""
+    folder.mkdir(exist_ok=True)
+    for stale in folder.glob("*.md"):
+        stale.unlink()
+    for file in sorted((root / "configs").glob("*/recipe.yaml")):
+        recipe = find_recipe(file.parent.name, root / "configs")
+        measured = root / "lightning_logs" / "measured" / f"{recipe.name}.json"
+        text = page(recipe, json.loads(measured.read_text()) if measured.is_file() else None)
+        (folder / f"{recipe.name}.md").write_text(text)
+
+
+def page(recipe: Recipe, measured: dict[str, Any] | None) -> str:
+    """One recipe in MyST Markdown.
+
+    Args:
+        recipe: what is published, and by which trainings.
+        measured: the `comparison.json` that is kept of it; None where it was not measured.
+    """
+    parts = [f"# `{recipe.name}`", f"{recipe.title}. Source: {recipe.source}."]
+    parts.append(f"```sh\nkd-lightning reproduce {recipe.name}\n```")
+    if measured:
+        parts += ["## Figures", _figures(recipe, measured), _how_measured(measured)]
+    parts += ["## Stages", *(_stage(stage) for stage in recipe.stages.values())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _figures(recipe: Recipe, measured: dict[str, Any]) -> str:
+    """The table: published beside ours."""
+    digits = 2 if measured["metric"] == "accuracy" else 1
+    head = ["stage", "published", f"ours: {METRICS[recipe.metric]}", "seeds", "agrees with teacher", "parameters"]
+    rows = [[*head, "MiB", "ms for 1 image / for 128"], ["---"] * (len(head) + 2)]
+    for row in measured["rows"]:
+        agreement = f"{100 * statistics.fmean(row['agreement']):.1f} %" if row.get("agreement") else ABSENT
+        latency = row.get("latency", {})  # of records of the first days there is none
+        times = [statistics.median(latency.get(f"batch_{size}") or [0]) for size in (1, 128)]
+        rows.append(
+            [
+                f"`{row['name']}`",
+                str(row["published"] or ABSENT),
+                f"**{mean_and_spread(row['figures'], digits)}**".replace(" ", NO_BREAK),
+                str(len(row["figures"])),
+                agreement,
+                f"{row['parameters']:,}",
+                f"{row['mebibytes']:.2f}",
+                " / ".join(f"{time:.2f}" if time else ABSENT for time in times),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _how_measured(measured: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in measured["versions"].items())
+    machine = measured["machine"]
+    return (
+        f"Mean ± standard deviation over the seeds, measured on {machine['processor']}, {machine['cores']} cores, "
+        f"with {versions}, by\n\n```sh\n{measured['command']}\n```"
+    )
+
+
+def _stage(stage: Stage) -> str:
+    """A stage's heading, with what its config says of itself."""
+    taught = f" Taught by `{stage.teacher}`." if stage.teacher else ""
+    options = "".join(f" `{name}: {value}`." for name, value in stage.options.items())
+    if isinstance(stage.config, dict):
+        return f"### `{stage.name}`\n\n{taught.strip()}"
+    header = [line[1:].strip() for line in stage.config.read_text().splitlines() if line.startswith("#")]
+    said = "\n".join(f"- {_as_code(line)}" if KEYS.match(line) else line for line in header)
+    text, *rest = said.partition("\n- ")
+    data = yaml.safe_load(stage.config.read_text()).get("data")
+    where = f"`configs/{stage.config.parent.name}/{stage.config.name}`"
+    shown = f", data `{data}`" if isinstance(data, str) else ""
+    return f"### `{stage.name}`\n\n{text}{taught}{options}\n{''.join(rest)}\n- Config: {where}{shown}."
+
+
+def _as_code(line: str) -> str:
+    name, _, value = line.partition(": ")
+    return f"{name}: `{value}`" if name == "Command" else line

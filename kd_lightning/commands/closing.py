@@ -1,0 +1,42 @@
+"""What is said when a command of the Lightning CLI is done: where the results are, and what to run next."""
+
+import os
+import shlex
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningCLI
+
+from kd_lightning.callbacks.results import run_folder
+from kd_lightning.results import RESULTS_FILE, read_results
+
+STAGE = "KD_LIGHTNING_STAGE"
+"""Set in the environment of a process that trains a stage of a recipe: the recipe itself has the last word."""
+
+LEFT_BY = {
+    "fit": ("config.yaml", "checkpoints"),
+    "validate": (),
+    "test": (RESULTS_FILE, "*.png"),
+    "predict": ("predictions*.csv",),
+}
+"""Files of a run folder, by the command that writes them."""
+
+
+def say_where_and_what_next(done: LightningCLI) -> None:
+    """Print one line of each, once for all processes of a run, and only of what is there."""
+    folder = run_folder(done.trainer)  # on every process: they agree on it
+    command = str(done.subcommand)
+    left = [file.name for pattern in LEFT_BY[command] for file in sorted(folder.glob(pattern))]
+    if not done.trainer.is_global_zero or not left or STAGE in os.environ:
+        return
+    print(f"results: {folder} ({', '.join(left)})")
+    print(f"next: {shlex.join(_next(folder, command))}")
+
+
+def _next(folder: Path, command: str) -> list[str]:
+    """Test what was trained, then look at its curves."""
+    trained = (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
+    if trained and "test" not in read_results(folder):
+        return ["kd-lightning", "test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder)]
+    if command == "test" and trained:
+        return ["kd-lightning", "predict", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder)]
+    return ["tensorboard", "--logdir", str(folder.parent)]

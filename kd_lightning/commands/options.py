@@ -1,0 +1,116 @@
+"""What our own commands take: kept apart from what they do, so that their help waits for no import of torch."""
+
+import argparse
+import math
+from pathlib import Path
+
+from kd_lightning.commands.recipe import CONFIGS
+from kd_lightning.commands.words import Arguments, count
+
+DEFAULT_RECIPE = "digits"
+
+AT_ONCE = 32
+"""Students in a stack by default: 32 of recipe A take 0.8 of the time of four stacks of 8 on two CPU threads."""
+
+
+def reproduce_arguments() -> Arguments:
+    """The options of `kd-lightning reproduce`, but for the recipe, which is its first word."""
+    parser = Arguments(
+        prog="kd-lightning reproduce",
+        usage="%(prog)s [RECIPE] [--seeds N] [--stages A,B] [--force] [--runs DIR]\n       [OPTION OF FIT ...]",
+        description=f"Train a recipe's teacher, baseline and distilled students, test each, and compare. RECIPE is a "
+        f"folder below {CONFIGS}/, or the path of one (default: {DEFAULT_RECIPE}).",
+        epilog="Any further option is one of `kd-lightning fit`, for every stage that has it: --data.root PATH, "
+        "--data OTHER.yaml, --trainer.max_epochs N, --model.temperature T, …",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs of each student, seeds 0 to N-1 (default: recipe's)"
+    )
+    parser.add_argument(
+        "--stages", metavar="A,B", help="stages to run, with the teachers they need (default: main ones)"
+    )
+    parser.add_argument("--force", action="store_true", help="run anew what is finished")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("lightning_logs"),
+        metavar="DIR",
+        help="folder for runs (default: %(default)s)",
+    )
+    return parser
+
+
+def compare_arguments() -> Arguments:
+    """The options of `kd-lightning compare`."""
+    parser = Arguments(
+        prog="kd-lightning compare",
+        usage="%(prog)s RUNS … [--format table|json|csv] [--output DIR] [--runs DIR]",
+        description="Put what was measured side by side: published figures beside ours, the spread over seeds, and "
+        "what a network's accuracy costs. RUNS is a run folder, a folder of runs at any depth, a recipe's name or "
+        "file, or a comparison.json.",
+        epilog="Runs of one folder that differ in nothing but the seed make one row.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", nargs="+", metavar="RUNS", help="lightning_logs/digits, …/distill/seed_0, digits, …")
+    parser.add_argument(
+        "--format",
+        choices=("table", "json", "csv"),
+        default="table",
+        help="on standard output; json and csv write no report unless --output is given (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="for report.html and comparison.json (default: compare/ in --runs)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("lightning_logs"),
+        metavar="DIR",
+        help="where recipes' are (default: %(default)s)",
+    )
+    return parser
+
+
+def sweep_arguments() -> Arguments:
+    """The options of `kd-lightning sweep`."""
+    parser = Arguments(
+        prog="kd-lightning sweep",
+        usage="%(prog)s CONFIG --temperatures T,… --soft_weights W,… [--seeds N] [--at_once M]\n"
+        "       [OPTION OF FIT ...]",
+        description="Train a student for every temperature, soft weight and seed, many of them at once as one stacked "
+        "network, and compare them on validation images. CONFIG is that of `kd-lightning fit` for one of them.",
+        epilog="Any further option is one of `kd-lightning fit`: --data.val_size N, --trainer.max_epochs N, …",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML of a distilled student")
+    parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
+    parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
+    parser.add_argument(
+        "--at_once", type=count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("lightning_logs"),
+        metavar="DIR",
+        help="folder for what is found (default: %(default)s)",
+    )
+    return parser
+
+
+def _numbers(word: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in word.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{word} found, numbers expected, as in 1,2,4")
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{word} found, each number once expected")
+    return numbers
+
+
+PARSERS = {"reproduce": reproduce_arguments, "compare": compare_arguments, "sweep": sweep_arguments}
+"""By command, for its page of help and its completion."""

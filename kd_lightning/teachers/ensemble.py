@@ -1,0 +1,53 @@
+"""Several trained networks as one teacher."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.errors import UserError
+
+
+class EnsembleTeacher(nn.Module):
+    """Networks that were trained apart and answer as one: by the mean of their logits.
+
+    softmax(mean of logits / T) is the geometric mean of the members' softened distributions, made to add up to 1, at
+    every temperature T: so one answer, kept or not, serves students of all temperatures. (The arithmetic mean of the
+    distributions is another one at each T.) An offset that a member adds to all classes is without effect.
+
+    As `teacher` of a `DistillModule` its `teacher_ckpt` is a list: a file or run folder for each member, in order.
+
+    Args:
+        members: the networks, at least one, each built like a teacher: images (B, C, H, W) to logits (B, classes).
+
+    Raises:
+        UserError: no members.
+
+    Source: Hinton, Vinyals and Dean 2015, section 1 (arXiv 1503.02531), which takes either mean.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise UserError("members: none found, at least one network expected in an ensemble")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, classes), in float32 or finer, of normalised images (B, C, H, W)."""
+        logits = [member(image) for member in self.members]
+        return torch.stack([it.to(torch.promote_types(it.dtype, torch.float32)) for it in logits]).mean(dim=0)
+
+
+def parts_of(teacher: nn.Module, paths: str | Path | Sequence[str | Path]) -> list[tuple[nn.Module, str | Path]]:
+    """The networks that a teacher is made of, each with the path of its weights: an ensemble's members, or itself.
+
+    Raises:
+        UserError: there are more paths than networks, or fewer.
+    """
+    networks = [*teacher.members] if isinstance(teacher, EnsembleTeacher) else [teacher]
+    listed = [paths] if isinstance(paths, (str, Path)) else [*paths]
+    if len(listed) != len(networks):
+        whose = "the ensemble's members" if isinstance(teacher, EnsembleTeacher) else type(teacher).__name__
+        raise UserError(f"teacher_ckpt: {len(listed)} paths found, {len(networks)} expected ({whose})")
+    return list(zip(networks, listed, strict=True))

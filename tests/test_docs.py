@@ -1,0 +1,135 @@
+"""What the documentation says, held to the source."""
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import kd_lightning
+from kd_lightning.commands.recipe import find_recipe
+from kd_lightning.commands.table import mean_and_spread
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text()
+MESSAGES = re.findall(r"^`(.+)`\n: ", (DOCS / "troubleshooting.md").read_text(), re.M)
+OTHERS = ("'…' is not accepted",)  # of the parser
+SHORTEST = 4
+"""Characters of a fixed part that says something."""
+
+
+def texts(file):
+    """Every text in a source file, with `…` for what is put into it but the file's own constants."""
+    tree = ast.parse(file.read_text())
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
+    constants = {node.targets[0].id: node.value.value for node in assigned}
+
+    def shown(part):
+        if isinstance(part, ast.Constant):
+            return part.value
+        return str(constants.get(part.value.id, "…")) if isinstance(part.value, ast.Name) else "…"
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(map(shown, node.values))
+
+
+SOURCE = [text for file in Path(kd_lightning.__file__).parent.rglob("*.py") for text in texts(file)]
+
+
+def is_said(message):
+    """Whether one text of the source has all fixed parts of a message, in order."""
+    parts = [part.strip(" ()") for part in message.split("…")]
+    parts = [part for part in parts if len(part) >= SHORTEST]
+    pattern = re.compile(".*".join(re.escape(part) for part in parts), re.S)
+    return bool(parts) and any(pattern.search(text) for text in SOURCE)
+
+
+def test_troubleshooting_covers_the_likely_messages():
+    assert len(MESSAGES) == len(set(MESSAGES)) >= 25
+
+
+@pytest.mark.parametrize("message", [message for message in MESSAGES if message not in OTHERS])
+def test_every_message_of_troubleshooting_is_said_somewhere(message):
+    assert is_said(message)
+
+
+def test_a_message_that_nothing_says_is_noticed():
+    assert not is_said("temperature: … found, a number below 0 expected")
+    assert not is_said("…: …")
+
+
+def _recipe_pages():
+    spec = importlib.util.spec_from_file_location("recipe_pages", DOCS / "recipe_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", sorted(file.parent.name for file in ROOT.glob("configs/*/recipe.yaml")))
+def test_every_recipe_has_a_page_with_its_stages_and_figures(name):
+    recipe = find_recipe(name, ROOT / "configs")
+    measured = json.loads((ROOT / "lightning_logs" / "measured" / f"{name}.json").read_text())
+    page = _recipe_pages().page(recipe, measured)
+    assert all(f"### `{stage}`" in page for stage in recipe.stages)
+    for row in measured["rows"]:
+        figure = mean_and_spread(row["figures"], 2 if measured["metric"] == "accuracy" else 1)
+        figure = figure.replace(" ", "\N{NO-BREAK SPACE}")
+        assert f"| `{row['name']}` | {row['published'] or '-'} | **{figure}** | {len(row['figures'])} |" in page
+    assert measured["command"] in page
+
+
+def test_pages_of_recipes_that_are_gone_go_too(tmp_path):
+    (tmp_path / "gone.md").write_text("# gone")
+    _recipe_pages().write_pages(ROOT, tmp_path)
+    assert not (tmp_path / "gone.md").exists()
+    assert (tmp_path / "digits.md").is_file()
+
+
+def test_python_is_shown_as_in_the_readme():
+    shown = [README, (DOCS / "index.md").read_text()]
+    first, second = (re.search(r"```python\n(from lightning.*?)```", text, re.S)[1] for text in shown)
+    assert first == second
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_within_the_repository_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def floors(page):
+    """The files of each floor, by its number, in a table."""
+    rows = [line.split("|") for line in page.read_text().splitlines() if re.match(r"\| \d \|", line)]
+    return {row[1].strip(): re.findall(r"`(\w+(?:\.py|/))`", row[3]) for row in rows}
+
+
+def test_the_table_of_floors_is_contributing_s():
+    assert floors(DOCS / "design.md") == floors(ROOT / "CONTRIBUTING.md")
+    assert sorted(floors(DOCS / "design.md")) == [str(floor) for floor in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage"),
+    [
+        ("mnist_transfer", "distill"),
+        ("mnist_hinton", "distill_published"),
+        ("cifar10_tutorial", "distill"),
+        ("cifar10_vgg", "distill_published"),
+        ("cifar10_densenet", "distill"),
+        ("dogs_vs_cats", "distill"),
+    ],
+)
+def test_equivalent_weights_are_those_of_the_configs(recipe, stage):
+    page = (DOCS / "distillation.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{recipe}`")]
+    config = (ROOT / "configs" / recipe / f"{stage}.yaml").read_text()
+    for option, cell in zip(("temperature", "hard_weight", "soft_weight"), row.strip("|").split("|")[2:], strict=True):
+        above, _, below = cell.rpartition("=")[2].partition("/")
+        value = float(re.search(rf"^    {option}: (\S+)", config, re.M)[1])
+        assert value == pytest.approx(float(above) / float(below or 1))

@@ -1,0 +1,57 @@
+"""The gallery under `examples/`, run as its reader runs it."""
+
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from kd_lightning.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def run(name, capsys):
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["own_network", "own_loss", "own_data"])
+def test_students_of_ones_own_parts_learn(name, capsys):
+    shares = [float(share) for share in re.findall(r"([\d.]+)% of the test images right", run(name, capsys))]
+    assert len(shares) == (2 if name == "own_loss" else 1)
+    assert min(shares) > 65
+
+
+def test_an_ensemble_teaches(capsys):
+    said = run("ensemble_teacher", capsys)
+    errors = {who: int(count) for who, count in re.findall(r"^(.*): (\d+) errors of 360$", said, re.M)}
+    assert list(errors) == ["member 0", "member 1", "member 2", "taught by one teacher", "taught by all three"]
+    assert max(errors.values()) < 90
+
+
+def test_every_example_is_run_here():
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {"own_network", "own_loss", "own_data", "ensemble_teacher"}
+
+
+def test_an_ensemble_and_a_loss_are_named_in_a_config():
+    digits, teacher = ROOT / "configs" / "digits", Path("lightning_logs/digits/teacher")
+    assert main(["fit", f"--config={digits / 'teacher.yaml'}", "--trainer.max_epochs=1"]) == 0
+    for seed in (1, 2):  # what the others would be
+        shutil.copytree(teacher / "seed_0", teacher / f"seed_{seed}")
+    words = [f"--config={EXAMPLES / 'ensemble_teacher.yaml'}", "--trainer.max_epochs=1"]
+    assert main(["fit", *words]) == 0
+    assert main(["test", *words]) == 0
+    words = ["--model.soft_loss=own_loss.logit_distance", "--trainer.max_epochs=1"]
+    assert main(["fit", f"--config={digits / 'distill.yaml'}", *words]) == 0
+    sys.modules.pop("own_loss")
