@@ -1,7 +1,7 @@
 """Options of the networks that a config names, which data and checkpoints settle."""
 
 from collections.abc import Callable
-from inspect import isclass
+from inspect import isclass, ismodule
 from pydoc import locate
 from typing import Any
 
@@ -23,7 +23,16 @@ def leave_out_weights(network: Any) -> None:
 
 def _home(network: Any) -> str:
     """The module in which a network's class, or the function that makes it, is defined."""
-    return getattr(locate(network.class_path), "__module__", None) or ""
+    return getattr(_named(network.class_path), "__module__", None) or ""
+
+
+def _named(class_path: str) -> Any:
+    """What a class path names; None where it names nothing."""
+    found = locate(class_path)
+    if ismodule(found):  # since Python 3.12 a module comes before what its package calls by the same name
+        package, _, name = class_path.rpartition(".")
+        return getattr(locate(package), name)
+    return found
 
 
 def _parts(network: Any) -> list[Any]:
@@ -73,7 +82,7 @@ def _is_unset(network: Any) -> bool:
 
 def _default_classes(class_path: str) -> int | None:
     """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
-    make: Any = locate(class_path)
+    make: Any = _named(class_path)
     parser = ArgumentParser()
     (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make)
     return parser.get_defaults().get("num_classes")
