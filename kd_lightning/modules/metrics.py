@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
 from torchmetrics.classification import BinaryCalibrationError
 
+from kd_lightning.losses import soft_target_loss
+
 CHECK_EVERY = 50
 """Batches between two looks at a device that is waited for."""
 
@@ -86,7 +88,8 @@ class EvaluationMetrics(nn.Module):
 
     `accuracy` in [0, 1]; `errors`, the number of wrong images; `nll`, mean negative log-likelihood of the label in
     nats; `calibration_error`, the expected calibration error in [0, 1] (15 bins, weighted by images);
-    `agreement`, the part of the images on which student and teacher name the same class, where there is a teacher.
+    where there is a teacher, `agreement`, the part of the images on which student and teacher name the same class, and
+    `teacher_kl`, the mean of KL(teacher || student) at temperature 1 in nats.
     """
 
     def __init__(self) -> None:
@@ -96,6 +99,7 @@ class EvaluationMetrics(nn.Module):
         self.nll = MeanMetric()
         self.calibration_error = BinaryCalibrationError(n_bins=CALIBRATION_BINS, norm="l1")
         self.agreement = MeanMetric()
+        self.teacher_kl = MeanMetric()
         self._range = nn.ModuleList([MinMetric(), MaxMetric(), MinMetric(), MaxMetric()])  # of predictions, of labels
 
     def update(self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None) -> None:
@@ -114,6 +118,7 @@ class EvaluationMetrics(nn.Module):
             extreme.update(classes)
         if teacher_logits is not None:
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
+            self.teacher_kl.update(soft_target_loss(logits, teacher_logits, temperature=1.0), weight=len(label))
 
     def constant_prediction(self) -> int | None:
         """The class that all images were said to be, though their labels differ; None as it should be."""
