@@ -17,7 +17,7 @@ from kd_lightning.models import MLP
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEACHER = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 20, 10]}}
-PICTURES = {"confusion", "errors", "reliability"}
+PICTURES = {"confusion", "errors", "mistakes", "reliability"}
 
 
 @pytest.fixture(autouse=True)

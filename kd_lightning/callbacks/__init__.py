@@ -2,7 +2,9 @@
 
 from kd_lightning.callbacks.bias_correction import BiasCorrection
 from kd_lightning.callbacks.confusion import ConfusionMatrix
+from kd_lightning.callbacks.gallery import Gallery
 from kd_lightning.callbacks.last import LastCheckpoint
+from kd_lightning.callbacks.mistakes import WorstMistakes
 from kd_lightning.callbacks.predictions import PredictionWriter
 from kd_lightning.callbacks.reliability import ReliabilityDiagram
 from kd_lightning.callbacks.results import ResultsWriter
@@ -10,8 +12,10 @@ from kd_lightning.callbacks.results import ResultsWriter
 __all__ = [
     "BiasCorrection",
     "ConfusionMatrix",
+    "Gallery",
     "LastCheckpoint",
     "PredictionWriter",
     "ReliabilityDiagram",
     "ResultsWriter",
+    "WorstMistakes",
 ]
