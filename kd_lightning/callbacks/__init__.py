@@ -2,6 +2,7 @@
 
 from kd_lightning.callbacks.bias_correction import BiasCorrection
 from kd_lightning.callbacks.confusion import ConfusionMatrix
+from kd_lightning.callbacks.dashboard import Dashboard
 from kd_lightning.callbacks.gallery import Gallery
 from kd_lightning.callbacks.last import LastCheckpoint
 from kd_lightning.callbacks.mistakes import WorstMistakes
@@ -12,6 +13,7 @@ from kd_lightning.callbacks.results import ResultsWriter
 __all__ = [
     "BiasCorrection",
     "ConfusionMatrix",
+    "Dashboard",
     "Gallery",
     "LastCheckpoint",
     "PredictionWriter",
