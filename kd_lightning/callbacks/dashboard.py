@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.utils.tensorboard.summary import hparams
@@ -25,6 +26,10 @@ FIGURES = (
 """That stand beside the hyperparameters: the last that a run has logged of each. Five are shown without being asked."""
 
 
+SHOWN = ("network", "teacher", "temperature", "soft_weight", "seed")
+"""Hyperparameters that TensorBoard shows without being asked: of names, it would take the first five."""
+
+
 def _chart(*tags: str) -> list[Any]:
     return ["Multiline", [f"{tag}$" for tag in tags]]  # each is a regular expression, matched from the start
 
@@ -39,7 +44,6 @@ LAYOUT = {
         "total": _chart("train/loss"),
         "hard: from the labels": _chart("train/hard_loss"),
         "soft: from the teacher": _chart("train/soft_loss"),
-        "features: from the teacher's layers": _chart("train/feature_loss"),
         "all parts, before their weights": _chart("train/hard_loss", "train/soft_loss", "train/feature_loss"),
     },
     "Beside the teacher": {
@@ -75,11 +79,10 @@ class Dashboard(Callback):
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
                 writer.add_custom_scalars(LAYOUT)
-                # Lightning would log a figure for each column first, before there is any.
-                experiment, start, _ = hparams(values, dict.fromkeys(FIGURES, 0.0))
                 assert writer.file_writer is not None  # the layout went through it
-                writer.file_writer.add_summary(experiment)
-                writer.file_writer.add_summary(start)
+                # Not through the logger, which would log a figure for each column, before there is any.
+                for summary in _table(values):
+                    writer.file_writer.add_summary(summary)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the learning rate: an epoch that is resumed does not start again."""
@@ -107,6 +110,17 @@ class Dashboard(Callback):
 
 def _trained(module: LightningModule) -> list[Tensor]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _table(values: dict[str, str | float]) -> tuple[Any, Any]:
+    """The columns of TensorBoard's table of hyperparameters, and a run's row in it."""
+    columns, row, _ = hparams(values, dict.fromkeys(FIGURES, 0.0))
+    plugin = columns.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for column in content.experiment.hparam_infos:
+        column.differs = column.name in SHOWN
+    plugin.content = content.SerializeToString()
+    return columns, row
 
 
 def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, str | float]:

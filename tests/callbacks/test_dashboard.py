@@ -148,6 +148,8 @@ def test_runs_are_comparable(runs: dict[str, EventAccumulator]) -> None:
         content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
         experiment = metadata.parse_experiment_plugin_data(content)
         assert {info.name for info in experiment.hparam_infos} == CHOSEN
+        first = {"network", "teacher", "temperature", "soft_weight", "seed"}
+        assert {info.name for info in experiment.hparam_infos if info.differs} == first
         figures = {info.name.tag for info in experiment.metric_infos}
         assert {"test/accuracy", "test/errors", "test/agreement", "test/teacher_kl"} <= figures
         found = figures & set(events.Tags()["scalars"])
