@@ -14,7 +14,6 @@ from tests.browser import CHROMIUM, Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
-
 RECIPE = Path(__file__).parents[1] / "configs/digits"
 
 

@@ -25,7 +25,6 @@ FIGURES = (
 )
 """That stand beside the hyperparameters: the last that a run has logged of each. Five are shown without being asked."""
 
-
 SHOWN = ("network", "teacher", "temperature", "soft_weight", "seed")
 """Hyperparameters that TensorBoard shows without being asked: of names, it would take the first five."""
 

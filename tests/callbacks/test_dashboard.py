@@ -50,20 +50,29 @@ class Bias(nn.Module):
         return self.bias.expand(len(image), 3)
 
 
-@pytest.mark.parametrize("steps_at_once", [1, 2])
-def test_norms_are_those_of_all_that_is_trained_and_of_the_last_step_s_gradients(steps_at_once: int) -> None:
-    # Of 24 images the last batch of 20 leaves 4, of the classes 1, 0, 1 and 2. Softmax of 3, 4 and 0, less 1/4, 1/2
-    # and 1/4, is 0.0154, 0.2214 and -0.2368.
+# Softmax of 3, 4 and 0 is 0.2654, 0.7214 and 0.0132. Of 24 images the first batch has 20, of which 11, 6 and 3 are of
+# the classes 0, 1 and 2; the second has 1, 2 and 1. A gradient is the softmax less the classes' parts of its batch.
+@pytest.mark.parametrize(
+    ("steps_at_once", "options", "steps", "norm"),
+    [
+        (1, {"max_epochs": 1}, 2, 0.324534),
+        (2, {"max_epochs": 1}, 2, 0.324534),
+        (1, {"max_steps": 1}, 1, 0.526585),
+        (1, {"limit_train_batches": 1, "max_epochs": 2}, 2, 0.526585),
+    ],
+    ids=["a step a call", "two steps a call", "stopped within an epoch", "a part of an epoch"],
+)
+def test_norms_are_those_of_all_that_is_trained_and_of_the_last_step_s_gradients(
+    steps_at_once: int, options: dict[str, Any], steps: int, norm: float
+) -> None:
     data = MadeDataModule(batch_size=20, shuffle=False)
     module = TeacherModule(Bias(), lambda parameters: torch.optim.SGD(parameters, lr=0.0), steps_at_once=steps_at_once)
-    quiet: dict[str, Any] = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
-    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[Dashboard()], **quiet)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", callbacks=[Dashboard()], **quiet, **options)
     trainer.fit(module, data)
-    assert trainer.global_step == 2
+    assert trainer.global_step == steps
     assert trainer.callback_metrics["norm/parameters"].item() == pytest.approx(5.0, abs=1e-6)
-    assert trainer.callback_metrics["norm/gradients"].item() == pytest.approx(0.324533, abs=1e-5)
+    assert trainer.callback_metrics["norm/gradients"].item() == pytest.approx(norm, abs=1e-5)
 
 
 def write_config(name: str, module: str, **init_args: Any) -> str:
