@@ -45,9 +45,8 @@ class Mistakes(NamedTuple):
     logits: Tensor
 
     def worst(self) -> "Mistakes":
-        """Those of the highest loss, the highest first: chosen on the device, which nothing waits for."""
-        rows = self.loss.topk(min(MOST, len(self.loss))).indices
-        return Mistakes(*(tensor[rows] for tensor in self))
+        """Those of the highest loss, the highest first."""
+        return Mistakes(*(tensor[_highest(self.loss)] for tensor in self))
 
 
 class WorstMistakes(Callback):
@@ -70,12 +69,13 @@ class WorstMistakes(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the worst so far: places and logits, no images."""
+        """Keep the worst so far, places and logits, no images: chosen on the device, which nothing waits for."""
         right = outputs.argmax(dim=-1) == batch.label
         loss = F.cross_entropy(outputs, batch.label, reduction="none").masked_fill(right, RIGHT)
-        teacher: Any = pl_module.last_teacher_logits
-        logits = torch.stack([outputs] if teacher is None else [outputs, teacher], dim=1)
-        new = Mistakes(loss, batch.index, batch.label, logits).worst()
+        rows, teacher = _highest(loss), pl_module.last_teacher_logits
+        said: list[Any] = [outputs] if teacher is None else [outputs, teacher]
+        logits = torch.stack([each[rows] for each in said], dim=1)
+        new = Mistakes(loss[rows], batch.index[rows], batch.label[rows], logits)
         self._worst = new if self._worst is None else _joined(self._worst, new).worst()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,6 +99,10 @@ class WorstMistakes(Callback):
         title = f"worst mistakes, and probabilities at temperature {temperature:g}"
         figure = draw_mistakes(images.clamp(0, 1), label, said, probabilities, data.class_names, title)
         show(trainer, file, figure)
+
+
+def _highest(loss: Tensor) -> Tensor:
+    return loss.topk(min(MOST, len(loss))).indices
 
 
 def _joined(some: Mistakes, others: Mistakes) -> Mistakes:
