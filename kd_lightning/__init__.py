@@ -7,7 +7,17 @@ __version__ = "0.1.0"
 
 HOMES = {
     "batch": ("Batch",),
-    "callbacks": ("BiasCorrection", "ConfusionMatrix", "LastCheckpoint", "PredictionWriter", "ResultsWriter"),
+    "callbacks": (
+        "BiasCorrection",
+        "ConfusionMatrix",
+        "Dashboard",
+        "Gallery",
+        "LastCheckpoint",
+        "PredictionWriter",
+        "ReliabilityDiagram",
+        "ResultsWriter",
+        "WorstMistakes",
+    ),
     "data": (
         "CIFAR10DataModule",
         "ClassificationDataModule",

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from kd_lightning.callbacks import ConfusionMatrix, LastCheckpoint, PredictionWriter, ResultsWriter
+from kd_lightning.callbacks import Dashboard, Gallery, LastCheckpoint, PredictionWriter, ResultsWriter
 from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.errors import UserError
@@ -137,7 +137,9 @@ class _CLI(LightningCLI):
                 ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False),
                 LastCheckpoint(),
             ]
-        callbacks += [ResultsWriter(self.config[self.subcommand].label), ConfusionMatrix(), PredictionWriter()]
+        callbacks += [ResultsWriter(self.config[self.subcommand].label), Dashboard(), Gallery()]
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter())
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's, or the strategy's own
             trainer.strategy.checkpoint_io = WholeCheckpointIO()

@@ -1,7 +1,8 @@
 """The schema of `results.json`: what one run measured, and what it takes to measure it again.
 
     {"fit":  {"seconds", "epochs", "steps", "seed"},
-     "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "agreement"},
+     "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error",
+              "agreement", "teacher_kl"},   # of a distilled student, where its teacher was there
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
      "network": {"name", "parameters", "mebibytes"},
      "class_names": [NAME, …],   # in the order of their numbers

@@ -17,6 +17,7 @@ from kd_lightning.models import MLP
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEACHER = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 20, 10]}}
+PICTURES = {"confusion", "errors", "mistakes", "reliability"}
 
 
 @pytest.fixture(autouse=True)
@@ -76,22 +77,22 @@ def test_fit_test_and_predict_leave_their_files_in_the_run_folder():
         "mebibytes": 1510 * 4 / 2**20,
     }
     assert results["fit"]["epochs"] == 1
-    assert (run / "confusion.png").stat().st_size > 1000
-    assert (run / "errors.png").stat().st_size > 1000
+    for picture in PICTURES:
+        assert (run / f"{picture}.png").stat().st_size > 1000
     rows = (run / "predictions.csv").read_text().splitlines()
     assert rows[0] == "index,class,probability"
     assert [row.split(",")[0] for row in rows[1:]] == [str(i) for i in range(360)]
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
 
-def test_tensorboard_gets_curves_under_the_same_tags_and_both_pictures():
+def test_tensorboard_gets_curves_under_the_same_tags_and_the_pictures():
     config = write_config()
     assert main(["fit", "--config", config, "--data.val_size=100"]) == 0
     assert main(["test", "--config", config]) == 0
     events = [EventAccumulator(str(file)).Reload() for file in Path("logs/teacher/seed_0").glob("events*")]
     scalars = {tag for event in events for tag in event.Tags()["scalars"]}
     assert {"train/loss", "train/accuracy", "val/accuracy", "val/nll", "test/errors", "test/nll"} <= scalars
-    assert {tag for event in events for tag in event.Tags()["images"]} == {"test/confusion", "test/errors"}
+    assert {tag for event in events for tag in event.Tags()["images"]} == {f"test/{name}" for name in PICTURES}
 
 
 def test_a_student_starts_from_the_baseline_s_weights_and_keeps_no_teacher(monkeypatch):

@@ -2,8 +2,22 @@
 
 from kd_lightning.callbacks.bias_correction import BiasCorrection
 from kd_lightning.callbacks.confusion import ConfusionMatrix
+from kd_lightning.callbacks.dashboard import Dashboard
+from kd_lightning.callbacks.gallery import Gallery
 from kd_lightning.callbacks.last import LastCheckpoint
+from kd_lightning.callbacks.mistakes import WorstMistakes
 from kd_lightning.callbacks.predictions import PredictionWriter
+from kd_lightning.callbacks.reliability import ReliabilityDiagram
 from kd_lightning.callbacks.results import ResultsWriter
 
-__all__ = ["BiasCorrection", "ConfusionMatrix", "LastCheckpoint", "PredictionWriter", "ResultsWriter"]
+__all__ = [
+    "BiasCorrection",
+    "ConfusionMatrix",
+    "Dashboard",
+    "Gallery",
+    "LastCheckpoint",
+    "PredictionWriter",
+    "ReliabilityDiagram",
+    "ResultsWriter",
+    "WorstMistakes",
+]

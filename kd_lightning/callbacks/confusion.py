@@ -1,21 +1,17 @@
 """Pictures of which class is taken for which."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, data_of
+from kd_lightning.callbacks.pictures import show
 from kd_lightning.callbacks.results import run_folder
 from kd_lightning.results import update_results
-from kd_lightning.whole import whole_file
 
 MOST_NUMBERS = 30
 """Classes above which the cells carry no numbers: they would not be readable."""
@@ -29,7 +25,6 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Fi
     classes = len(class_names)
     side = 2.0 + 0.42 * min(classes, MOST_NUMBERS)
     figure = Figure(figsize=(side, side), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     top = max(1, int(counts.max()))
     axes.imshow(counts.numpy(), cmap="Blues", vmin=0, vmax=top)
@@ -92,17 +87,5 @@ class ConfusionMatrix(Callback):
         if len(names) <= MOST_KEPT:
             update_results(run, class_names=list(names), confusion=counts.tolist())
         total, wrong = int(counts.sum()), int(errors.sum())
-        self._show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
-        self._show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))
-
-    def _show(self, trainer: Trainer, file: Path, figure: Figure) -> None:
-        with whole_file(file) as draft:
-            figure.savefig(draft)
-        canvas = figure.canvas
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                assert isinstance(canvas, FigureCanvasAgg)  # `draw_confusion` gave it one
-                pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
-                width, height = canvas.get_width_height()
-                image = pixels.view(height, width, 4)[..., :3]
-                logger.experiment.add_image(f"test/{file.stem}", image, trainer.current_epoch, dataformats="HWC")
+        show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
+        show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))

@@ -69,6 +69,8 @@ class ClassifierModule(LightningModule):
         self.train_means = RunningMeans()
         self._resumed: dict[str, Any] | None = None
         self.evaluation = EvaluationMetrics()
+        self.last_teacher_logits: Tensor | None = None
+        """Of the batch that was last measured, for callbacks, which need not ask the teacher again."""
 
     @abstractmethod
     def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
@@ -205,7 +207,8 @@ class ClassifierModule(LightningModule):
 
     def _evaluate(self, batch: Batch) -> Tensor:
         logits = self(batch.image).float()
-        self.evaluation.update(logits, batch.label, self.teacher_logits(batch))
+        self.last_teacher_logits = self.teacher_logits(batch)
+        self.evaluation.update(logits, batch.label, self.last_teacher_logits)
         return logits
 
     def on_validation_epoch_end(self) -> None:

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
-from torchmetrics.classification import BinaryCalibrationError
+
+from kd_lightning.losses import soft_target_loss
 
 CHECK_EVERY = 50
 """Batches between two looks at a device that is waited for."""
 
 CALIBRATION_BINS = 15
-"""Of the expected calibration error, as in Guo et al. 2017, section 2 (arXiv 1706.04599)."""
+"""Of the expected calibration error; so many as its source has."""
 
 
 class RunningMeans:
@@ -81,12 +82,45 @@ class RunningMeans:
         self._first_wrong = torch.zeros_like(self._sums)
 
 
+class CalibrationError(Metric):
+    """The expected calibration error, in [0, 1]: how far confidence is from accuracy, bin by bin, weighted by images.
+
+    A bin holds the images whose confidence is at least its lower end and below its upper one; 1 belongs to the last.
+
+    Source: Guo et al. 2017, section 2 (arXiv 1706.04599), but for the ends of the bins.
+    """
+
+    sums: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", torch.zeros(3, CALIBRATION_BINS), dist_reduce_fx="sum")
+
+    def update(self, confidence: Tensor, right: Tensor) -> None:
+        """Add a batch: the probability of the class that was named, (B,), and whether it is the label, bool (B,)."""
+        place = (confidence * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)  # NaN too has to fall somewhere
+        each = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence)])
+        # Not in place: the state may have been cast with its module, and then becomes what is added.
+        self.sums = self.sums + each.new_zeros(3, CALIBRATION_BINS).index_add_(1, place, each)
+
+    def bins(self) -> Tensor:
+        """The images, their confidence and those named right, each summed by bin: (3, bins), of all processes."""
+        with self.sync_context():
+            return self.sums.clone()
+
+    def compute(self) -> Tensor:
+        """The error so far."""
+        images, confidence, right = self.sums
+        return (right - confidence).abs().sum() / images.sum()
+
+
 class EvaluationMetrics(nn.Module):
     """Figures of a classifier over a whole validation or test set, right on any number of devices.
 
     `accuracy` in [0, 1]; `errors`, the number of wrong images; `nll`, mean negative log-likelihood of the label in
     nats; `calibration_error`, the expected calibration error in [0, 1] (15 bins, weighted by images);
-    `agreement`, the part of the images on which student and teacher name the same class, where there is a teacher.
+    where there is a teacher, `agreement`, the part of the images on which student and teacher name the same class, and
+    `teacher_kl`, the mean of KL(teacher || student) at temperature 1 in nats.
     """
 
     def __init__(self) -> None:
@@ -94,8 +128,9 @@ class EvaluationMetrics(nn.Module):
         self.accuracy = MeanMetric()
         self.errors = SumMetric()
         self.nll = MeanMetric()
-        self.calibration_error = BinaryCalibrationError(n_bins=CALIBRATION_BINS, norm="l1")
+        self.calibration_error = CalibrationError()
         self.agreement = MeanMetric()
+        self.teacher_kl = MeanMetric()
         self._range = nn.ModuleList([MinMetric(), MaxMetric(), MinMetric(), MaxMetric()])  # of predictions, of labels
 
     def update(self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None) -> None:
@@ -106,14 +141,13 @@ class EvaluationMetrics(nn.Module):
         self.accuracy.update(right.float())
         self.errors.update((~right).float())
         self.nll.update(F.cross_entropy(logits, label, reduction="none"))
-        # Top-class calibration is the binary question "is this prediction right?".
-        # A confidence of 1 belongs to the last bin; torchmetrics would give it one of its own.
-        self.calibration_error.update(confidence.clamp(max=1 - 1e-6), right.long())
+        self.calibration_error.update(confidence, right)
         extremes: Any = zip(self._range, (predicted, predicted, label, label), strict=True)
         for extreme, classes in extremes:
             extreme.update(classes)
         if teacher_logits is not None:
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
+            self.teacher_kl.update(soft_target_loss(logits, teacher_logits, temperature=1.0), weight=len(label))
 
     def constant_prediction(self) -> int | None:
         """The class that all images were said to be, though their labels differ; None as it should be."""

@@ -63,6 +63,10 @@ def test_running_means_say_what_was_first_not_finite(value: float) -> None:
 def test_each_figure_of_four_images_is_the_one_worked_out_by_hand() -> None:
     metrics = EvaluationMetrics()
     metrics.update(LOGITS, LABEL, TEACHER)
+    # The teacher's probability of the first class, from the difference of its logits, against the student's.
+    teacher = [1 / (1 + math.exp(-difference)) for difference in (1.0, -4.0, -5.0, 0.5)]
+    pairs = zip(teacher, (0.90, 0.87, 0.30, 0.62), strict=True)
+    divergence = sum(t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s)) for t, s in pairs) / 4
     # In bins of 1/15, 0.90 and 0.87 fall together: half of them right. 0.70 (wrong) and 0.62 (right) are alone.
     calibration = 2 / 4 * abs(0.5 - 0.885) + 1 / 4 * 0.70 + 1 / 4 * (1 - 0.62)
     assert floats(metrics.compute()) == pytest.approx(
@@ -72,6 +76,7 @@ def test_each_figure_of_four_images_is_the_one_worked_out_by_hand() -> None:
             "nll": -(math.log(0.90) + math.log(0.13) + math.log(0.30) + math.log(0.62)) / 4,
             "calibration_error": calibration,
             "agreement": 0.75,
+            "teacher_kl": divergence,
         },
         abs=1e-6,
     )
@@ -94,6 +99,16 @@ def test_figures_start_anew_after_they_are_read() -> None:
     assert figures == pytest.approx(
         {"accuracy": 1.0, "errors": 0.0, "nll": -math.log(0.90), "calibration_error": 0.10}, abs=1e-6
     )
+
+
+def test_the_divergence_from_the_teacher_is_the_literal_one_and_nothing_where_both_say_the_same() -> None:
+    metrics = EvaluationMetrics()
+    label, certain = torch.tensor([0]), torch.tensor([[1e4, 0.0]])
+    # The teacher says 3/4 and 1/4, the student half and half: 3/4 log(3/2) + 1/4 log(1/2).
+    metrics.update(torch.tensor([[0.0, 0.0]]), label, torch.tensor([[math.log(3.0), 0.0]]))
+    assert metrics.compute()["teacher_kl"].item() == pytest.approx(0.130812, abs=1e-6)
+    metrics.update(certain, label, certain)
+    assert metrics.compute()["teacher_kl"].item() == 0.0
 
 
 def test_without_a_teacher_there_is_no_agreement_and_without_images_no_figure() -> None:

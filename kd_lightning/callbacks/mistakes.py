@@ -1,0 +1,175 @@
+"""A picture of a network's worst mistakes, and of what it and its teacher took each image for."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from kd_lightning.batch import Batch, data_of
+from kd_lightning.callbacks.pictures import show
+from kd_lightning.callbacks.results import run_folder
+
+MOST, A_ROW = 8, 4
+"""Mistakes in the picture, and in a row of it."""
+
+MOST_BARS = 10
+"""Classes that have bars: of more, the label and the likeliest."""
+
+LONGEST_NAME = 12
+"""Characters of a class name that are written out."""
+
+COLOURS = {"student": "tab:orange", "teacher": "tab:blue", "network": "tab:orange"}
+
+RIGHT = -1.0
+"""Stands for the loss of an image that was named right: below every loss."""
+
+
+class Mistakes(NamedTuple):
+    """N images that were named wrong.
+
+    Attributes:
+        loss: float (N,), the cross-entropy with the label in nats, or `RIGHT`.
+        index: int64 (N,), into the test set.
+        label: int64 (N,).
+        logits: float (N, 1 or 2, classes), the network's and, where it has a teacher, the teacher's.
+    """
+
+    loss: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nothing calls
+    label: Tensor
+    logits: Tensor
+
+    def worst(self) -> "Mistakes":
+        """Those of the highest loss, the highest first."""
+        return Mistakes(*(tensor[_highest(self.loss)] for tensor in self))
+
+
+class WorstMistakes(Callback):
+    """Draws, for every test, the mistakes of the highest loss, with the probabilities behind them.
+
+    A student's stand beside its teacher's, both softened at the student's temperature: what the teacher knows of an
+    image beyond its class. The picture goes beside the results, as `mistakes.png`, and to TensorBoard's images.
+    """
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start looking."""
+        self._worst: Mistakes | None = None
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the worst so far, places and logits, no images: chosen on the device, which nothing waits for."""
+        right = outputs.argmax(dim=-1) == batch.label
+        loss = F.cross_entropy(outputs, batch.label, reduction="none").masked_fill(right, RIGHT)
+        rows, teacher = _highest(loss), pl_module.last_teacher_logits
+        said: list[Any] = [outputs] if teacher is None else [outputs, teacher]
+        logits = torch.stack([each[rows] for each in said], dim=1)
+        new = Mistakes(loss[rows], batch.index[rows], batch.label[rows], logits)
+        self._worst = new if self._worst is None else _joined(self._worst, new).worst()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what was found."""
+        assert self._worst is not None  # a test has images
+        worst: Any = pl_module.all_gather(self._worst)
+        data, file = data_of(trainer), run_folder(trainer) / "mistakes.png"
+        if not trainer.is_global_zero or not hasattr(data, "deal"):  # of another kind than ours
+            return
+        found = _distinct(Mistakes(*(tensor.flatten(0, 1) for tensor in worst)) if trainer.world_size > 1 else worst)
+        if not len(found.loss):
+            file.unlink(missing_ok=True)  # an earlier test's
+            return
+        mean, std = (values.view(-1, 1, 1) for values in (data.mean, data.std))
+        images = data.deal(found.index, train=False).image.cpu() * std + mean
+        temperature = getattr(pl_module, "temperature", 1.0)
+        names = ("student", "teacher")[: found.logits.shape[1]] if hasattr(pl_module, "teacher") else ("network",)
+        softened = (found.logits.cpu() / temperature).softmax(dim=-1)
+        probabilities = dict(zip(names, softened.unbind(dim=1), strict=True))
+        label, said = found.label.tolist(), found.logits[:, 0].argmax(dim=-1).tolist()
+        title = f"worst mistakes, and probabilities at temperature {temperature:g}"
+        figure = draw_mistakes(images.clamp(0, 1), label, said, probabilities, data.class_names, title)
+        show(trainer, file, figure)
+
+
+def _highest(loss: Tensor) -> Tensor:
+    return loss.topk(min(MOST, len(loss))).indices
+
+
+def _joined(some: Mistakes, others: Mistakes) -> Mistakes:
+    return Mistakes(*(torch.cat(pair) for pair in zip(some, others, strict=True)))
+
+
+def _distinct(found: Mistakes) -> Mistakes:
+    """The worst, without what was named right, and each once: processes share a test set by repeating some images."""
+    rows: dict[int, int] = {}
+    for row in found.loss.argsort(descending=True).tolist():
+        if found.loss[row] != RIGHT:
+            rows.setdefault(int(found.index[row]), row)
+    return Mistakes(*(tensor[list(rows.values())[:MOST]] for tensor in found))
+
+
+def draw_mistakes(
+    images: Tensor,
+    label: Sequence[int],
+    said: Sequence[int],
+    probabilities: dict[str, Tensor],
+    class_names: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draw images, each beside a bar for every class and network.
+
+    Args:
+        images: float (N, C, H, W) in [0, 1]; of three channels in colour.
+        label: of each image.
+        said: the class that each image was taken for.
+        probabilities: (N, classes) of each network, by its name.
+        class_names: of all classes.
+        title: above the picture.
+    """
+    columns = min(A_ROW, len(images))
+    rows = -(-len(images) // columns)
+    width, height = max(3.0 * columns, 4.5), 1.9 * rows + 0.8
+    figure = Figure(figsize=(width, height), dpi=110)
+    figure.suptitle(title, y=1 - 0.1 / height, fontsize=11)
+    edges = {"left": 0.1 / width, "right": 1 - 0.1 / width, "bottom": 0.5 / height, "top": 1 - 0.6 / height}
+    cells = figure.add_gridspec(rows, columns, wspace=0.08, hspace=0.35, **edges)
+    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in class_names]
+    highest = max(float(each.max()) for each in probabilities.values())
+    for number, image in enumerate(images):
+        cell = cells[divmod(number, columns)].subgridspec(1, 2, width_ratios=[4, 3], wspace=0.56)
+        picture, bars = (figure.add_subplot(cell[side]) for side in (0, 1))
+        pixels = image.movedim(0, -1) if len(image) == 3 else image.mean(dim=0)
+        picture.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
+        picture.set_axis_off()
+        picture.set_title(f"{names[label[number]]}, called {names[said[number]]}", fontsize=8, loc="left")
+        _draw_bars(bars, {name: each[number] for name, each in probabilities.items()}, label[number], names)
+        bars.set_xlim(0, 1.05 * highest)
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=8, frameon=False)
+    return figure
+
+
+def _draw_bars(axes: Axes, probabilities: dict[str, Tensor], label: int, names: Sequence[str]) -> None:
+    """Draw one image's probabilities (classes,) of each network, the label's name in bold."""
+    highest = torch.stack(tuple(probabilities.values())).amax(dim=0)
+    highest[label] = torch.inf  # the label has bars, whatever the networks say
+    shown = sorted(highest.topk(min(MOST_BARS, len(highest))).indices.tolist())
+    thickness = 0.8 / len(probabilities)
+    for number, (name, probability) in enumerate(probabilities.items()):
+        places = [place - 0.4 + (number + 0.5) * thickness for place in range(len(shown))]
+        axes.barh(places, probability[shown].tolist(), thickness, color=COLOURS[name], label=name)
+    axes.locator_params(axis="x", nbins=3)
+    axes.set_yticks(range(len(shown)), [names[c] for c in shown])
+    axes.get_yticklabels()[shown.index(label)].set_fontweight("bold")
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=6, length=2, pad=2)

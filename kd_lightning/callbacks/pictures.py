@@ -1,0 +1,24 @@
+"""Where a test's pictures go."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from kd_lightning.whole import whole_file
+
+
+def show(trainer: Trainer, file: Path, figure: Figure) -> None:
+    """Write a picture to a file, and to TensorBoard's images as `test/` with the file's name."""
+    canvas = FigureCanvasAgg(figure)
+    with whole_file(file) as draft:
+        figure.savefig(draft)
+    pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
+    width, height = canvas.get_width_height()
+    image = pixels.view(height, width, 4)[..., :3]
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(f"test/{file.stem}", image, trainer.current_epoch, dataformats="HWC")
