@@ -15,7 +15,7 @@ from kd_lightning import cli
 from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
 from kd_lightning.commands.reproduce import spawns_processes
 from kd_lightning.commands.terminal import quiet_console
-from kd_lightning.commands.words import Arguments, pairs
+from kd_lightning.commands.words import Arguments, count, pairs
 from kd_lightning.errors import UserError
 from kd_lightning.modules.stack import why_not_stacked
 from kd_lightning.whole import whole_file, write_text
@@ -93,9 +93,9 @@ def _arguments() -> Arguments:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML of a distilled student")
     parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
     parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     parser.add_argument(
-        "--at_once", type=_count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
+        "--at_once", type=count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
     )
     parser.add_argument(
         "--runs", type=Path, default=Path("lightning_logs"), help="folder for what is found (default: %(default)s)"
@@ -113,12 +113,6 @@ def _numbers(word: str) -> list[float]:
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"{word} found, each number once expected")
     return numbers
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
-    return int(word)
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:

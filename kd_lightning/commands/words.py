@@ -14,6 +14,13 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"{self.prog.split()[-1]}: {message}")
 
 
+def count(word: str) -> int:
+    """A number of at least 1, as a type of `Arguments`."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
+    return int(word)
+
+
 def pairs(words: list[str], command: str, own: tuple[str, ...]) -> list[list[str]]:
     """Take options of `fit` apart, each with its value: ["--a", "1", "--b=2"] to [["--a", "1"], ["--b=2"]].
 
