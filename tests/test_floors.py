@@ -24,6 +24,7 @@ FLOOR = {
     "models": 2,
     "checkpoint_io": 2,
     "data": 2,
+    "description": 2,
     "latency": 2,
     "network_options": 2,
     "results": 2,

@@ -2,8 +2,9 @@
 
 from kd_lightning.callbacks.bias_correction import BiasCorrection
 from kd_lightning.callbacks.confusion import ConfusionMatrix
+from kd_lightning.callbacks.describer import Describer
 from kd_lightning.callbacks.last import LastCheckpoint
 from kd_lightning.callbacks.predictions import PredictionWriter
 from kd_lightning.callbacks.results import ResultsWriter
 
-__all__ = ["BiasCorrection", "ConfusionMatrix", "LastCheckpoint", "PredictionWriter", "ResultsWriter"]
+__all__ = ["BiasCorrection", "ConfusionMatrix", "Describer", "LastCheckpoint", "PredictionWriter", "ResultsWriter"]
