@@ -32,6 +32,7 @@ FLOOR = {
     "teachers": 3,
     "modules": 4,
     "callbacks": 4,
+    "shipping": 4,
     "cli": 5,
     "commands": 6,
     "__main__": 7,
