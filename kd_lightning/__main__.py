@@ -10,6 +10,7 @@ USAGE = """usage: kd-lightning COMMAND [OPTION ...]
   validate             measure a run on its validation split
   test                 measure a run on the test set
   predict              write what a run says of each test image
+  export CHECKPOINT    a network alone, to ship: ONNX and torch.export, checked and timed
 
 kd-lightning COMMAND --help says more of each.
 """
@@ -44,12 +45,16 @@ def main(args: list[str] | None = None) -> int:
             from kd_lightning.commands import sweep
 
             sweep.main(words[1:])
+        elif words[0] == "export":
+            from kd_lightning.commands import export
+
+            export.main(words[1:])
         elif words[0] in TRAINER_COMMANDS:
             from kd_lightning import cli
 
             cli.main(words)
         else:
-            commands = ", ".join(("reproduce", "sweep", *TRAINER_COMMANDS))
+            commands = ", ".join(("reproduce", "sweep", "export", *TRAINER_COMMANDS))
             raise UserError(f"command: {words[0]} found, one of {commands} expected")
     except UserError as error:
         print(f"kd-lightning: error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
     {"fit":  {"seconds", "epochs", "steps", "seed"},
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "agreement"},
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
+     "export": {"threads", "forms": {NAME: {"mebibytes", "difference", "agreement", "errors", "images", "latency"}}},
      "network": {"name", "parameters", "mebibytes"},
      "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
      "config": {OPTION: VALUE},   # all of `fit`'s, of the run's own `config.yaml`

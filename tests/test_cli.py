@@ -267,7 +267,7 @@ def test_a_checkpoint_with_a_payload_is_refused_and_nothing_in_it_runs(capsys):
 
 
 def test_unknown_commands_are_refused_with_the_known_ones(capsys):
-    assert "reproduce, sweep, fit, validate, test, predict expected" in refused(capsys, "distil")
+    assert "reproduce, sweep, export, fit, validate, test, predict expected" in refused(capsys, "distil")
 
 
 def test_help_and_version_need_no_torch():
