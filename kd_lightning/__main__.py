@@ -10,6 +10,7 @@ USAGE = """usage: kd-lightning COMMAND [OPTION ...]
   validate             measure a run on its validation split
   test                 measure a run on the test set
   predict              write what a run says of each test image
+  predict MODEL IMAGE  write what a checkpoint or an exported file says of image files, or of folders of them
   export CHECKPOINT    a network alone, to ship: ONNX and torch.export, checked and timed
 
 kd-lightning COMMAND --help says more of each.
@@ -49,6 +50,10 @@ def main(args: list[str] | None = None) -> int:
             from kd_lightning.commands import export
 
             export.main(words[1:])
+        elif words[0] == "predict" and len(words) > 1 and not words[1].startswith("-"):
+            from kd_lightning.commands import predict
+
+            predict.main(words[1:])
         elif words[0] in TRAINER_COMMANDS:
             from kd_lightning import cli
 
