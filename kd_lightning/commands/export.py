@@ -132,8 +132,7 @@ def _test_set(trained: Trained, console: Console) -> Any:
         # One that was trained on another split of the files says so.
         state = trained.content.get(type(data).__qualname__)
         data.load_state_dict(state if isinstance(state, dict) else {})
-        data.prepare_data()
-        data.setup("test")
+        data.setup("test")  # without `prepare_data`: what is not there is not fetched for this
     except UserError as error:
         console.print(f"no test images ({error}): compared on noise instead, and errors are not known")
         return None
