@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
-from kd_lightning.commands import reproduce, sweep
+from kd_lightning.commands import export, predict, reproduce, sweep
 from kd_lightning.commands.compare import mean_and_spread
 from kd_lightning.commands.recipe import find_recipe
 
@@ -47,6 +47,10 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
     elif words[0] == "sweep":
         options, overrides = sweep._arguments().parse_known_args(words[1:])
         cli.parse(["fit", f"--config={options.config}", *overrides])
+    elif words[0] == "export":
+        export._arguments().parse_args(words[1:])
+    elif words[0] == "predict" and not words[1].startswith("-"):
+        predict._arguments().parse_args(words[1:])
     elif "--print_config" not in words:
         cli.parse(words)
 

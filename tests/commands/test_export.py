@@ -145,6 +145,15 @@ def test_the_onnx_file_says_what_it_is_and_takes_any_number_of_images(folder: Pa
     assert (found.argmax(axis=1) == label.numpy()).mean() > 0.5
 
 
+def test_the_readme_s_lines_read_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RUN / "export")
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    names: dict[str, Any] = {"images": digits()[0][:3].numpy()}
+    exec(re.search(r"```python\n(# onnx: .*?)```", readme, re.S)[1], names)
+    assert names["probabilities"].shape == (3, 10)
+    assert names["class_names"] == [*"0123456789"]
+
+
 def test_the_torch_file_runs_with_torch_alone(folder: Path) -> None:
     extra = {"metadata.json": ""}
     program = torch.export.load(RUN / "export" / "model.pt2", extra_files=extra).module()
@@ -197,6 +206,19 @@ def test_a_file_that_says_something_else_is_not_written(
         assert re.search(r"model\.pt2 differs from PyTorch by up to 0\.\d+ in a probability, at most 0\.001", line)
     assert (RUN / "export" / "model.pt2").read_bytes() == before
     assert [file.name for file in Path("other").iterdir()] == []
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_full_disk_is_one_line_and_the_file_before_stays(
+    form: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {file.name: file.read_bytes() for file in (RUN / "export").iterdir()}
+    monkeypatch.setattr("os.fsync", full)
+    assert "cannot be written ([Errno 28] No space" in refused(capsys, "export", str(RUN), f"--format={form}")
+    assert {file.name: file.read_bytes() for file in (RUN / "export").iterdir()} == before
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
