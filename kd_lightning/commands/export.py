@@ -69,22 +69,21 @@ def main(words: list[str]) -> None:
         torch.set_num_threads(options.threads)
     console = quiet_console()
     trained = load_trained(options.checkpoint, options.config, "export")
-    classifier = trained.classifier
     data = _test_set(trained, console)
-    reference = _reference(classifier, trained.description, data)
-    name = type(classifier.network).__name__
-    rows = [*_teacher(trained, console), _row(f"{name}, PyTorch", classifier, reference.itself, trained.description)]
+    calibration = _calibration(data) if options.int8 else None
+    reference = _reference(trained, data)
+    rows = [*_teacher(trained, console), _in_torch("", trained.classifier, reference.itself, trained.description)]
     folder = options.output or (trained.run or trained.file.parent) / "export"
     for form in options.format:
         path = folder / f"{STEM}{SUFFIXES[form]}"
         console.print(f"writing {path}")
-        found = export_checked(classifier, trained.description, path, reference, trained.digest)
-        rows.append(_row(path.name, path, found, trained.description))
-    if options.int8:
-        path = folder / f"{STEM}_int8{SUFFIXES['onnx']}"
+        found = export_checked(trained.classifier, trained.description, path, reference, trained.digest)
+        rows.append(_in_file(path, found, trained.description))
+    if calibration:
+        source, path = folder / f"{STEM}.onnx", folder / f"{STEM}_int8.onnx"
         console.print(f"writing {path}")
-        found = export_int8(folder / f"{STEM}{SUFFIXES['onnx']}", _calibration(data), path, reference)
-        rows.append(_row(path.name, path, found, trained.description))
+        found = export_int8(source, calibration, path, reference)
+        rows.append(_in_file(path, found, trained.description))
     console.print(_table(rows, reference))
     _keep(trained.run, rows)
     console.print(f"to use it: kd-lightning predict {folder / STEM}{SUFFIXES[options.format[0]]} IMAGE_OR_FOLDER …")
@@ -139,10 +138,10 @@ def _test_set(trained: Trained, console: Console) -> Any:
     return data
 
 
-def _reference(classifier: ImageClassifier, description: Description, data: Any) -> Reference:
+def _reference(trained: Trained, data: Any) -> Reference:
     if data is None:
-        return Reference.of(classifier, random_images(description.stored_shape))
-    return Reference.of_test_set(classifier, data)
+        return Reference.of(trained.classifier, random_images(trained.description.stored_shape))
+    return Reference.of_test_set(trained.classifier, data)
 
 
 def _calibration(data: Any) -> Iterator[Tensor]:
@@ -162,17 +161,17 @@ def _teacher(trained: Trained, console: Console) -> list[Row]:
     except UserError as error:
         console.print(f"no teacher beside it ({error})")
         return []
-    name = f"teacher {type(network).__name__}, PyTorch"
-    return [_row(name, ImageClassifier(network, trained.description), None, trained.description)]
+    return [_in_torch("teacher ", ImageClassifier(network, trained.description), None, trained.description)]
 
 
-def _row(name: str, form: ImageClassifier | Path, comparison: Comparison | None, description: Description) -> Row:
-    """Measure a form of a network: a module, or a file."""
-    if isinstance(form, Path):
-        size, answer = form.stat().st_size, open_exported(form, "export")[1]
-    else:
-        size, answer = size_in_bytes(form), form
-    return Row(name, size / MEBIBYTE, comparison, _latency(answer, description))
+def _in_torch(role: str, form: ImageClassifier, comparison: Comparison | None, description: Description) -> Row:
+    name = f"{role}{type(form.network).__name__}, PyTorch"
+    return Row(name, size_in_bytes(form) / MEBIBYTE, comparison, _latency(form, description))
+
+
+def _in_file(path: Path, comparison: Comparison, description: Description) -> Row:
+    answer = open_exported(path, "export")[1]
+    return Row(path.name, path.stat().st_size / MEBIBYTE, comparison, _latency(answer, description))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ OUR_DATA = "kd_lightning.data."
 
 FROM_PYTHON = (
     "it was not saved by kd-lightning fit; name a config that makes its network and data (--config FILE), or export "
-    "it from Python: kd_lightning.shipping.export_network(network, description, path)"
+    "it from Python: kd_lightning.shipping.export_network(network, describe(data), path)"
 )
 
 

@@ -80,7 +80,7 @@ def trace(classifier: ImageClassifier, description: Description) -> ExportedProg
         UserError: the exporter cannot take its network.
     """
     image = torch.zeros(2, *description.stored_shape, dtype=torch.uint8)
-    with _told(classifier.network), quiet():
+    with told(_cannot_be(classifier.network)), quiet():
         program = torch.export.export(classifier, (image,), dynamic_shapes=BATCH_SHAPES)
     for node in program.graph.nodes:  # which would say in what folders its maker keeps the sources
         node.meta.pop("stack_trace", None)
@@ -102,7 +102,7 @@ def write_onnx(program: ExportedProgram, said: dict[str, str], network: nn.Modul
         UserError: a package is missing, or ONNX has no word for an operation of the network.
     """
     need_packages(*ONNX_PACKAGES)
-    with _told(network), quiet():
+    with told(_cannot_be(network)), quiet():
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -175,15 +175,19 @@ def _open_torch(path: Path) -> tuple[dict[str, str], Answer]:
     return json.loads(said[EXTRA_FILE]), answer
 
 
+def _cannot_be(network: nn.Module) -> str:
+    return f"export: {type(network).__name__} cannot be exported"
+
+
 @contextmanager
-def _told(network: nn.Module) -> Iterator[None]:
-    """Make one line of what an exporter says of a network that it cannot take."""
+def told(beginning: str) -> Iterator[None]:
+    """Make one line of what an exporter says of a network that it cannot take, behind a beginning."""
     try:
         yield
     except (UserError, OSError):
         raise
     except Exception as error:  # of any kind, and pages of it
-        raise UserError(f"export: {type(network).__name__} cannot be exported ({short(error)})") from error
+        raise UserError(f"{beginning} ({short(error)})") from error
 
 
 @contextmanager

@@ -18,12 +18,13 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.models import MLP
 from kd_lightning.modules import TeacherModule
-from kd_lightning.shipping import export
+from kd_lightning.shipping import describe, export, export_network
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RUN = Path("logs/student/seed_0")
@@ -258,7 +259,16 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     torch.save(MLP([64, 10]).state_dict(), "weights.pt")
     before = {file: file.read_bytes() for file in (RUN / "export").iterdir()}
     assert message in refused(capsys, "export", *words)
+    assert not Path("export").exists()
     assert {file: file.read_bytes() for file in (RUN / "export").iterdir()} == before
+
+
+def test_one_layer_has_none_that_is_quantised(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--trainer.max_epochs=1", "--trainer.logger.name=one"]
+    assert main(["fit", write_config("one", "TeacherModule", [64, 10]), *words]) == 0
+    line = refused(capsys, "export", "logs/one/seed_0", "--int8", "--format=onnx")
+    assert "int8: 1 layers found, at least 2 expected: the last stays as it is" in line
+    assert [file.name for file in Path("logs/one/seed_0/export").iterdir()] == ["model.onnx"]
 
 
 class Counts(torch.nn.Module):
@@ -306,8 +316,15 @@ def test_a_network_made_in_python_is_exported_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_model_summary=False)
-    trainer.fit(TeacherModule(MLP([64, 10])), DigitsDataModule(train_size=50))
+    module, data = TeacherModule(MLP([64, 10])), DigitsDataModule(train_size=50)
+    trainer.fit(module, data)
     (file,) = Path("checkpoints").iterdir()
+    Image.new("L", (8, 8)).save("digit.png")
     line = refused(capsys, "export", str(file))
     assert "was not saved by kd-lightning fit" in line
-    assert "kd_lightning.shipping.export_network(network, description, path)" in line
+    assert "kd_lightning.shipping.export_network(network, describe(data), path)" in line
+    data.setup("test")
+    batches = [data.stored(torch.arange(3), train=False)]
+    assert export_network(module.net, describe(data), "model.pt2", batches).images == 3
+    status = main(["predict", "model.pt2", "digit.png"])
+    assert (status, len(Path("predictions.csv").read_text().splitlines())) == (0, 2)
