@@ -11,6 +11,7 @@ HOMES = {
         "BiasCorrection",
         "ConfusionMatrix",
         "Dashboard",
+        "Describer",
         "Gallery",
         "LastCheckpoint",
         "PredictionWriter",

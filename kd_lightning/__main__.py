@@ -11,7 +11,9 @@ USAGE = """usage: kd-lightning COMMAND [OPTION ...]
   fit                  train what a config names        --config configs/digits/teacher.yaml
   validate             measure a run on its validation split
   test                 measure a run on the test set
-  predict              write what a run says of each test image
+  export RUN           a network alone, to ship: ONNX and torch.export, checked and timed
+  predict RUN IMAGE …  what a run, or an exported file, says of image files and folders of them
+  predict              what a run says of each image of its test set
   completion SHELL     print what lets bash, zsh or fish complete these words
 
 kd-lightning COMMAND --help says more of each.
@@ -19,7 +21,9 @@ kd-lightning COMMAND --help says more of each.
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
-COMMANDS = ("reproduce", "compare", "sweep", *TRAINER_COMMANDS, "completion")
+OWN_COMMANDS = ("reproduce", "compare", "sweep", "export")
+
+COMMANDS = (*OWN_COMMANDS, *TRAINER_COMMANDS, "completion")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -47,20 +51,11 @@ def main(args: list[str] | None = None) -> int:
     from kd_lightning.errors import UserError
 
     try:
-        if words[0] == "reproduce":
-            _load()
-            from kd_lightning.commands import reproduce
-
-            reproduce.main(words[1:])
-        elif words[0] == "compare":
-            from kd_lightning.commands import compare
-
-            compare.main(words[1:])
-        elif words[0] == "sweep":
-            _load()
-            from kd_lightning.commands import sweep
-
-            sweep.main(words[1:])
+        of_files = words[0] == "predict" and len(words) > 1 and not words[1].startswith("-")
+        if words[0] in OWN_COMMANDS or of_files:
+            if words[0] != "compare":
+                _load()
+            import_module(f"kd_lightning.commands.{words[0]}").main(words[1:])
         elif words[0] in TRAINER_COMMANDS:
             _load()
             from kd_lightning import cli

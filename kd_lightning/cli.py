@@ -15,9 +15,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from kd_lightning.callbacks import Dashboard, Gallery, LastCheckpoint, PredictionWriter, ResultsWriter
+from kd_lightning.callbacks import Dashboard, Describer, Gallery, LastCheckpoint, PredictionWriter, ResultsWriter
 from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
+from kd_lightning.description import plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.network_options import fit_to_classes, leave_out_weights
@@ -137,6 +138,8 @@ class _CLI(LightningCLI):
                 ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False),
                 LastCheckpoint(),
             ]
+        network = (self.config[self.subcommand].model.get("init_args") or {}).get("net")
+        callbacks.append(Describer(plain_network(network)))
         callbacks += [ResultsWriter(self.config[self.subcommand].label), Dashboard(), Gallery()]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())

@@ -48,7 +48,12 @@ def measure_latency(
     # A network may draw random numbers in evaluation mode too.
     unseen = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with evaluating(network), torch.no_grad(), unseen:
-        return 1000 * median(_durations(lambda: network(image), device))
+        return median_milliseconds(lambda: network(image), device)
+
+
+def median_milliseconds(forward: Callable[[], object], device: torch.device) -> float:
+    """The median time of one call; see `MOST`, `LEAST` and `SECONDS`."""
+    return 1000 * median(_durations(forward, device))
 
 
 def _durations(forward: Callable[[], object], device: torch.device) -> list[float]:

@@ -4,6 +4,7 @@
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error",
               "agreement", "teacher_kl"},   # of a distilled student, where its teacher was there
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
+     "export": {"threads", "forms": {NAME: {"mebibytes", "difference", "agreement", "errors", "images", "latency"}}},
      "network": {"name", "parameters", "mebibytes"},
      "class_names": [NAME, …],   # in the order of their numbers
      "confusion": [[COUNT, …], …],   # of the test: a row a label, a column a prediction; not of over 1,000 classes

@@ -15,7 +15,13 @@ from torchvision.models import resnet18
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
-from kd_lightning.commands.options import compare_arguments, reproduce_arguments, sweep_arguments
+from kd_lightning.commands.options import (
+    compare_arguments,
+    export_arguments,
+    predict_arguments,
+    reproduce_arguments,
+    sweep_arguments,
+)
 from kd_lightning.commands.recipe import find_recipe
 from kd_lightning.commands.table import mean_and_spread
 
@@ -57,6 +63,10 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
     elif words[0] == "sweep":
         options, overrides = sweep_arguments().parse_known_args(words[1:])
         cli.parse(["fit", f"--config={options.config}", *overrides])
+    elif words[0] == "export":
+        export_arguments().parse_args(words[1:])
+    elif words[0] == "predict" and not words[1].startswith("-"):
+        predict_arguments().parse_args(words[1:])
     elif "--print_config" not in words:
         cli.parse(words)
 

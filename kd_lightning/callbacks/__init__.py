@@ -3,6 +3,7 @@
 from kd_lightning.callbacks.bias_correction import BiasCorrection
 from kd_lightning.callbacks.confusion import ConfusionMatrix
 from kd_lightning.callbacks.dashboard import Dashboard
+from kd_lightning.callbacks.describer import Describer
 from kd_lightning.callbacks.gallery import Gallery
 from kd_lightning.callbacks.last import LastCheckpoint
 from kd_lightning.callbacks.mistakes import WorstMistakes
@@ -14,6 +15,7 @@ __all__ = [
     "BiasCorrection",
     "ConfusionMatrix",
     "Dashboard",
+    "Describer",
     "Gallery",
     "LastCheckpoint",
     "PredictionWriter",

@@ -33,10 +33,10 @@ def say_where_and_what_next(done: LightningCLI) -> None:
 
 
 def _next(folder: Path, command: str) -> list[str]:
-    """Test what was trained, then look at its curves."""
+    """Test what was trained, then ship it; and look at the curves."""
     trained = (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
     if trained and "test" not in read_results(folder):
         return ["kd-lightning", "test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder)]
     if command == "test" and trained:
-        return ["kd-lightning", "predict", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder)]
+        return ["kd-lightning", "export", str(folder)]
     return ["tensorboard", "--logdir", str(folder.parent)]

@@ -13,6 +13,13 @@ AT_ONCE = 32
 """Students in a stack by default: 32 of recipe A take 0.8 of the time of four stacks of 8 on two CPU threads."""
 
 
+FORMATS = ("onnx", "torch")
+"""Of exported files."""
+
+PREDICTED_AT_ONCE = 128
+"""Images, by default."""
+
+
 def reproduce_arguments() -> Arguments:
     """The options of `kd-lightning reproduce`, but for the recipe, which is its first word."""
     parser = Arguments(
@@ -72,6 +79,68 @@ def compare_arguments() -> Arguments:
     return parser
 
 
+def export_arguments() -> Arguments:
+    """The options of `kd-lightning export`."""
+    parser = Arguments(
+        prog="kd-lightning export",
+        usage="%(prog)s CHECKPOINT_OR_RUN [--format F,…] [--int8] [--output DIR]\n       [--config FILE] [--threads N]",
+        description="Write a trained network, with normalisation and softmax, to files that run without this project: "
+        "uint8 images in, class probabilities out, any number at a time. Each is compared with PyTorch on the run's "
+        "test images before it takes its place.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT_OR_RUN", help="of a run folder, its best checkpoint, else its last"
+    )
+    parser.add_argument(
+        "--format", type=_formats, default=[*FORMATS], metavar="F,…", help="of onnx, torch (default: both)"
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="an ONNX file of 8 bits too; ranges are measured on training images"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="(default: export/ in the run folder)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML that makes network and data, where the checkpoint does not"
+    )
+    parser.add_argument("--threads", type=count, metavar="N", help="of torch and onnxruntime (default: torch's choice)")
+    return parser
+
+
+def predict_arguments() -> Arguments:
+    """The options of `kd-lightning predict`."""
+    parser = Arguments(
+        prog="kd-lightning predict",
+        usage="%(prog)s MODEL IMAGE_OR_FOLDER ... [--output FILE] [--batch_size N]\n"
+        "       [--config FILE]\n"
+        "       kd-lightning predict --config FILE [--OPTION VALUE ...]",
+        description="Name the class of image files: a CSV with file, class and probability. Where some cannot be read, "
+        "they are named, the others are written, and the exit status is 2.",
+        epilog="kd-lightning predict --config FILE [--ckpt_path RUN] [--OPTION VALUE ...], without a model, says the "
+        "same of a run's own test images; its options are those of kd-lightning test.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="checkpoint, run folder, or an exported .onnx or .pt2 (a program)"
+    )
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched, and those in them"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=count,
+        default=PREDICTED_AT_ONCE,
+        metavar="N",
+        help="images at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML that makes the network, where the checkpoint does not say it"
+    )
+    return parser
+
+
 def sweep_arguments() -> Arguments:
     """The options of `kd-lightning sweep`."""
     parser = Arguments(
@@ -100,6 +169,13 @@ def sweep_arguments() -> Arguments:
     return parser
 
 
+def _formats(word: str) -> list[str]:
+    formats = word.split(",")
+    if not set(formats) <= set(FORMATS) or len(set(formats)) < len(formats):
+        raise argparse.ArgumentTypeError(f"{word} found, one or both of {','.join(FORMATS)} expected")
+    return formats
+
+
 def _numbers(word: str) -> list[float]:
     try:
         numbers = [float(number) for number in word.split(",")]
@@ -112,5 +188,11 @@ def _numbers(word: str) -> list[float]:
     return numbers
 
 
-PARSERS = {"reproduce": reproduce_arguments, "compare": compare_arguments, "sweep": sweep_arguments}
+PARSERS = {
+    "reproduce": reproduce_arguments,
+    "compare": compare_arguments,
+    "sweep": sweep_arguments,
+    "export": export_arguments,
+    "predict": predict_arguments,
+}
 """By command, for its page of help and its completion."""

@@ -6,7 +6,6 @@ HEADS = {
     "fit": "Train what a config names; the run is kept in the folder that its logger names.",
     "validate": "Measure a trained network on the validation split: the config's run, or that of --ckpt_path.",
     "test": "Measure a trained network on the test set: the config's run, or that of --ckpt_path.",
-    "predict": "Write what a trained network says of each test image into predictions.csv of the run folder.",
 }
 
 RUN = {

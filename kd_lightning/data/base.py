@@ -312,6 +312,10 @@ class ClassificationDataModule(LightningDataModule):
         """Make images of the whole training set, or of the test set, ready for a network: see `Dealer.deal`."""
         return self._dealers[train].deal(index, view, images)
 
+    def stored(self, index: Tensor, train: bool = True) -> Tensor:
+        """Images of the whole training set, or of the test set, as `load` gives them: uint8 (B, *stored_shape)."""
+        return self._dealers[train].stored(index)
+
     def _views_of_epoch(self, epoch: int, device: torch.device) -> Tensor:
         """The view that each training image gets in an epoch: int64 (N,)."""
         if self._epoch_views is None or self._epoch_views[0] != epoch:

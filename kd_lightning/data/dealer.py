@@ -12,6 +12,29 @@ RESIDENT_BYTES = 2 * 2**30
 """A set up to this size is copied to the device, under its views; a larger one stays where it is, a memory map."""
 
 
+def scale_and_shift(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """(pixel / 255 - mean) / std in one multiplication and one addition: its factor and its summand, (C, 1, 1)."""
+    return (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
+
+
+def finish(image: Tensor, scale: Tensor, shift: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Normalise images, and resize them where they are stored at another size than they are shown at.
+
+    Args:
+        image: uint8 (B, C, H, W).
+        scale: float (C, 1, 1), see `scale_and_shift`.
+        shift: likewise.
+        shape: (C, H, W) of the images as the network gets them.
+    """
+    image = image.float().mul_(scale).add_(shift)
+    if image.shape[1:] == shape:
+        return image
+    # Antialiasing changes nothing where an image grows, and resizing takes half of the time without it.
+    shrinks = any(shown < stored for shown, stored in zip(shape, image.shape[1:], strict=True))
+    image = image.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(image, shape[1:], mode="bilinear", antialias=shrinks)
+
+
 class Dealer:
     """Makes the images of one part of a dataset ready for a network, on the device that asks for them.
 
@@ -29,8 +52,7 @@ class Dealer:
         self.part = part
         self.views = views
         self.shape = shape
-        # (pixel / 255 - mean) / std in one multiplication and one addition.
-        self._scale, self._shift = (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
+        self._scale, self._shift = scale_and_shift(mean, std)
         self._on_device: dict[torch.device, ImageSet] = {}
 
     def deal(self, index: Tensor, view: Tensor | None = None, images: Tensor | None = None) -> Batch:
@@ -46,12 +68,15 @@ class Dealer:
             resident = self._resident(self.part, index.device)
             shown = self.views.gather(resident.image, index, view)
             return Batch(self._finish(shown), resident.label[index], index, view)
-        host = index.cpu()
-        if images is None:
-            images = self.part.image[host] if isinstance(self.part, ImageSet) else self.part.read(host)
+        images = self.stored(index) if images is None else images
         prepared = self.views.prepare(images.to(index.device))
         shown = self.views.gather(prepared, torch.arange(len(index), device=index.device), view)
-        return Batch(self._finish(shown), self.part.label[host].to(index.device), index, view)
+        return Batch(self._finish(shown), self.part.label[index.cpu()].to(index.device), index, view)
+
+    def stored(self, index: Tensor) -> Tensor:
+        """Images as they are stored: uint8 (B, C, H, W), where the part is."""
+        host = index.cpu()
+        return self.part.image[host] if isinstance(self.part, ImageSet) else self.part.read(host)
 
     def _resident(self, part: ImageSet, device: torch.device) -> ImageSet:
         """All of the part on a device, in the form that its views read; made once."""
@@ -60,13 +85,6 @@ class Dealer:
         return self._on_device[device]
 
     def _finish(self, image: Tensor) -> Tensor:
-        """Normalise images, and resize them where they are stored at another size than they are shown at."""
         if self._scale.device != image.device:
             self._scale, self._shift = self._scale.to(image.device), self._shift.to(image.device)
-        image = image.float().mul_(self._scale).add_(self._shift)
-        if image.shape[1:] == self.shape:
-            return image
-        # Antialiasing changes nothing where an image grows, and resizing takes half of the time without it.
-        shrinks = any(shown < stored for shown, stored in zip(self.shape, image.shape[1:], strict=True))
-        image = image.contiguous(memory_format=torch.channels_last)
-        return F.interpolate(image, self.shape[1:], mode="bilinear", antialias=shrinks)
+        return finish(image, self._scale, self._shift, self.shape)

@@ -52,6 +52,21 @@ def load_weights(network: nn.Module, path: Path, option: str) -> None:
     """
     content = read_weights(path, option)
     check_run(path, content, option)
+    network.load_state_dict(fitting_weights(network, content, path, option))
+
+
+def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -> dict[str, Tensor]:
+    """Find a network's weights in what was read from a file.
+
+    Args:
+        network: whose names and shapes they must have; its own values play no part.
+        content: of the file, as `read_weights` gives it.
+        path: the file.
+        option: what the user set it with, for errors.
+
+    Raises:
+        UserError: there are none, or those of another architecture.
+    """
     found = _without_prefix(_state_dict(content, path, option), network)
     problems = misfits(found, network.state_dict())
     if problems:
@@ -59,7 +74,7 @@ def load_weights(network: nn.Module, path: Path, option: str) -> None:
         raise UserError(
             f"{option}: the weights in {path} do not fit {type(network).__name__}: {'; '.join(problems[:3])}{more}"
         )
-    network.load_state_dict(found)
+    return found
 
 
 def _state_dict(content: Any, path: Path, option: str) -> dict[str, Tensor]:

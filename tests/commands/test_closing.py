@@ -27,19 +27,24 @@ def closing(capsys):
 def test_each_command_names_the_next_and_it_can_be_run(capsys):
     assert main(["fit", f"--config={CONFIG}", "--trainer.max_epochs=1"]) == 0
     chain = [closing(capsys)]
-    while (words := shlex.split(chain[-1][1].removeprefix("next: ")))[0] == "kd-lightning":
+    while "IMAGE_OR_FOLDER" not in (words := shlex.split(chain[-1][1].removeprefix("next: "))):
         assert main(words[1:]) == 0
         chain.append(closing(capsys))
     on_run = f"--config {RUN}/config.yaml --ckpt_path {RUN}"
     assert [further for _, further in chain] == [
         f"next: kd-lightning test {on_run}",
-        f"next: kd-lightning predict {on_run}",
-        "next: tensorboard --logdir lightning_logs/digits/teacher",
+        f"next: kd-lightning export {RUN}",
+        f"next: kd-lightning predict {RUN}/export/model.onnx IMAGE_OR_FOLDER …",
     ]
-    fitted, tested, predicted = (results for results, _ in chain)
+    fitted, tested, exported = (results for results, _ in chain)
     assert fitted == f"results: {RUN} (config.yaml, checkpoints)"
     assert tested.startswith(f"results: {RUN} (results.json, confusion.png, errors.png")
-    assert predicted == f"results: {RUN} (predictions.csv)"
+    assert exported == f"results: {RUN}/export (model.onnx, model.pt2)"
+    assert main(["predict", *shlex.split(on_run)]) == 0
+    assert closing(capsys) == [
+        f"results: {RUN} (predictions.csv)",
+        "next: tensorboard --logdir lightning_logs/digits/teacher",
+    ]
 
 
 def test_nothing_is_named_that_is_not_there(capsys):

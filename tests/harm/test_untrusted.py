@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from kd_lightning.__main__ import main
@@ -148,6 +149,81 @@ def test_a_class_path_makes_a_module_or_nothing(path: str, capsys: pytest.Captur
     assert main(["fit", f"--model={path}", *words]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("kd-lightning: error: ")
     assert not list(Path().iterdir())
+
+
+def described(class_path: str, **changes: object) -> Path:
+    """A checkpoint that says how its network is made."""
+    network = {"class_path": class_path, "init_args": {"command": "touch ran", "path": "ran", "widths": [64, 10]}}
+    shapes = {"image_shape": [1, 8, 8], "stored_shape": [1, 8, 8], "mean": [0.3], "std": [0.4], "crop": True}
+    description = {"network": network, "class_names": [*"0123456789"], **shapes, **changes}
+    state = {f"net.{name}": weight for name, weight in MLP([64, 10]).state_dict().items()}
+    file = Path("poisoned.ckpt")
+    torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": state, "description": description}, file)
+    return file
+
+
+HOSTILE = [
+    "os.system",
+    "subprocess.getoutput",
+    "pathlib.Path",
+    "torch.hub.load",
+    "hostile.Network",
+    "kd_lightning.cli.main",
+]
+
+
+@pytest.mark.parametrize("words", [["export", "poisoned.ckpt"], ["predict", "poisoned.ckpt", "image.png"]])
+@pytest.mark.parametrize("path", HOSTILE)
+def test_a_checkpoint_that_names_something_else_than_a_network_runs_nothing(
+    path: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("hostile.py").write_text("open('ran', 'w')\n")
+    Image.new("L", (8, 8)).save("image.png")
+    described(path)
+    assert main(words) == 2
+    assert f"of poisoned.ckpt is {path}, and a file may name" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_shape": [1, 10**6, 10**6]},
+        {"class_names": ["zero"]},
+        {"class_names": [*"012"]},
+        {"mean": [0.1, 0.2, 0.3]},
+        {"network": "os.system"},
+        {"network": {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [10**6, 10**6]}}},
+    ],
+)
+def test_a_checkpoint_that_describes_itself_falsely_is_one_line(
+    changes: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (8, 8)).save("image.png")
+    described("kd_lightning.models.MLP", **changes)
+    assert main(["predict", "poisoned.ckpt", "image.png"]) == 2
+    assert "poisoned.ckpt" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("predictions.csv").exists()
+
+
+def test_the_config_beside_a_checkpoint_names_no_more_than_the_checkpoint_may(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run folder may be downloaded whole."""
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("hostile.py").write_text("open('ran', 'w')\n")
+    Path("run/checkpoints").mkdir(parents=True)
+    net = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 10]}}
+    described("kd_lightning.models.MLP", network=net).rename("run/checkpoints/last.ckpt")
+    data = {"class_path": "hostile.Data", "init_args": {}}
+    teacher = {"teacher": {"class_path": "hostile.Network"}, "teacher_ckpt": "run"}
+    Path("run/config.yaml").write_text(yaml.safe_dump({"model": {"init_args": teacher}, "data": data}))
+    assert main(["export", "run", "--format=torch"]) == 0
+    said = capsys.readouterr().out
+    assert "no test images (the data is hostile.Data; where you trust it" in said
+    assert "is hostile.Network, and a file may name those" in said
+    assert not Path("ran").exists()
 
 
 def test_nothing_is_fetched_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,3 +67,9 @@ def test_weights_and_start_are_those_of_torch_s_convolution() -> None:
     theirs = nn.Conv2d(256, 8, 3, padding=1).state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_exported_network_has_a_convolution() -> None:
+    program = torch.export.export(Conv3x3(256, 8).eval(), (torch.zeros(2, 256, 4, 4),))
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called == ["aten.conv2d.default"]

@@ -1,0 +1,134 @@
+"""What a network says of image files."""
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kd_lightning.commands.options import predict_arguments
+from kd_lightning.commands.terminal import quiet_console
+from kd_lightning.commands.trained import load_trained
+from kd_lightning.data.decode import Decoder, image_suffixes
+from kd_lightning.description import Description
+from kd_lightning.errors import UserError, one_line
+from kd_lightning.shipping import SUFFIXES, Answer, open_exported
+from kd_lightning.waiting import bar
+from kd_lightning.whole import write_text
+
+NAMED = 3
+"""Unreadable images that an error names; the others it counts."""
+
+
+def main(words: list[str]) -> None:
+    """Run `kd-lightning predict MODEL IMAGE …` with the words after `predict`.
+
+    Raises:
+        UserError: a mistake in the command line, a model that cannot be read, no image; or, once the others are
+            written, images that cannot be read.
+    """
+    options = predict_arguments().parse_args(words)
+    files = find_images(options.images)
+    console = quiet_console()
+    description, answer = open_model(options.model, options.config)
+    decoder = decoder_of(description)
+    unreadable: list[str] = []
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "class", "probability"])
+    for names, images in _batches(files, decoder, options.batch_size, unreadable):
+        confidence, named = answer(images).max(dim=-1)
+        rows = zip(names, named.tolist(), confidence.tolist(), strict=True)
+        writer.writerows([file, description.class_names[c], f"{p:.6f}"] for file, c, p in rows)
+    readable = len(files) - len(unreadable)
+    if readable:
+        write_text(options.output, table.getvalue())
+        console.print(f"results: {options.output} ({readable} images)")
+    if unreadable:
+        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        others = f"; the others are in {options.output}" if readable else ""
+        raise UserError(
+            f"predict: {len(unreadable)} of {len(files)} images cannot be read: "
+            f"{', '.join(unreadable[:NAMED])}{more}{others}"
+        )
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The files that are meant: those named, and of folders all that Pillow may read, in order; none twice.
+
+    Raises:
+        UserError: nothing is there, or no image.
+    """
+    found: list[Path] = []
+    suffixes = image_suffixes()
+    for path in paths:
+        if path.is_file():
+            found.append(path)
+            continue
+        if not path.is_dir():
+            raise UserError(f"predict: no file or folder {path}")
+        inside = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in suffixes
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
+        )
+        if not inside:
+            raise UserError(f"predict: no image in {path}")
+        found += inside
+    return [*dict.fromkeys(found)]
+
+
+def open_model(path: Path, config: Path | None) -> tuple[Description, Answer]:
+    """What a model reads and says, and itself as a function of images.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if path.suffix in SUFFIXES.values():
+        return open_exported(path, "predict")
+    trained = load_trained(path, config, "predict")
+
+    def answer(image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return trained.classifier(image)
+
+    return trained.description, answer
+
+
+def decoder_of(description: Description) -> Decoder:
+    """How a file becomes an image as the network was shown them.
+
+    Raises:
+        UserError: images that no file is decoded to.
+    """
+    channels, height, width = description.stored_shape
+    if channels not in (1, 3) or height != width:
+        raise UserError(f"predict: the network reads images of {channels}x{height}x{width}, which no file is read as")
+    return Decoder(channels=channels, size=height, crop=description.crop)
+
+
+def _batches(
+    files: Sequence[Path], decoder: Decoder, size: int, unreadable: list[str]
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """Decode files, in parallel: those that can be read with their images; what is wrong with others is noted."""
+
+    def read(file: Path) -> Tensor | str:
+        try:
+            return decoder.read(file)[0]
+        except Exception as error:  # Pillow's plug-ins have their own
+            return f"{file} ({one_line(error)})"
+
+    chunks = [files[start : start + size] for start in range(0, len(files), size)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in bar(chunks, "predicting"):
+            decoded = list(pool.map(read, chunk))
+            unreadable += [problem for problem in decoded if isinstance(problem, str)]
+            pairs = [(file, image) for file, image in zip(chunk, decoded, strict=True) if isinstance(image, Tensor)]
+            if pairs:
+                yield [file for file, _ in pairs], torch.stack([image for _, image in pairs])

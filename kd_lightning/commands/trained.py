@@ -1,0 +1,148 @@
+"""A trained network from what a user names: a checkpoint, or a run folder."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from kd_lightning import cli
+from kd_lightning.description import KEY, Description, describe
+from kd_lightning.errors import UserError
+from kd_lightning.results import check_run
+from kd_lightning.shipping import ImageClassifier, check_answer, rebuild
+from kd_lightning.teachers import load_weights, resolve_checkpoint
+from kd_lightning.weights_file import read_weights
+
+OUR_DATA = "kd_lightning.data."
+
+FROM_PYTHON = (
+    "it was not saved by kd-lightning fit; name a config that makes its network and data (--config FILE), or export "
+    "it from Python: kd_lightning.shipping.export_network(network, describe(data), path)"
+)
+
+
+@dataclass
+class Trained:
+    """A network with its weights, and all that was found around it.
+
+    Attributes:
+        file: the checkpoint.
+        content: what is in it.
+        classifier: the network with its weights, from uint8 images to probabilities.
+        description: what it reads, and its classes.
+        data: makes the data module that it was trained with; raises `UserError` where that cannot be.
+        teacher: makes the teacher, with its weights; raises `UserError` where it is gone. None where none is known.
+    """
+
+    file: Path
+    content: Any
+    classifier: ImageClassifier
+    description: Description
+    data: Callable[[], Any]
+    teacher: Callable[[], nn.Module] | None
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that the checkpoint lies in."""
+        return self.file.parent.parent if self.file.parent.name == "checkpoints" else None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the checkpoint."""
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_trained(path: Path, config: Path | None, option: str) -> Trained:
+    """Make a trained network again, from its checkpoint alone where that describes it.
+
+    A checkpoint, and the `config.yaml` of the run folder it lies in, may be anybody's: of those, networks and data of
+    this project and of torchvision are made alone. A config that the user names is trusted, as in `fit`.
+
+    Args:
+        path: a checkpoint or a run folder.
+        config: YAML that makes network and data in place of what the checkpoint says.
+        option: what the user set it with, for errors.
+
+    Raises:
+        UserError: nothing there, a damaged checkpoint, or one that does not say what it is of.
+    """
+    file = resolve_checkpoint(path, option)
+    content = read_weights(file, option)
+    check_run(file, content, option)
+    trained = _by_config(file, content, config, option) if config else _by_itself(file, content, option)
+    check_answer(trained.classifier, trained.description, f"{option}: {file}")
+    return trained
+
+
+def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
+    words = ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
+    built = cli.build(["test", f"--config={config}", f"--ckpt_path={file}", *words])
+    description = describe(built.datamodule)
+    if description is None:
+        raise UserError(f"{option}: the data of {config} does not say what it shows; a data module of ours expected")
+
+    def teacher() -> nn.Module:
+        network = built.model.teacher.network
+        load_weights(network, resolve_checkpoint(built.model.teacher_ckpt, "teacher_ckpt"), "teacher_ckpt")
+        return network
+
+    classifier = ImageClassifier(built.model.net, description)
+    taught = teacher if hasattr(built.model, "teacher_ckpt") else None
+    return Trained(file, content, classifier, description, lambda: built.datamodule, taught)
+
+
+def _by_itself(file: Path, content: Any, option: str) -> Trained:
+    said = content.get(KEY) if isinstance(content, dict) else None
+    config = _config_beside(file)
+    model = _part(_part(config, "model"), "init_args")
+
+    def data() -> Any:
+        return _data(config, file)
+
+    def teacher() -> nn.Module:
+        weights = resolve_checkpoint(str(model["teacher_ckpt"]), "teacher_ckpt")
+        return rebuild(model.get("teacher"), read_weights(weights, "teacher_ckpt"), weights, "teacher_ckpt")
+
+    if said is None and not model:
+        raise UserError(f"{option}: {file} does not say how its network is made: {FROM_PYTHON}")
+    try:  # a checkpoint of before has the config of its run alone
+        description = describe(data()) if said is None else Description.of(said)
+    except ValueError as error:
+        raise UserError(f"{option}: {file} has a description that is none ({error})") from error
+    recorded = model.get("net") if said is None else said.get("network")
+    if recorded is None or description is None:
+        raise UserError(f"{option}: {file} does not say how its network is made: {FROM_PYTHON}")
+    classifier = ImageClassifier(rebuild(recorded, content, file, option), description)
+    return Trained(file, content, classifier, description, data, teacher if model.get("teacher_ckpt") else None)
+
+
+def _config_beside(file: Path) -> dict[str, Any]:
+    """The config of the run that a checkpoint lies in; empty where there is none."""
+    try:
+        config = yaml.safe_load((file.parent.parent / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _data(config: dict[str, Any], file: Path) -> Any:
+    """Make the data module of a run's config, if it is one of ours."""
+    named = _part(config, "data")
+    if not named:
+        raise UserError(f"no config.yaml with its data beside {file.parent}")
+    class_path = str(named.get("class_path"))
+    if not class_path.startswith(OUR_DATA):
+        raise UserError(f"the data is {class_path}; where you trust it, name its config: --config FILE")
+    # Views are of training alone.
+    options = {name: value for name, value in _part(named, "init_args").items() if name != "views"}
+    return cli.build_data({"class_path": class_path, "init_args": options})

@@ -1,0 +1,31 @@
+"""A trained network on its own: made again from its checkpoint, and exported to run without this project."""
+
+from kd_lightning.description import Description, describe
+from kd_lightning.shipping.answer import Answer, check_answer
+from kd_lightning.shipping.classifier import ImageClassifier
+from kd_lightning.shipping.export import export_checked, export_int8, export_network
+from kd_lightning.shipping.formats import ONNX_PACKAGES, SUFFIXES, need_packages, open_exported
+from kd_lightning.shipping.int8 import CALIBRATION_IMAGES
+from kd_lightning.shipping.rebuild import rebuild
+from kd_lightning.shipping.reference import BATCH, Comparison, Reference, random_images
+
+__all__ = [
+    "BATCH",
+    "CALIBRATION_IMAGES",
+    "ONNX_PACKAGES",
+    "SUFFIXES",
+    "Answer",
+    "Comparison",
+    "Description",
+    "ImageClassifier",
+    "Reference",
+    "check_answer",
+    "describe",
+    "export_checked",
+    "export_int8",
+    "export_network",
+    "need_packages",
+    "open_exported",
+    "random_images",
+    "rebuild",
+]

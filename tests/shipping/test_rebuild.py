@@ -1,0 +1,101 @@
+"""A network from what a file says of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import mobilenet_v3_small, regnet_x_400mf
+
+from kd_lightning.errors import UserError
+from kd_lightning.models import MLP
+from kd_lightning.shipping import rebuild
+
+FILE = Path("some.ckpt")
+
+
+def recorded(class_path: Any, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": init_args}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.socket.connect", called)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", called)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+
+
+def test_a_network_of_ours_is_made_with_its_weights() -> None:
+    network = MLP([4, 3, 2], hidden_dropout=0.5)
+    found = rebuild(recorded("kd_lightning.models.MLP", widths=[4, 3, 2]), network.state_dict(), FILE, "model")
+    assert not found.training
+    assert all(torch.equal(found.state_dict()[name], weight) for name, weight in network.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [{"weights": "DEFAULT"}, {"pretrained": True}, {}])
+def test_published_weights_are_not_fetched_for_a_network_that_brings_its_own(options: dict[str, Any]) -> None:
+    state = mobilenet_v3_small(num_classes=3).state_dict()
+    path = "torchvision.models.mobilenet_v3_small"
+    named = {"class_path": path, "init_args": options, "dict_kwargs": {"num_classes": 3}}
+    assert rebuild(named, state, FILE, "model").classifier[3].out_features == 3
+    ours = recorded("kd_lightning.models.pretrained", name="mobilenet_v3_small", num_classes=3, **options)
+    assert rebuild(ours, state, FILE, "model").classifier[3].out_features == 3
+
+
+def test_a_network_that_counts_while_it_is_made_is_made_too() -> None:
+    state = regnet_x_400mf(num_classes=3).state_dict()
+    assert (
+        rebuild(recorded("torchvision.models.regnet_x_400mf", num_classes=3), state, FILE, "model").fc.out_features == 3
+    )
+
+
+@pytest.mark.parametrize(
+    "class_path",
+    [
+        "os.system",
+        "torch.nn.Linear",
+        "torch.hub.load",
+        "kd_lightning.models.pretrained.torch.hub.load",
+        "kd_lightning.models.mlp.MLP",
+        "kd_lightning.models.__loader__",
+        "kd_lightning.models",
+        "torchvision.models.get_model",
+        "torchvision.models.detection.fasterrcnn_resnet50_fpn",
+        "torchvision.models.quantization.resnet18",
+        "",
+        None,
+        ["os.system"],
+    ],
+)
+def test_a_file_names_networks_of_two_packages_alone(class_path: Any) -> None:
+    with pytest.raises(UserError, match=r"may name those of kd_lightning\.models and torchvision.models alone"):
+        rebuild(recorded(class_path, command="touch ran"), {}, FILE, "model")
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (recorded("torchvision.models.resnet18", norm_layer="os._exit"), "cannot be made as it says"),
+        (
+            recorded("torchvision.models.resnet18", norm_layer={"class_path": "os.system", "init_args": {}}),
+            "norm_layer of a network found, a number, a word or a list of them expected",
+        ),
+        (recorded("kd_lightning.models.MLP", widths=[4]), "cannot be made as it says"),
+        (recorded("kd_lightning.models.MLP", widths="os.system"), "cannot be made as it says"),
+        (recorded("kd_lightning.models.MLP", nonsense=1), "cannot be made as it says"),
+        (recorded("kd_lightning.models.MLP"), "cannot be made as it says"),
+        (recorded("kd_lightning.models.MLP", widths=[4, 5, 2]), "linear1.weight is 3x4 in the file and 5x4"),
+        (recorded("kd_lightning.models.MLP", widths=[10**6, 10**6, 2]), "linear1.weight is 3x4 in the file"),
+        (recorded("kd_lightning.models.pretrained", name="os.system"), "name: os.system found"),
+        ({"class_path": "kd_lightning.models.MLP", "init_args": "os.system"}, "cannot be made as it says"),
+        ("os.system", "is None, and a file may name"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(named: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        rebuild(named, MLP([4, 3, 2]).state_dict(), FILE, "model")
