@@ -26,7 +26,7 @@ def export_network(
         network: normalised images (B, C, H, W) to logits (B, classes); put into float32 and evaluation mode.
         description: what it reads, and what its classes are called.
         path: `.onnx` or `.pt2`; a file that is there is replaced, once the new one is checked.
-        images: uint8 batches (B, *description.stored_shape), on which the file must say what PyTorch says; noise by
+        images: uint8 batches (B, C, H, W) of the stored shape, on which the file must say what PyTorch says; noise by
             default.
 
     Returns:
