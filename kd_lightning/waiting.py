@@ -22,8 +22,9 @@ def bar(steps: Iterable[T], what: str, total: float | None = None, shown: bool =
         total: how many there are, where they do not say it themselves.
         shown: false in all processes of a run but one.
     """
-    shown = shown and sys.stdout.isatty()
-    return track(steps, what, total, disable=not shown, transient=True, console=Console())  # of stdout as it is now
+    if not (shown and sys.stdout.isatty()):
+        return steps
+    return track(steps, what, total, transient=True, console=Console())  # of stdout as it is now
 
 
 @contextmanager
