@@ -54,9 +54,9 @@ def main(words: list[str]) -> None:
     console = quiet_console()
     fit_words = [f"--config={options.config}", *(word for pair in pairs(overrides, "sweep", OWN) for word in pair)]
     asked_for = cli.parse(["fit", *fit_words])
-    config = _shared(asked_for)
-    reason = _why_one_by_one(config)
     folder = options.runs / "sweep" / f"{options.config.parent.name}_{options.config.stem}"
+    config = _shared(asked_for, folder)
+    reason = _why_one_by_one(config)
     if reason:
         console.print(f"one student after another: {reason}")
     size = 1 if reason else options.at_once
@@ -79,7 +79,7 @@ def main(words: list[str]) -> None:
     console.print(f"next: kd-lightning fit --config {folder}/best.yaml")
 
 
-def _shared(config: dict[str, Any]) -> dict[str, Any]:
+def _shared(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What all students have in common: a config without a run of its own, and one order of the images."""
     if locate(config["model"]["class_path"]) is not DistillModule:
         raise UserError(f"sweep: a {config['model']['class_path']} found in the config, a DistillModule expected")
@@ -89,6 +89,7 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
     config.update(ckpt_path=None)
     config["data"]["init_args"]["seed"] = int(config["seed_everything"] or 0)
     config["trainer"].update(logger=False, enable_checkpointing=False, enable_model_summary=False)
+    config["trainer"]["default_root_dir"] = str(folder / "last")  # what a training leaves, the next one replaces
     return config
 
 
@@ -141,7 +142,8 @@ def _together(config: dict[str, Any], students: list[Student]) -> list[Result]:
         del options[name]
     config["model"] = {"class_path": POPULATION, "init_args": {**options, "members": [list(s) for s in students]}}
     figures = cli.main(["fit", f"--config={json.dumps(config)}"]).model.figures
-    pairs_of = zip(students, figures["accuracy"].tolist(), figures["nll"].tolist(), strict=True)
+    # torchmetrics makes a scalar of one student's.
+    pairs_of = zip(students, *(figures[name].reshape(-1).tolist() for name in ("accuracy", "nll")), strict=True)
     return [Result(student, accuracy, nll) for student, accuracy, nll in pairs_of]
 
 

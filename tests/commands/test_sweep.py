@@ -52,6 +52,14 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_one_student_may_be_left_over_and_nobody_s_files_are_written_over() -> None:
+    for name in ("config.yaml", "results.json"):
+        Path(name).write_text("mine")
+    assert main(["sweep", "recipe/student.yaml", *GRID, "--at_once=7"]) == 0
+    assert len(rows()) == 8
+    assert [Path(name).read_text() for name in ("config.yaml", "results.json")] == ["mine", "mine"]
+
+
 def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "recipe/student.yaml", *GRID, "--at_once=3"]) == 0
     said = capsys.readouterr().out
