@@ -45,7 +45,10 @@ NOISE = (
 
 
 class _Parser(LightningArgumentParser):
-    """Says what is wrong in one line, without a page of usage."""
+    """Says what is wrong in one line, without a page of usage; an option is named in full."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(_one_line(message)) from ex
@@ -172,7 +175,7 @@ def build_data(config: dict[str, Any]) -> Any:
     Raises:
         UserError: options that do not fit.
     """
-    parser = LightningArgumentParser()
+    parser = _Parser()
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     try:
         return parser.instantiate_classes(parser.parse_object({"data": config})).data

@@ -296,3 +296,10 @@ def test_one_callback_may_be_named_without_a_list():
     names = [type(callback).__name__ for callback in trained.trainer.callbacks]
     assert names.count("RichModelSummary") == 1
     assert {"ModelCheckpoint", "LastCheckpoint"} <= set(names)
+
+
+@pytest.mark.parametrize("words", [["fit", "--trainer.max_epoch=1"], ["reproduce", "digits", "--seed=1"]])
+def test_an_option_is_named_in_full(words, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    config = [f"--config={Path('configs', 'digits', 'baseline.yaml')}"] if words[0] == "fit" else []
+    assert words[-1].partition("=")[0] in refused(capsys, *words, *config)
