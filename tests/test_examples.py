@@ -44,7 +44,7 @@ def test_every_example_is_run_here():
     assert {file.stem for file in EXAMPLES.glob("*.py")} == {"own_network", "own_loss", "own_data", "ensemble_teacher"}
 
 
-def test_an_ensemble_and_a_loss_are_named_in_a_config():
+def test_an_ensemble_and_a_loss_are_named_in_a_config(capsys):
     digits, teacher = ROOT / "configs" / "digits", Path("lightning_logs/digits/teacher")
     assert main(["fit", f"--config={digits / 'teacher.yaml'}", "--trainer.max_epochs=1"]) == 0
     for seed in (1, 2):  # what the others would be
@@ -52,6 +52,11 @@ def test_an_ensemble_and_a_loss_are_named_in_a_config():
     words = [f"--config={EXAMPLES / 'ensemble_teacher.yaml'}", "--trainer.max_epochs=1"]
     assert main(["fit", *words]) == 0
     assert main(["test", *words]) == 0
+    run = "lightning_logs/examples/ensemble/seed_0"
+    for further in ([], words[:1]):  # by what the checkpoint says, and by its config
+        capsys.readouterr()
+        assert main(["export", run, "--format=torch", *further]) == 0
+        assert "teacher EnsembleTeacher, PyTorch" in capsys.readouterr().out
     words = ["--model.soft_loss=own_loss.logit_distance", "--trainer.max_epochs=1"]
     assert main(["fit", f"--config={digits / 'distill.yaml'}", *words]) == 0
     sys.modules.pop("own_loss")

@@ -124,11 +124,11 @@ def _teacher(trained: Trained, console: Console) -> list[Row]:
     if trained.teacher is None:
         return []
     try:
-        network = trained.teacher()
+        teacher = ImageClassifier(trained.teacher(), trained.description)
     except UserError as error:
         console.print(f"no teacher beside it ({error})")
         return []
-    return [_in_torch("teacher ", ImageClassifier(network, trained.description), None, trained.description)]
+    return [_in_torch("teacher ", teacher, None, trained.description)]
 
 
 def _in_torch(role: str, form: ImageClassifier, comparison: Comparison | None, description: Description) -> Row:

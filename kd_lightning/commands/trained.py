@@ -9,15 +9,13 @@ from typing import Any
 import yaml
 from torch import nn
 
-from kd_lightning import cli
+from kd_lightning import cli, data
 from kd_lightning.description import KEY, Description, describe
-from kd_lightning.errors import UserError
+from kd_lightning.errors import UserError, one_line
 from kd_lightning.results import check_run
-from kd_lightning.shipping import ImageClassifier, check_answer, rebuild
-from kd_lightning.teachers import load_weights, resolve_checkpoint
+from kd_lightning.shipping import ImageClassifier, check_answer, ours, plain_options, rebuild
+from kd_lightning.teachers import EnsembleTeacher, load_weights, parts_of, resolve_checkpoint
 from kd_lightning.weights_file import read_weights
-
-OUR_DATA = "kd_lightning.data."
 
 FROM_PYTHON = (
     "it was not saved by kd-lightning fit; name a config that makes its network and data (--config FILE), or export "
@@ -87,9 +85,9 @@ def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
         raise UserError(f"{option}: the data of {config} does not say what it shows; a data module of ours expected")
 
     def teacher() -> nn.Module:
-        network = built.model.teacher.network
-        load_weights(network, resolve_checkpoint(built.model.teacher_ckpt, "teacher_ckpt"), "teacher_ckpt")
-        return network
+        for network, path in parts_of(built.model.teacher.network, built.model.teacher_ckpt):
+            load_weights(network, resolve_checkpoint(path, "teacher_ckpt"), "teacher_ckpt")
+        return built.model.teacher.network
 
     classifier = ImageClassifier(built.model.net, description)
     taught = teacher if hasattr(built.model, "teacher_ckpt") else None
@@ -101,24 +99,34 @@ def _by_itself(file: Path, content: Any, option: str) -> Trained:
     config = _config_beside(file)
     model = _part(_part(config, "model"), "init_args")
 
-    def data() -> Any:
+    def make_data() -> Any:
         return _data(config, file)
 
     def teacher() -> nn.Module:
-        weights = resolve_checkpoint(str(model["teacher_ckpt"]), "teacher_ckpt")
-        return rebuild(model.get("teacher"), read_weights(weights, "teacher_ckpt"), weights, "teacher_ckpt")
+        return _teacher(_part(model, "teacher"), model["teacher_ckpt"])
 
     if said is None and not model:
         raise UserError(f"{option}: {file} does not say how its network is made: {FROM_PYTHON}")
     try:  # a checkpoint of before has the config of its run alone
-        description = describe(data()) if said is None else Description.of(said)
+        description = describe(make_data()) if said is None else Description.of(said)
     except ValueError as error:
         raise UserError(f"{option}: {file} has a description that is none ({error})") from error
     recorded = model.get("net") if said is None else said.get("network")
     if recorded is None or description is None:
         raise UserError(f"{option}: {file} does not say how its network is made: {FROM_PYTHON}")
     classifier = ImageClassifier(rebuild(recorded, content, file, option), description)
-    return Trained(file, content, classifier, description, data, teacher if model.get("teacher_ckpt") else None)
+    return Trained(file, content, classifier, description, make_data, teacher if model.get("teacher_ckpt") else None)
+
+
+def _teacher(recorded: dict[str, Any], paths: Any) -> nn.Module:
+    """Make a teacher again, or of an ensemble its members, each from its own file."""
+    if isinstance(paths, list):
+        members = _part(recorded, "init_args").get("members")
+        if not isinstance(members, list) or len(members) != len(paths):
+            raise UserError(f"teacher_ckpt: {len(paths)} paths found, one for each member of an ensemble expected")
+        return EnsembleTeacher([_teacher(member, path) for member, path in zip(members, paths, strict=True)])
+    weights = resolve_checkpoint(str(paths), "teacher_ckpt")
+    return rebuild(recorded, read_weights(weights, "teacher_ckpt"), weights, "teacher_ckpt")
 
 
 def _config_beside(file: Path) -> dict[str, Any]:
@@ -140,9 +148,12 @@ def _data(config: dict[str, Any], file: Path) -> Any:
     named = _part(config, "data")
     if not named:
         raise UserError(f"no config.yaml with its data beside {file.parent}")
-    class_path = str(named.get("class_path"))
-    if not class_path.startswith(OUR_DATA):
-        raise UserError(f"the data is {class_path}; where you trust it, name its config: --config FILE")
-    # Views are of training alone.
-    options = {name: value for name, value in _part(named, "init_args").items() if name != "views"}
-    return cli.build_data({"class_path": class_path, "init_args": options})
+    make = ours(named.get("class_path"), data)
+    if not (isinstance(make, type) and issubclass(make, data.ClassificationDataModule)):
+        raise UserError(f"the data is {named.get('class_path')}; where you trust it, name its config: --config FILE")
+    try:
+        return make(**plain_options(named, ["views"]))  # which are of training alone
+    except UserError:
+        raise
+    except Exception as error:  # options that anybody wrote
+        raise UserError(f"the data of its config.yaml cannot be made ({one_line(error)})") from error

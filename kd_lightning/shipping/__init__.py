@@ -6,7 +6,7 @@ from kd_lightning.shipping.classifier import ImageClassifier
 from kd_lightning.shipping.export import export_checked, export_int8, export_network
 from kd_lightning.shipping.formats import ONNX_PACKAGES, SUFFIXES, need_packages, open_exported
 from kd_lightning.shipping.int8 import CALIBRATION_IMAGES
-from kd_lightning.shipping.rebuild import rebuild
+from kd_lightning.shipping.rebuild import ours, plain_options, rebuild
 from kd_lightning.shipping.reference import BATCH, Comparison, Reference, random_images
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "export_network",
     "need_packages",
     "open_exported",
+    "ours",
+    "plain_options",
     "random_images",
     "rebuild",
 ]

@@ -1,10 +1,14 @@
 """A trained network with what stands around it."""
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 
 from kd_lightning.data.dealer import finish, scale_and_shift
 from kd_lightning.description import Description
+from kd_lightning.errors import UserError
+from kd_lightning.teachers import uses_batch_statistics
 
 
 class ImageClassifier(nn.Module):
@@ -14,8 +18,12 @@ class ImageClassifier(nn.Module):
     does to them what the data module does on the way to the network.
 
     Args:
-        network: normalised images (B, *image_shape) to logits (B, classes); put into float32 and evaluation mode.
+        network: normalised images (B, *image_shape) to logits (B, classes); a copy is put into float32 and evaluation
+            mode.
         description: the images' shapes, mean and standard deviation.
+
+    Raises:
+        UserError: what the network says of an image depends on the images beside it.
     """
 
     scale: Tensor
@@ -23,7 +31,12 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, network: nn.Module, description: Description) -> None:
         super().__init__()
-        self.network = network.float()
+        if uses_batch_statistics(network):
+            raise UserError(
+                f"{type(network).__name__}: batch norm without running statistics found, with them expected: alone, an "
+                "image would have no answer"
+            )
+        self.network = deepcopy(network).float()
         self.shape = description.image_shape
         scale, shift = scale_and_shift(torch.tensor(description.mean), torch.tensor(description.std))
         self.register_buffer("scale", scale)

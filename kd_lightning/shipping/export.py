@@ -23,7 +23,7 @@ def export_network(
     """Write a trained network, with normalisation and softmax, to a file that runs without this project.
 
     Args:
-        network: normalised images (B, C, H, W) to logits (B, classes); put into float32 and evaluation mode.
+        network: normalised images (B, C, H, W) to logits (B, classes); it is left as it is.
         description: what it reads, and what its classes are called.
         path: `.onnx` or `.pt2`; a file that is there is replaced, once the new one is checked.
         images: uint8 batches (B, C, H, W) of the stored shape, on which the file must say what PyTorch says; noise by
@@ -40,6 +40,8 @@ def export_network(
     if path.suffix not in SUFFIXES.values():
         raise UserError(f"export: {path} found, a name with {' or '.join(SUFFIXES.values())} expected")
     batches = random_images(description.stored_shape) if images is None else [*images]
+    if not batches:
+        raise UserError("images: none found, at least one batch expected")
     return export_checked(classifier, description, path, Reference.of(classifier, batches))
 
 

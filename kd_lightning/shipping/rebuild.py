@@ -1,8 +1,9 @@
 """A network from what a file says of it: a file may be anybody's, so it has little to say."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torchvision.models import get_model_builder, list_models
 
 from kd_lightning import models
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.network_options import OURS, TORCHVISION
+from kd_lightning.network_options import TORCHVISION
 from kd_lightning.teachers.weights import fitting_weights
 
 PUBLISHED = ("weights", "pretrained", "weights_backbone")
@@ -56,22 +57,39 @@ def rebuild(recorded: Any, content: Any, file: Path, option: str) -> nn.Module:
     return network.eval()
 
 
+def ours(class_path: Any, package: ModuleType) -> Any:
+    """What a class path names of one of this project's packages; None of all else. Nothing is imported for it."""
+    module, _, name = str(class_path).rpartition(".")
+    within = module in ("kd_lightning", package.__name__) or module.startswith(f"{package.__name__}.")
+    return getattr(package, name) if within and name in package.__all__ else None
+
+
+def plain_options(recorded: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """The options that a file records for a class, those left out apart: numbers, words and lists of them.
+
+    Raises:
+        UserError: one of them is something else, of which a parser might make anything.
+    """
+    given = [recorded.get(name) or {} for name in ("init_args", "dict_kwargs")]
+    options = {str(name): value for part in given if isinstance(part, dict) for name, value in part.items()}
+    options = {name: value for name, value in options.items() if name not in left_out}
+    if wrong := [name for name, value in options.items() if not _is_plain(value)]:
+        raise UserError(
+            f"{wrong[0]}: something else found among the options of {recorded.get('class_path')}, a number, a word or "
+            "a list of them expected"
+        )
+    return options
+
+
 def _maker(class_path: Any) -> Callable[..., nn.Module] | None:
     module, _, name = str(class_path).rpartition(".")
-    if f"{module}." == OURS and name in models.__all__:
-        return getattr(models, name)
     if f"{module}." == TORCHVISION and name in list_models(module=torchvision.models):
         return get_model_builder(name)
-    return None
+    return ours(class_path, models)
 
 
 def _options(make: Callable[..., nn.Module], recorded: dict[str, Any]) -> dict[str, Any]:
-    """The options of a network, plain ones, without published weights."""
-    given = [recorded.get(name) or {} for name in ("init_args", "dict_kwargs")]
-    options = {str(name): value for part in given if isinstance(part, dict) for name, value in part.items()}
-    if wrong := [name for name, value in options.items() if not _is_plain(value)]:
-        raise UserError(f"description: {wrong[0]} of a network found, a number, a word or a list of them expected")
-    options = {name: value for name, value in options.items() if name not in PUBLISHED}
+    options = plain_options(recorded, PUBLISHED)
     return {**options, "weights": None} if "weights" in inspect.signature(make).parameters else options
 
 

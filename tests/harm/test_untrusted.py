@@ -226,6 +226,21 @@ def test_the_config_beside_a_checkpoint_names_no_more_than_the_checkpoint_may(
     assert not Path("ran").exists()
 
 
+@pytest.mark.parametrize("name", ["views.class_path", "views+", "views"])
+def test_no_option_in_the_config_beside_a_checkpoint_becomes_a_class(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("hostile.py").write_text("open('ran', 'w')\n")
+    Path("run/checkpoints").mkdir(parents=True)
+    net = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 10]}}
+    described("kd_lightning.models.MLP", network=net).rename("run/checkpoints/last.ckpt")
+    data = {"class_path": "kd_lightning.data.DigitsDataModule", "init_args": {name: "hostile.Views"}}
+    Path("run/config.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert main(["export", "run", "--format=torch"]) == 0
+    assert not Path("ran").exists()
+
+
 def test_nothing_is_fetched_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(*_: object, **__: object) -> None:
         raise AssertionError("a connection was asked for")

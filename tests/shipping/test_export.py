@@ -104,3 +104,19 @@ def test_a_file_that_says_something_else_of_itself_is_one_line(
 
 def test_the_command_line_knows_the_formats_without_torch() -> None:
     assert tuple(SUFFIXES) == FORMATS
+
+
+def test_the_network_is_left_as_it_is(tmp_path: Path) -> None:
+    network = MLP([64, 3], hidden_dropout=0.5).bfloat16().train()
+    export_network(network, GREY, tmp_path / "model.pt2")
+    assert network.training
+    assert all(p.requires_grad and p.dtype is torch.bfloat16 for p in network.parameters())
+
+
+def test_a_network_whose_answers_depend_on_the_images_beside_is_refused(tmp_path: Path) -> None:
+    norm = nn.BatchNorm2d(1, track_running_stats=False)
+    with pytest.raises(UserError, match="batch norm without running statistics found, with them expected"):
+        export_network(nn.Sequential(norm, MLP([64, 3])), GREY, tmp_path / "model.pt2")
+    with pytest.raises(UserError, match="images: none found, at least one batch expected"):
+        export_network(MLP([64, 3]), GREY, tmp_path / "model.pt2", [])
+    assert not [*tmp_path.iterdir()]
