@@ -10,8 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.pictures import show
-from kd_lightning.callbacks.results import run_folder
-from kd_lightning.results import update_results
+from kd_lightning.callbacks.results import leaves_files, record, run_folder
 
 MOST_NUMBERS = 30
 """Classes above which the cells carry no numbers: they would not be readable."""
@@ -79,13 +78,13 @@ class ConfusionMatrix(Callback):
         """Draw what was counted."""
         counts = self._counts.compute().cpu()  # on every process: it adds up their counts
         run = run_folder(trainer)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not leaves_files(trainer):
             return
         run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
         names = data_of(trainer).class_names
         if len(names) <= MOST_KEPT:
-            update_results(run, class_names=list(names), confusion=counts.tolist())
+            record(trainer, run, class_names=list(names), confusion=counts.tolist())
         total, wrong = int(counts.sum()), int(errors.sum())
         show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
         show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.pictures import show
-from kd_lightning.callbacks.results import run_folder
+from kd_lightning.callbacks.results import has_own_folder, leaves_files, run_folder
 
 MOST, A_ROW = 8, 4
 """Mistakes in the picture, and in a row of it."""
@@ -83,11 +83,14 @@ class WorstMistakes(Callback):
         assert self._worst is not None  # a test has images
         worst: Any = pl_module.all_gather(self._worst)
         data, file = data_of(trainer), run_folder(trainer) / "mistakes.png"
-        if not trainer.is_global_zero or not hasattr(data, "deal"):  # of another kind than ours
+        if not trainer.is_global_zero or not leaves_files(trainer):
+            return
+        if not hasattr(data, "deal"):  # of another kind than ours
             return
         found = _distinct(Mistakes(*(tensor.flatten(0, 1) for tensor in worst)) if trainer.world_size > 1 else worst)
         if not len(found.loss):
-            file.unlink(missing_ok=True)  # an earlier test's
+            if has_own_folder(trainer):
+                file.unlink(missing_ok=True)  # an earlier test's
             return
         mean, std = (values.view(-1, 1, 1) for values in (data.mean, data.std))
         images = data.deal(found.index, train=False).image.cpu() * std + mean
