@@ -167,6 +167,16 @@ def test_a_new_fit_clears_its_own_pictures_alone():
     assert [file.name for file in run.glob("*.png")] == ["holiday.png"]
 
 
+def test_bfloat16_weights_have_their_errors_counted_one_by_one():
+    words = ["--config", write_config(), "--trainer.precision=bf16-true", "--data.eval_batch_size=1"]
+    assert main(["fit", *words, "--trainer.limit_train_batches=1"]) == 0
+    assert main(["test", *words]) == 0
+    results = json.loads(Path("logs/teacher/seed_0/results.json").read_text())
+    counts = torch.tensor(results["confusion"])
+    assert results["test"]["errors"] == counts.sum() - counts.trace() > 256
+    assert results["test"]["accuracy"] == pytest.approx(results["test"]["right"] / 360, abs=1e-6)
+
+
 def test_configs_in_a_row_and_options_override_what_came_before(capsys):
     config = write_config()
     Path("more.yaml").write_text("trainer: {max_epochs: 7}\ndata: {init_args: {batch_size: 16}}\n")
