@@ -167,6 +167,18 @@ def test_a_new_fit_clears_its_own_pictures_alone():
     assert [file.name for file in run.glob("*.png")] == ["holiday.png"]
 
 
+def test_the_images_of_a_test_are_those_that_were_measured():
+    config = write_config()
+    assert main(["fit", "--config", config]) == 0
+    words = ["--data.eval_batch_size=50", "--trainer.limit_test_batches=2"]
+    assert main(["test", "--config", config, *words]) == 0
+    results = json.loads(Path("logs/teacher/seed_0/results.json").read_text())
+    counts, test = torch.tensor(results["confusion"]), results["test"]
+    assert (test["images"], test["right"]) == (100, counts.trace())
+    assert test["right"] + test["errors"] == 100
+    assert test["accuracy"] == pytest.approx(test["right"] / 100, abs=1e-6)
+
+
 def test_bfloat16_weights_have_their_errors_counted_one_by_one():
     words = ["--config", write_config(), "--trainer.precision=bf16-true", "--data.eval_batch_size=1"]
     assert main(["fit", *words, "--trainer.limit_train_batches=1"]) == 0

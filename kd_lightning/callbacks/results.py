@@ -71,6 +71,7 @@ class ResultsWriter(Callback):
         self.label = label or secrets.token_hex(8)
         self._start = 0.0
         self._before = 0.0
+        self._images = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock on a clean folder."""
@@ -108,6 +109,11 @@ class ResultsWriter(Callback):
             shown = {"data": {"train": _digest(trainer, train=True)}, "config": _config(run), "commit": commit()}
             record(trainer, run, fit=fit, command=sys.argv[1:], **shown, **_setting(trainer, pl_module))
 
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how many images were measured: a part of the set, under `limit_test_batches`."""
+        metrics: Any = pl_module.evaluation
+        self._images = metrics.images()  # on every process: it adds up their counts
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the test measured, then how fast the network is."""
         run = run_folder(trainer)
@@ -119,8 +125,7 @@ class ResultsWriter(Callback):
             if name.startswith("test/")
         }
         test["errors"] = round(test["errors"])
-        loader: Any = trainer.test_dataloaders
-        test["images"] = len(loader.dataset)
+        test["images"] = self._images
         test["right"] = test["images"] - test["errors"]
         shown = {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)}
         record(trainer, run, test=test, data=shown, **_setting(trainer, pl_module))

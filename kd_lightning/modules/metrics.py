@@ -164,6 +164,10 @@ class EvaluationMetrics(InFloat32):
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
             self.teacher_kl.update(soft_target_loss(logits, teacher_logits, temperature=1.0), weight=len(label))
 
+    def images(self) -> int:
+        """How many images were measured so far, by all processes: each has to ask."""
+        return int(self.calibration_error.bins()[0].sum())
+
     def constant_prediction(self) -> int | None:
         """The class that all images were said to be, though their labels differ; None as it should be."""
         extremes: Any = self._range
