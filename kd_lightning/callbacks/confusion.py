@@ -30,8 +30,8 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Fi
     axes.set(title=title, xlabel="predicted", ylabel="label")
     if classes <= MOST_NUMBERS:
         turn = 90 if max(map(len, class_names)) > 3 else 0
-        axes.set_xticks(range(classes), class_names, rotation=turn)
-        axes.set_yticks(range(classes), class_names)
+        axes.set_xticks(range(classes), class_names, rotation=turn, parse_math=False)
+        axes.set_yticks(range(classes), class_names, parse_math=False)
         for label, row in enumerate(counts.tolist()):
             for predicted, count in enumerate(row):
                 if count:

@@ -154,7 +154,8 @@ def draw_mistakes(
         pixels = image.movedim(0, -1) if len(image) == 3 else image.mean(dim=0)
         picture.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
         picture.set_axis_off()
-        picture.set_title(f"{names[label[number]]}, called {names[said[number]]}", fontsize=8, loc="left")
+        said_of_it = f"{names[label[number]]}, called {names[said[number]]}"
+        picture.set_title(said_of_it, fontsize=8, loc="left", parse_math=False)
         _draw_bars(bars, {name: each[number] for name, each in probabilities.items()}, label[number], names)
         bars.set_xlim(0, 1.05 * highest)
     handles, labels = figure.axes[-1].get_legend_handles_labels()
@@ -172,7 +173,7 @@ def _draw_bars(axes: Axes, probabilities: dict[str, Tensor], label: int, names: 
         places = [place - 0.4 + (number + 0.5) * thickness for place in range(len(shown))]
         axes.barh(places, probability[shown].tolist(), thickness, color=COLOURS[name], label=name)
     axes.locator_params(axis="x", nbins=3)
-    axes.set_yticks(range(len(shown)), [names[c] for c in shown])
+    axes.set_yticks(range(len(shown)), [names[c] for c in shown], parse_math=False)
     axes.get_yticklabels()[shown.index(label)].set_fontweight("bold")
     axes.invert_yaxis()
     axes.tick_params(labelsize=6, length=2, pad=2)
