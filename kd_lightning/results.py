@@ -35,6 +35,11 @@ from kd_lightning.whole import write_text
 
 RESULTS_FILE = "results.json"
 
+_OF_A_RUN = ("label", "settings", "fingerprint", "fit", "test", "latency", "export", "bias_correction", "confusion")
+_OF_ITS_SETTING = ("class_names", "data", "network", "versions", "machine", "device", "devices", "threads")
+PARTS = frozenset((*_OF_A_RUN, *_OF_ITS_SETTING, "config", "commit", "command"))
+"""All that a run's results can have."""
+
 PACKAGES = ("kd-lightning", "torch", "torchvision", "lightning", "torchmetrics")
 
 

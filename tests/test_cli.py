@@ -131,6 +131,64 @@ def test_the_best_checkpoint_is_kept_where_there_is_validation_and_none_is_stale
     assert len(list(best.parents[1].glob("events*"))) == 1
 
 
+def test_a_run_without_a_folder_of_its_own_leaves_the_user_s_files_alone():
+    config = write_config()
+    assert main(["fit", "--config", config]) == 0
+    theirs = [Path(name) for name in ("holiday.png", "errors.png", "checkpoints/best.ckpt", "events.out.tfevents.1")]
+    for file in (*theirs, Path("events.out.tfevents.2")):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("theirs")
+    before = sorted(Path().rglob("*"))
+    assert main(["fit", "--config", config, "--trainer.fast_dev_run=true"]) == 0
+    assert main(["test", "--config", config, "--trainer.fast_dev_run=true"]) == 0
+    assert main(["predict", "--config", config, "--trainer.fast_dev_run=true"]) == 0
+    assert sorted(Path().rglob("*")) == before
+    for content in ("[1, 2]", '{"mine": 1}'):
+        Path("results.json").write_text(content)
+        assert main(["fit", "--config", config, "--trainer.logger=false"]) == 0
+        assert Path("results.json").read_text() == content
+    assert {file.read_text() for file in theirs} == {"theirs"}
+
+
+def test_a_run_without_a_logger_starts_its_figures_anew():
+    words = ["--config", write_config(), "--trainer.logger=false"]
+    for command in (["fit"], ["test", "--ckpt_path=."], ["fit"]):
+        assert main([*command, *words]) == 0
+        results = json.loads(Path("results.json").read_text())
+        assert ("test" in results, "fit" in results) == ("test" in command, True)
+
+
+def test_a_new_fit_clears_its_own_pictures_alone():
+    config, run = write_config(), Path("logs/teacher/seed_0")
+    run.mkdir(parents=True)
+    for name in ("holiday", *PICTURES):
+        (run / f"{name}.png").touch()
+    assert main(["fit", "--config", config]) == 0
+    assert [file.name for file in run.glob("*.png")] == ["holiday.png"]
+
+
+def test_the_images_of_a_test_are_those_that_were_measured():
+    config = write_config()
+    assert main(["fit", "--config", config]) == 0
+    words = ["--data.eval_batch_size=50", "--trainer.limit_test_batches=2"]
+    assert main(["test", "--config", config, *words]) == 0
+    results = json.loads(Path("logs/teacher/seed_0/results.json").read_text())
+    counts, test = torch.tensor(results["confusion"]), results["test"]
+    assert (test["images"], test["right"]) == (100, counts.trace())
+    assert test["right"] + test["errors"] == 100
+    assert test["accuracy"] == pytest.approx(test["right"] / 100, abs=1e-6)
+
+
+def test_bfloat16_weights_have_their_errors_counted_one_by_one():
+    words = ["--config", write_config(), "--trainer.precision=bf16-true", "--data.eval_batch_size=1"]
+    assert main(["fit", *words, "--trainer.limit_train_batches=1"]) == 0
+    assert main(["test", *words]) == 0
+    results = json.loads(Path("logs/teacher/seed_0/results.json").read_text())
+    counts = torch.tensor(results["confusion"])
+    assert results["test"]["errors"] == counts.sum() - counts.trace() > 256
+    assert results["test"]["accuracy"] == pytest.approx(results["test"]["right"] / 360, abs=1e-6)
+
+
 def test_configs_in_a_row_and_options_override_what_came_before(capsys):
     config = write_config()
     Path("more.yaml").write_text("trainer: {max_epochs: 7}\ndata: {init_args: {batch_size: 16}}\n")

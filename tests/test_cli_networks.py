@@ -11,6 +11,7 @@ from PIL import Image
 
 from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.callbacks.results import PICTURES
 from kd_lightning.errors import UserError
 from kd_lightning.models import densenet121
 
@@ -54,6 +55,18 @@ def test_a_network_gets_as_many_classes_as_the_data_has(net, tmp_path):
     assert table[0] == "index,file,class,probability"
     files = sorted(line.split(",")[1] for line in table[1:])
     assert files == [f"test/class_{c}/{i}.png" for c in range(3) for i in range(2)]
+
+
+def test_a_class_name_is_drawn_as_it_is_and_not_as_a_formula(tmp_path):
+    root, name = tree_of_images(tmp_path / "images"), r"cost $x_$ and $\frac$"
+    for part in ("train", "test"):
+        (root / part / "class_1").rename(root / part / name)
+    words = [TEACHER, *on_images(root, "kd_lightning.models.LightNN")]
+    assert main(["fit", *words]) == 0
+    assert main(["test", *words]) == 0
+    (results,) = (tmp_path / "runs").rglob("results.json")
+    assert name in json.loads(results.read_text())["class_names"]
+    assert all((results.parent / file).is_file() for file in PICTURES)
 
 
 def test_a_number_of_classes_that_was_asked_for_and_is_wrong_is_refused(tmp_path):

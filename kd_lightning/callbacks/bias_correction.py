@@ -8,8 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from kd_lightning.batch import Batch, data_of
-from kd_lightning.callbacks.results import run_folder
-from kd_lightning.results import update_results
+from kd_lightning.callbacks.results import leaves_files, record, run_folder
 from kd_lightning.waiting import bar
 
 CHUNK = 1000
@@ -120,7 +119,7 @@ class BiasCorrection(Callback):
         """Find both rules' offsets and count the errors under each."""
         data = data_of(trainer)
         missing, run = data.missing_classes, run_folder(trainer)
-        if not missing or not trainer.is_global_zero:
+        if not missing or not trainer.is_global_zero or not leaves_files(trainer):
             return
         kept = [c for c in range(data.num_classes) if c not in missing]
         classes = torch.tensor(missing if len(missing) <= len(kept) else kept)
@@ -141,7 +140,7 @@ class BiasCorrection(Callback):
                 "class_errors": int(wrong[torch.isin(label, classes)].sum()),
                 "bias": {data.class_names[c]: round(float(bias[c]), 3) for c in classes.tolist()},
             }
-        update_results(run, bias_correction=figures)
+        record(trainer, run, bias_correction=figures)
 
 
 @torch.no_grad()

@@ -10,8 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.pictures import show
-from kd_lightning.callbacks.results import run_folder
-from kd_lightning.results import update_results
+from kd_lightning.callbacks.results import leaves_files, record, run_folder
 
 MOST_NUMBERS = 30
 """Classes above which the cells carry no numbers: they would not be readable."""
@@ -31,8 +30,8 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Fi
     axes.set(title=title, xlabel="predicted", ylabel="label")
     if classes <= MOST_NUMBERS:
         turn = 90 if max(map(len, class_names)) > 3 else 0
-        axes.set_xticks(range(classes), class_names, rotation=turn)
-        axes.set_yticks(range(classes), class_names)
+        axes.set_xticks(range(classes), class_names, rotation=turn, parse_math=False)
+        axes.set_yticks(range(classes), class_names, parse_math=False)
         for label, row in enumerate(counts.tolist()):
             for predicted, count in enumerate(row):
                 if count:
@@ -79,13 +78,13 @@ class ConfusionMatrix(Callback):
         """Draw what was counted."""
         counts = self._counts.compute().cpu()  # on every process: it adds up their counts
         run = run_folder(trainer)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not leaves_files(trainer):
             return
         run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
         names = data_of(trainer).class_names
         if len(names) <= MOST_KEPT:
-            update_results(run, class_names=list(names), confusion=counts.tolist())
+            record(trainer, run, class_names=list(names), confusion=counts.tolist())
         total, wrong = int(counts.sum()), int(errors.sum())
         show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
         show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.callbacks.pictures import show
-from kd_lightning.callbacks.results import run_folder
+from kd_lightning.callbacks.results import has_own_folder, leaves_files, run_folder
 
 MOST, A_ROW = 8, 4
 """Mistakes in the picture, and in a row of it."""
@@ -83,11 +83,14 @@ class WorstMistakes(Callback):
         assert self._worst is not None  # a test has images
         worst: Any = pl_module.all_gather(self._worst)
         data, file = data_of(trainer), run_folder(trainer) / "mistakes.png"
-        if not trainer.is_global_zero or not hasattr(data, "deal"):  # of another kind than ours
+        if not trainer.is_global_zero or not leaves_files(trainer):
+            return
+        if not hasattr(data, "deal"):  # of another kind than ours
             return
         found = _distinct(Mistakes(*(tensor.flatten(0, 1) for tensor in worst)) if trainer.world_size > 1 else worst)
         if not len(found.loss):
-            file.unlink(missing_ok=True)  # an earlier test's
+            if has_own_folder(trainer):
+                file.unlink(missing_ok=True)  # an earlier test's
             return
         mean, std = (values.view(-1, 1, 1) for values in (data.mean, data.std))
         images = data.deal(found.index, train=False).image.cpu() * std + mean
@@ -151,7 +154,8 @@ def draw_mistakes(
         pixels = image.movedim(0, -1) if len(image) == 3 else image.mean(dim=0)
         picture.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
         picture.set_axis_off()
-        picture.set_title(f"{names[label[number]]}, called {names[said[number]]}", fontsize=8, loc="left")
+        said_of_it = f"{names[label[number]]}, called {names[said[number]]}"
+        picture.set_title(said_of_it, fontsize=8, loc="left", parse_math=False)
         _draw_bars(bars, {name: each[number] for name, each in probabilities.items()}, label[number], names)
         bars.set_xlim(0, 1.05 * highest)
     handles, labels = figure.axes[-1].get_legend_handles_labels()
@@ -169,7 +173,7 @@ def _draw_bars(axes: Axes, probabilities: dict[str, Tensor], label: int, names: 
         places = [place - 0.4 + (number + 0.5) * thickness for place in range(len(shown))]
         axes.barh(places, probability[shown].tolist(), thickness, color=COLOURS[name], label=name)
     axes.locator_params(axis="x", nbins=3)
-    axes.set_yticks(range(len(shown)), [names[c] for c in shown])
+    axes.set_yticks(range(len(shown)), [names[c] for c in shown], parse_math=False)
     axes.get_yticklabels()[shown.index(label)].set_fontweight("bold")
     axes.invert_yaxis()
     axes.tick_params(labelsize=6, length=2, pad=2)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from kd_lightning.batch import data_of
-from kd_lightning.callbacks.results import run_folder
+from kd_lightning.callbacks.results import leaves_files, run_folder
 from kd_lightning.whole import write_text
 
 
@@ -30,6 +30,9 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Write all predictions; several processes write a file each."""
+        run = run_folder(trainer)  # on every process: they agree on it
+        if not leaves_files(trainer):
+            return
         data = data_of(trainer)
         files = data.test_names
         table = io.StringIO()
@@ -42,4 +45,4 @@ class PredictionWriter(BasePredictionWriter):
                 [place, *([files[place]] if files else []), data.class_names[c], f"{p:.6f}"] for place, c, p in rows
             )
         part = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
-        write_text(run_folder(trainer) / f"predictions{part}.csv", table.getvalue())
+        write_text(run / f"predictions{part}.csv", table.getvalue())

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kd_lightning.callbacks.pictures import show
-from kd_lightning.callbacks.results import run_folder
+from kd_lightning.callbacks.results import leaves_files, run_folder
 
 
 def draw_reliability(bins: Tensor, title: str) -> Figure:
@@ -46,7 +46,7 @@ class ReliabilityDiagram(Callback):
         metrics: Any = pl_module.evaluation
         bins = metrics.calibration_error.bins().cpu()  # on every process: it adds up their sums
         file = run_folder(trainer) / "reliability.png"
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and leaves_files(trainer):
             images, confidence, right = bins.sum(dim=1).tolist()
             gap = (bins[2] - bins[1]).abs().sum().item() / images
             said = f"{confidence / images:.1%} sure, {right / images:.1%} right; calibration error {gap:.3f}"

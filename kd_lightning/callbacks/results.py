@@ -15,10 +15,13 @@ from torch import nn
 
 from kd_lightning.batch import data_of
 from kd_lightning.latency import BATCH_SIZES, measure_latency
-from kd_lightning.results import RESULTS_FILE, commit, machine, read_results, update_results, versions
+from kd_lightning.results import PARTS, RESULTS_FILE, commit, machine, read_results, update_results, versions
 from kd_lightning.waiting import line
 
 MEBIBYTE = 2**20
+
+PICTURES = ("confusion.png", "errors.png", "mistakes.png", "reliability.png")
+"""What a test draws into the run folder."""
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -29,6 +32,24 @@ def run_folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
+def has_own_folder(trainer: Trainer) -> bool:
+    """Whether the run folder is the logger's, made for the run; else it may hold files of the user's."""
+    return bool(getattr(trainer.logger, "log_dir", None))
+
+
+def leaves_files(trainer: Trainer) -> bool:
+    """Whether a run writes into its folder: one of `fast_dev_run` tries the code alone."""
+    return not getattr(trainer, "fast_dev_run", False)
+
+
+def record(trainer: Trainer, run: Path, **parts: Any) -> None:
+    """Set parts of a run's results, where it leaves files; a `results.json` that is not this project's stays."""
+    found = set(read_results(run))
+    theirs = not has_own_folder(trainer) and (run / RESULTS_FILE).exists() and not set() < found <= PARTS
+    if leaves_files(trainer) and not theirs:
+        update_results(run, **parts)
+
+
 def size_in_bytes(network: nn.Module) -> int:
     """Bytes of a network's parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
@@ -37,8 +58,9 @@ def size_in_bytes(network: nn.Module) -> int:
 class ResultsWriter(Callback):
     """Keeps the figures of fit and test, with what is needed to repeat them, in the run folder.
 
-    A new fit clears what an earlier one left there (its figures, its best checkpoint, its events), so that nothing
-    stale is read for new; resuming clears nothing.
+    A new fit clears what an earlier one left there (figures, pictures, best checkpoint, events), so that nothing stale
+    is read for new; resuming clears nothing. Where no logger makes a folder for the run, a new fit clears its figures
+    alone, and no `results.json` but this project's; a `fast_dev_run` leaves and clears nothing.
 
     Args:
         label: a word that tells the run from others (default: a random one), kept in its checkpoints and, from the
@@ -49,19 +71,18 @@ class ResultsWriter(Callback):
         self.label = label or secrets.token_hex(8)
         self._start = 0.0
         self._before = 0.0
+        self._images = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock on a clean folder."""
         self._start = time.perf_counter()
         run = run_folder(trainer)
-        if trainer.is_global_zero and not trainer.ckpt_path:
-            stale = [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *run.glob("*.png")]
-            # The newest event file is this fit's own, opened a moment ago.
-            stale += sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
-            for file in stale:
+        if not trainer.is_global_zero or not leaves_files(trainer):
+            return
+        if not trainer.ckpt_path:
+            for file in _stale(run) if has_own_folder(trainer) else _own_results(run):
                 file.unlink(missing_ok=True)
-        if trainer.is_global_zero:
-            update_results(run, label=self.label)
+        record(trainer, run, label=self.label)
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds so far, for a run that goes on; and which run it is."""
@@ -86,12 +107,17 @@ class ResultsWriter(Callback):
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),
             }
             shown = {"data": {"train": _digest(trainer, train=True)}, "config": _config(run), "commit": commit()}
-            update_results(run, fit=fit, command=sys.argv[1:], **shown, **_setting(trainer, pl_module))
+            record(trainer, run, fit=fit, command=sys.argv[1:], **shown, **_setting(trainer, pl_module))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how many images were measured: a part of the set, under `limit_test_batches`."""
+        metrics: Any = pl_module.evaluation
+        self._images = metrics.images()  # on every process: it adds up their counts
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the test measured, then how fast the network is."""
         run = run_folder(trainer)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not leaves_files(trainer):
             return
         test: dict[str, Any] = {
             name.removeprefix("test/"): round(float(value), 6)
@@ -99,13 +125,25 @@ class ResultsWriter(Callback):
             if name.startswith("test/")
         }
         test["errors"] = round(test["errors"])
-        loader: Any = trainer.test_dataloaders
-        test["images"] = len(loader.dataset)
+        test["images"] = self._images
         test["right"] = test["images"] - test["errors"]
         shown = {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)}
-        update_results(run, test=test, data=shown, **_setting(trainer, pl_module))
+        record(trainer, run, test=test, data=shown, **_setting(trainer, pl_module))
         with line("measuring latency"):
-            update_results(run, latency=_latency(trainer, pl_module))
+            record(trainer, run, latency=_latency(trainer, pl_module))
+
+
+def _stale(run: Path) -> list[Path]:
+    """What an earlier fit and test left in a run's own folder."""
+    # The newest event file is this fit's own, opened a moment ago.
+    events = sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
+    return [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *(run / name for name in PICTURES), *events]
+
+
+def _own_results(run: Path) -> list[Path]:
+    """An earlier fit's figures, told by its label, in a folder that is not the run's alone."""
+    found = read_results(run)
+    return [run / RESULTS_FILE] if isinstance(found.get("label"), str) and set(found) <= PARTS else []
 
 
 def _digest(trainer: Trainer, train: bool) -> str:

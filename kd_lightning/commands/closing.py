@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 
-from kd_lightning.callbacks.results import run_folder
+from kd_lightning.callbacks.results import PICTURES, leaves_files, run_folder
 from kd_lightning.results import RESULTS_FILE, read_results
 
 STAGE = "KD_LIGHTNING_STAGE"
@@ -15,7 +15,7 @@ STAGE = "KD_LIGHTNING_STAGE"
 LEFT_BY = {
     "fit": ("config.yaml", "checkpoints"),
     "validate": (),
-    "test": (RESULTS_FILE, "*.png"),
+    "test": (RESULTS_FILE, *PICTURES),
     "predict": ("predictions*.csv",),
 }
 """Files of a run folder, by the command that writes them."""
@@ -26,7 +26,7 @@ def say_where_and_what_next(done: LightningCLI) -> None:
     folder = run_folder(done.trainer)  # on every process: they agree on it
     command = str(done.subcommand)
     left = [file.name for pattern in LEFT_BY[command] for file in sorted(folder.glob(pattern))]
-    if not done.trainer.is_global_zero or not left or STAGE in os.environ:
+    if not done.trainer.is_global_zero or not leaves_files(done.trainer) or not left or STAGE in os.environ:
         return
     print(f"results: {folder} ({', '.join(left)})")
     print(f"next: {shlex.join(_next(folder, command))}")

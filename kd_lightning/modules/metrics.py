@@ -1,6 +1,7 @@
 """What is measured, in training and in evaluation, without waiting for the device at every step."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,6 +83,21 @@ class RunningMeans:
         self._first_wrong = torch.zeros_like(self._sums)
 
 
+class InFloat32(nn.Module):
+    """Keeps what it measures, and its parts do, in float32, whatever its module is cast to: bfloat16 counts to 256."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Move states as they are told, but cast none."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            if tensor.is_floating_point():
+                tensor = tensor.float()  # it may have been made where another type was the default
+            done = fn(tensor)
+            return done if done.dtype == tensor.dtype else tensor.to(done.device)
+
+        return super()._apply(moved, *args, **kwargs)
+
+
 class CalibrationError(Metric):
     """The expected calibration error, in [0, 1]: how far confidence is from accuracy, bin by bin, weighted by images.
 
@@ -100,8 +116,7 @@ class CalibrationError(Metric):
         """Add a batch: the probability of the class that was named, (B,), and whether it is the label, bool (B,)."""
         place = (confidence * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)  # NaN too has to fall somewhere
         each = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence)])
-        # Not in place: the state may have been cast with its module, and then becomes what is added.
-        self.sums = self.sums + each.new_zeros(3, CALIBRATION_BINS).index_add_(1, place, each)
+        self.sums.index_add_(1, place, each)
 
     def bins(self) -> Tensor:
         """The images, their confidence and those named right, each summed by bin: (3, bins), of all processes."""
@@ -114,7 +129,7 @@ class CalibrationError(Metric):
         return (right - confidence).abs().sum() / images.sum()
 
 
-class EvaluationMetrics(nn.Module):
+class EvaluationMetrics(InFloat32):
     """Figures of a classifier over a whole validation or test set, right on any number of devices.
 
     `accuracy` in [0, 1]; `errors`, the number of wrong images; `nll`, mean negative log-likelihood of the label in
@@ -148,6 +163,10 @@ class EvaluationMetrics(nn.Module):
         if teacher_logits is not None:
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
             self.teacher_kl.update(soft_target_loss(logits, teacher_logits, temperature=1.0), weight=len(label))
+
+    def images(self) -> int:
+        """How many images were measured so far, by all processes: each has to ask."""
+        return int(self.calibration_error.bins()[0].sum())
 
     def constant_prediction(self) -> int | None:
         """The class that all images were said to be, though their labels differ; None as it should be."""

@@ -14,6 +14,7 @@ from kd_lightning.batch import Batch
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss, soft_target_losses
 from kd_lightning.modules.distill import DistillModule
+from kd_lightning.modules.metrics import InFloat32
 from kd_lightning.modules.stack import Stack
 
 
@@ -120,7 +121,7 @@ def cross_entropies(logits: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(logits.movedim(0, 2), label[:, None].expand(-1, len(logits)), reduction="none").mean(0)
 
 
-class MembersEvaluation(Metric):
+class MembersEvaluation(InFloat32, Metric):
     """Each member's `accuracy` in [0, 1] and mean negative log-likelihood `nll` in nats, both (M,).
 
     Args:

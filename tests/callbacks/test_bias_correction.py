@@ -77,7 +77,7 @@ def run_test(folder: Path, **options: Any) -> dict[str, Any]:
     with torch.no_grad():
         network[1].bias.copy_(torch.tensor([0.0, 0.0, -5.0]))
     module, data = TeacherModule(network), made("test", **options)
-    trainer: Any = SimpleNamespace(datamodule=data, is_global_zero=True, log_dir=folder, default_root_dir=folder)
+    trainer: Any = SimpleNamespace(datamodule=data, is_global_zero=True, logger=None, log_dir=folder)
     callback = BiasCorrection()
     callback.on_test_epoch_start(trainer, module)
     for i, index in enumerate(data.test_dataloader()):

@@ -25,8 +25,15 @@ TAUGHT = torch.tensor([[0.8, 0.1, 0.1]]).expand(6, 3)
 def look(taught: Tensor | None, run: Path, processes: int = 1, said: Tensor = SAID, **module: Any) -> None:
     """Show the six images to the callback, four and two, as a test does."""
     data, callback = made("test"), WorstMistakes()
+    logger = SimpleNamespace(log_dir=str(run))
     trainer: Any = SimpleNamespace(
-        world_size=processes, is_global_zero=True, datamodule=data, loggers=[], log_dir=str(run)
+        world_size=processes,
+        is_global_zero=True,
+        datamodule=data,
+        logger=logger,
+        loggers=[logger],
+        log_dir=str(run),
+        fast_dev_run=False,
     )
 
     def all_gather(found: Any) -> Any:  # each process the same, as where they share a test set that is too small

@@ -27,13 +27,6 @@ def test_the_error_is_the_gap_of_each_bin_weighted_by_its_images() -> None:
     assert calibration().compute().item() == pytest.approx((abs(1 - 1.12) + abs(2 - 2.89)) / 5, abs=1e-6)
 
 
-def test_a_metric_that_was_cast_with_its_module_still_counts_in_float32() -> None:
-    metric = CalibrationError().to(torch.bfloat16)
-    for _ in range(600):  # of which bfloat16 would count 256
-        metric.update(torch.tensor([0.9]), torch.tensor([True]))
-    assert metric.bins()[0].sum().item() == 600
-
-
 def test_the_picture_has_a_bar_a_bin_that_holds_images_as_high_as_its_accuracy() -> None:
     above, below = draw_reliability(calibration().bins(), "five images").axes
     assert above.get_title() == "five images"

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
+from kd_lightning.modules.population import MembersEvaluation
 
 # Probabilities of two classes; the student names 0, 0, 1, 0 and is right, wrong, wrong, right.
 LOGITS = torch.tensor([[0.90, 0.10], [0.87, 0.13], [0.30, 0.70], [0.62, 0.38]]).log()
@@ -123,6 +124,31 @@ def test_half_precision_logits_are_measured_in_float32() -> None:
     metrics.update(LOGITS.bfloat16(), LABEL)
     nll = torch.nn.functional.cross_entropy(LOGITS.bfloat16().float(), LABEL)
     assert metrics.compute()["nll"].item() == pytest.approx(nll.item(), abs=1e-6)
+
+
+def cast(metrics: nn.Module) -> nn.Module:
+    return nn.ModuleList([metrics]).to(torch.bfloat16)[0]  # with its module, as a precision of bf16-true does
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.bfloat16])
+def test_figures_are_the_same_where_their_module_is_cast(default: torch.dtype) -> None:
+    torch.set_default_dtype(default)  # as Lightning does where a model is made in its precision
+    try:
+        half = cast(EvaluationMetrics())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    whole, several = EvaluationMetrics(), cast(MembersEvaluation(1))
+    random = torch.Generator().manual_seed(0)
+    logits, label = torch.randn(700, 10, generator=random), torch.arange(700) % 10
+    for rows in torch.arange(700).split(1):  # of which bfloat16 would count 256
+        for each in (whole, half):
+            each.update(logits[rows], label[rows], logits[rows.flip(0)] / 2)
+        several.update(logits[None, rows], label[rows])
+    expected = floats(whole.compute())
+    assert expected["errors"] > 256
+    assert floats(half.compute()) == expected
+    members = floats(several.compute())
+    assert members == pytest.approx({name: expected[name] for name in members})
 
 
 def test_nothing_measured_goes_into_a_checkpoint() -> None:
