@@ -246,6 +246,8 @@ def test_json_and_csv_write_a_report_only_where_one_is_asked_for(
         (("nan.json",), "nan.json: not a comparison (a: figures [nan])"),
         (("short.json",), "short.json: not a comparison (a: 2 runs"),
         (("broken.yaml",), "broken.yaml: not a recipe"),
+        (("binary.yaml",), "binary.yaml: not a recipe ('utf-8' codec can't decode byte 0x89"),
+        (("last.ckpt",), "compare: last.ckpt found, a run folder, a folder of runs (with results.json in them), a"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -263,6 +265,8 @@ def test_a_mistake_is_one_line(
     Path("nan.json").write_text(json.dumps({**record, "rows": [{**row, "figures": [float("nan")]}]}))
     Path("short.json").write_text(json.dumps({**record, "rows": [{**row, "errors": [1, 2]}]}))
     Path("broken.yaml").write_text("stages: [")
+    for name in ("binary.yaml", "last.ckpt"):
+        Path(name).write_bytes(b"\x89PNG")
     assert message in refused(capsys, *words)
 
 
