@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
@@ -32,6 +33,8 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files have any bytes, and keep them
     words = sys.argv[1:] if args is None else args
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
