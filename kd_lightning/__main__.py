@@ -24,6 +24,9 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 OWN_COMMANDS = ("reproduce", "compare", "sweep", "export")
 
+FILE_OPTIONS = ("--output", "--batch_size")
+"""Of `predict` with image files, and not of the trainer's."""
+
 COMMANDS = (*OWN_COMMANDS, *TRAINER_COMMANDS, "completion")
 
 
@@ -54,8 +57,7 @@ def main(args: list[str] | None = None) -> int:
     from kd_lightning.errors import UserError
 
     try:
-        of_files = words[0] == "predict" and len(words) > 1 and not words[1].startswith("-")
-        if words[0] in OWN_COMMANDS or of_files:
+        if words[0] in OWN_COMMANDS or _predicts_files(words):
             if words[0] != "compare":
                 _load()
             import_module(f"kd_lightning.commands.{words[0]}").main(words[1:])
@@ -78,6 +80,13 @@ def main(args: list[str] | None = None) -> int:
         print("kd-lightning: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _predicts_files(words: list[str]) -> bool:
+    """Whether `predict` is of image files, by the word after it: a model, or an option that only those have."""
+    if words[0] != "predict" or len(words) == 1:
+        return False
+    return not words[1].startswith("-") or words[1].partition("=")[0] in FILE_OPTIONS
 
 
 def _load() -> None:

@@ -95,6 +95,15 @@ def test_files_and_folders_are_named_together_and_none_twice(tmp_path: Path) -> 
     assert [*rows(output)] == ["test/night/1.png", *day]
 
 
+@pytest.mark.parametrize("options", [["--output=said.csv"], ["--batch_size", "3", "--output", "said.csv"]])
+def test_its_own_options_may_stand_first(
+    options: list[str], tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", *options, str(trained / RUN), str(trained / "sky/test/day")]) == 0
+    assert len(rows("said.csv")) == 6
+
+
 def test_images_that_cannot_be_read_are_named_and_the_others_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +137,7 @@ def test_none_that_can_be_read_writes_nothing(tmp_path: Path, capsys: pytest.Cap
         ([str(RUN), "nowhere"], "predict: no file or folder nowhere"),
         ([str(RUN), "lightning"], "predict: no image in lightning"),
         ([str(RUN)], "IMAGE_OR_FOLDER"),
+        (["--batch_size=3"], "predict: the following arguments are required: MODEL, IMAGE_OR_FOLDER"),
         ([str(RUN), "sky", "--batch_size=0"], "0 found, a number of at least 1 expected"),
         ([str(RUN), "sky", "--outputs=x"], "--outputs=x"),
     ],
