@@ -1,5 +1,6 @@
 """The console command `kd-lightning`: sends a word to the command that owns it."""
 
+import os
 import sys
 from importlib import import_module
 from io import TextIOWrapper
@@ -34,11 +35,35 @@ def main(args: list[str] | None = None) -> int:
     """Run `kd-lightning` with the words given, or those of the process.
 
     Returns:
-        The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error.
+        The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error; 141 where
+        nobody reads standard output any more, as with `| head -1`.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files have any bytes, and keep them
-    words = sys.argv[1:] if args is None else args
+    try:
+        try:
+            return _run(sys.argv[1:] if args is None else args)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 141
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output leads nowhere; if so, what is left is thrown away, or Python speaks of it at its end."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
