@@ -1,7 +1,9 @@
 """The console command `kd-lightning`: sends a word to the command that owns it."""
 
+import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
@@ -23,6 +25,9 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 OWN_COMMANDS = ("reproduce", "compare", "sweep", "export")
 
+FILE_OPTIONS = ("--output", "--batch_size")
+"""Of `predict` with image files, and not of the trainer's."""
+
 COMMANDS = (*OWN_COMMANDS, *TRAINER_COMMANDS, "completion")
 
 
@@ -30,9 +35,35 @@ def main(args: list[str] | None = None) -> int:
     """Run `kd-lightning` with the words given, or those of the process.
 
     Returns:
-        The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error.
+        The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error; 141 where
+        nobody reads standard output any more, as with `| head -1`.
     """
-    words = sys.argv[1:] if args is None else args
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files have any bytes, and keep them
+    try:
+        try:
+            return _run(sys.argv[1:] if args is None else args)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 141
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output leads nowhere; if so, what is left is thrown away, or Python speaks of it at its end."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -51,8 +82,7 @@ def main(args: list[str] | None = None) -> int:
     from kd_lightning.errors import UserError
 
     try:
-        of_files = words[0] == "predict" and len(words) > 1 and not words[1].startswith("-")
-        if words[0] in OWN_COMMANDS or of_files:
+        if words[0] in OWN_COMMANDS or _predicts_files(words):
             if words[0] != "compare":
                 _load()
             import_module(f"kd_lightning.commands.{words[0]}").main(words[1:])
@@ -75,6 +105,13 @@ def main(args: list[str] | None = None) -> int:
         print("kd-lightning: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _predicts_files(words: list[str]) -> bool:
+    """Whether `predict` is of image files, by the word after it: a model, or an option that only those have."""
+    if words[0] != "predict" or len(words) == 1:
+        return False
+    return not words[1].startswith("-") or words[1].partition("=")[0] in FILE_OPTIONS
 
 
 def _load() -> None:

@@ -43,9 +43,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; see `whole_file`."""
+    """Write a text file, in UTF-8; names of files in it keep their bytes, whatever they are. See `whole_file`."""
     with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _remove_abandoned(path: Path) -> None:

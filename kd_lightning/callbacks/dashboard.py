@@ -125,7 +125,8 @@ def _table(values: dict[str, str | float]) -> tuple[Any, Any]:
 def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, str | float]:
     """What a run was trained with: of every run the same names, or TensorBoard shows those of one run alone.
 
-    A network without a teacher learns from the labels alone: the loss has `hard_weight` 1, and no other part.
+    A network without a teacher learns from the labels alone: the loss has `hard_weight` 1, and no other part. The seed
+    of a run without `seed_everything` is -1: it has none, and a column of numbers has room for nothing else.
     """
     data, optimizer, network = data_of(trainer), trainer.optimizers[0], module.net
     assert isinstance(network, torch.nn.Module)
@@ -144,5 +145,5 @@ def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, str 
         "images": len(getattr(data, "train_positions", ())),
         "views": getattr(getattr(data, "views", None), "count", 1),
         "precision": str(trainer.precision),
-        "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),
+        "seed": int(os.environ.get("PL_GLOBAL_SEED", "-1")),
     }

@@ -69,7 +69,8 @@ def _parts(what: list[str], runs: Path) -> Iterator[tuple[Path, Comparison]]:
 
 def _recipe(word: str) -> Recipe:
     file = Path(word, "recipe.yaml")
-    if Path(word).is_file() or file.is_file() or (CONFIGS / file).is_file():
+    named = Path(word).suffix in (".yaml", ".yml") and Path(word).is_file()
+    if named or file.is_file() or (CONFIGS / file).is_file():
         return find_recipe(word, CONFIGS)
     raise UserError(
         f"compare: {word} found, a run folder, a folder of runs (with {RESULTS_FILE} in them), a recipe or a "

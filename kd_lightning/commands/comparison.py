@@ -1,14 +1,14 @@
 """Rows that stand under each other: made of runs, read from a `comparison.json`, put together."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kd_lightning.commands.origin import origin_of
 from kd_lightning.commands.recipe import METRICS, Recipe, Stage
-from kd_lightning.commands.rows import DAMAGED, Row, confusion_of, figures_of, measured, rows_of
+from kd_lightning.commands.rows import DAMAGED, Row, check, confusion_of, figures_of, measured, rows_of
 from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, natural, read_run
 from kd_lightning.errors import UserError, one_line
 
@@ -51,8 +51,11 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, st
         run = read_run(folder)
         try:
             if isinstance(run, MeasuredRun):
-                compare_groups(Recipe("", {}, ""), [Group("", "", by_settings([run])[0])], "")
+                alone = Group("", "", by_settings([run])[0])
+                for row in compare_groups(Recipe("", {}, ""), [alone], "").rows:
+                    check(row)
                 confusion_of(run)
+                origin_of(alone)
         except DAMAGED:
             run = "results.json is damaged"
         if isinstance(run, MeasuredRun):
@@ -155,10 +158,9 @@ def _read_row(row: dict[str, Any]) -> Row:
         threads=row.get("threads"),
         seconds=[float(seconds) for seconds in row["seconds"]],
     )
-    if not errors or not images or {len(read.seeds), len(read.figures), len(read.seconds)} != {len(errors)}:
-        raise ValueError(f"{read.name}: {len(errors)} runs, {images} images, or figures of other runs")
-    if not all(map(math.isfinite, read.figures)):
-        raise ValueError(f"{read.name}: figures {read.figures}")
+    if not errors or {len(read.seeds), len(read.figures), len(read.seconds)} != {len(errors)}:
+        raise ValueError(f"{read.name}: {len(errors)} runs, or figures of other runs")
+    check(read)
     return read
 
 

@@ -1,17 +1,16 @@
 """The report: one HTML file that shows a comparison whole, from disk, without a script."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kd_lightning import __version__
 from kd_lightning.commands.charts import MOST_NAMES, cost_charts, seed_chart
 from kd_lightning.commands.comparison import Comparison
+from kd_lightning.commands.origin import origin_of
 from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import confusion_of
 from kd_lightning.commands.runs import Group
@@ -45,15 +44,6 @@ class Confusion(NamedTuple):
     class_names: Sequence[str]
     matrix: list[list[Cell]]
     pairs: list[dict[str, Any]]
-
-
-class Origin(NamedTuple):
-    """How a stage was measured: of its first run what all its runs have, and a line a run."""
-
-    name: str
-    facts: dict[str, str]
-    runs: list[dict[str, str]]
-    config: str
 
 
 def write_report(comparison: Comparison, folder: Path) -> Path:
@@ -91,7 +81,7 @@ def render(comparison: Comparison) -> str:
         images=sorted({row.images for row in rows}),
         confusions=[_confusion(group) for group in comparison.groups if any(map(confusion_of, group.runs))],
         most_classes=MOST_CLASSES,
-        origins=[_origin(group) for group in comparison.groups],
+        origins=[origin_of(group) for group in comparison.groups],
         version=__version__,
     )
 
@@ -142,37 +132,3 @@ def most_confused(counts: list[list[int]], names: Sequence[str]) -> list[dict[st
         if place != label and count
     ]
     return sorted(pairs, key=lambda pair: -pair["times"])[:PAIRS]
-
-
-def _origin(group: Group) -> Origin:
-    first = group.runs[0].results
-    network, fit, data = first["network"], first["fit"], first.get("data") or {}
-    facts: dict[str, Any] = {
-        "network": network.get("name"),
-        "epochs": fit.get("epochs"),
-        "steps": fit.get("steps"),
-        "device": first.get("device"),
-        "devices": first.get("devices"),
-        "CPU threads": first.get("threads"),
-        "commit": first.get("commit"),
-        "training data": data.get("train"),
-        "test data": data.get("test"),
-        **{f"machine: {name}": value for name, value in (first.get("machine") or {}).items()},
-        **(first.get("versions") or {}),
-    }
-    runs = [
-        {
-            "run": str(run.folder),
-            "seed": "" if run.seed is None else str(run.seed),
-            "label": str(run.results.get("label") or ""),
-            "command": shlex.join(["kd-lightning", *map(str, run.results.get("command") or ())]),
-        }
-        for run in group.runs
-    ]
-    config = first.get("config")
-    return Origin(
-        name=group.name,
-        facts={name: str(value) for name, value in facts.items() if value not in (None, "")},
-        runs=runs,
-        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
-    )

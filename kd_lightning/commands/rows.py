@@ -1,5 +1,6 @@
 """Published figures beside ours: a row a stage, over all its seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,7 @@ def _row(
         agreement=measured(agreement),
         parameters=int(network["parameters"]),
         mebibytes=float(network["mebibytes"]),
-        reduction=1 - network["mebibytes"] / teacher_mebibytes if teacher_mebibytes else None,
+        reduction=1 - float(network["mebibytes"]) / teacher_mebibytes if teacher_mebibytes else None,
         latency={size: measured([one.get(size) for one in timed]) for size in sorted(set().union(*timed))},
         device=str(found[0]["device"]),
         threads=found[0].get("threads"),
@@ -104,9 +105,29 @@ def _row(
     )
 
 
+def check(row: Row) -> None:
+    """See that a row's figures can be shown.
+
+    Raises:
+        ValueError: no image, errors of more than all images or of less than none, or figures that no axis has.
+    """
+    if row.images < 1 or not all(0 <= wrong <= row.images for wrong in row.errors):
+        raise ValueError(f"{row.name}: errors {row.errors} of {row.images} images")
+    if not all(0 <= figure < math.inf for figure in row.figures):
+        raise ValueError(f"{row.name}: figures {row.figures}")
+    if isinstance(row.published, int | float) and not 0 <= float(row.published) < math.inf:
+        raise ValueError(f"{row.name}: published {row.published}")
+
+
 def measured(values: Sequence[Any]) -> list[float | None]:
-    """Figures as they are; none where not one was measured."""
+    """Figures as they are; none where not one was measured.
+
+    Raises:
+        One of `DAMAGED`: one that is no number, or not finite.
+    """
     kept = [None if value is None else float(value) for value in values]
+    if not all(value is None or math.isfinite(value) for value in kept):
+        raise ValueError(f"figures {kept}")
     return kept if any(value is not None for value in kept) else []
 
 

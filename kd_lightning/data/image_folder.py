@@ -16,7 +16,7 @@ from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.dealer import RESIDENT_BYTES
 from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
 from kd_lightning.data.sets import ImageSet, StreamedSet
-from kd_lightning.data.tree import WHOLE, ImageFiles, Labelled, find_classes, find_files, split_files
+from kd_lightning.data.tree import WHOLE, ImageFiles, Labelled, find_classes, find_files, readable, split_files
 from kd_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -105,11 +105,12 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
         self._told: set[str] = set()
-        self.class_names = self.class_names or find_classes(self.root)
+        self._folders = self.class_names or find_classes(self.root)
+        self.class_names = [readable(name) for name in self._folders]
 
     def find(self) -> dict[str, Labelled]:
         """List the image files with their classes, by part (`train`, `val`, `test`), or as one (`all`)."""
-        return find_files(self.root, self.class_names)
+        return find_files(self.root, self._folders)
 
     @cached_property
     def _found(self) -> dict[str, Labelled]:
@@ -158,7 +159,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         digest = hashlib.sha256()
         for train, files in self._files.items():
             for path, val in zip(files.paths, files.val.tolist(), strict=True):
-                digest.update(f"{path.relative_to(self.root).as_posix()}\0{train}{val}\n".encode())
+                digest.update(os.fsencode(path.relative_to(self.root).as_posix()) + f"\0{train}{val}\n".encode())
         return digest.hexdigest()
 
     def prepare_data(self) -> None:

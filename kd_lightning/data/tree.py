@@ -1,6 +1,7 @@
 """Image files in folders named after their classes: which there are, of which class, and for what."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,11 @@ def find_classes(root: Path) -> list[str]:
         found = f"{len(names)} class folders found" if len(names) != 1 else f"one class found ({names[0]})"
         raise UserError(f"root: {found} in {folder}, at least 2 expected")
     return names
+
+
+def readable(name: str) -> str:
+    """A folder's name as text that can be drawn and written: of bytes that are not UTF-8, their numbers."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def find_files(root: Path, class_names: Sequence[str]) -> dict[str, Labelled]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
@@ -184,3 +185,13 @@ def test_runs_are_comparable(runs: dict[str, EventAccumulator]) -> None:
     weights = torch.cat([tensor.flatten() for tensor in saved["state_dict"].values()])
     assert runs["distill"].Scalars("norm/parameters")[-1].value == pytest.approx(weights.norm().item(), rel=1e-5)
     assert sum(file.stat().st_size for file in Path("logs").rglob("events*")) < 2**20
+
+
+def test_a_run_without_a_seed_is_shown_with_minus_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    logger = TensorBoardLogger("logs", "made", "seed_0")
+    trainer = Trainer(accelerator="cpu", callbacks=[Dashboard()], logger=logger, max_steps=1, **quiet)
+    trainer.fit(TeacherModule(Bias()), MadeDataModule())
+    assert hyperparameters(read("made"))["seed"] == -1

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -181,13 +182,23 @@ def test_runs_that_cannot_be_compared_are_named(folder: Path, capsys: pytest.Cap
     write_run(Path(), "no_images", 0, test={"errors": 1, "images": 0})
     write_run(Path(), "confusion", 0, class_names=["a", "b"], confusion=[[1, 2]])
     write_run(Path(), "machine", 0, machine=["a", "list"])
+    write_run(Path(), "below_0", 0, test={"errors": -1, "images": 10})
+    write_run(Path(), "all_and_more", 0, test={"errors": 11, "images": 10})
+    write_run(Path(), "agreement", 0, test={"errors": 1, "images": 10, "agreement": float("nan")})
+    write_run(Path(), "command", 0, command=5)
+    write_run(Path(), "data", 0, data="abc")
     (write_run(Path(), "cut", 0) / "results.json").write_text('{"fit": {"sec')
     (write_run(Path(), "a_list", 0) / "results.json").write_text("[1, 2]")
     assert main(["compare", str(folder)]) == 0
     assert sorted(capsys.readouterr().err.splitlines()) == [
         "left out: made/a_list/seed_0 (no results.json that can be read)",
+        "left out: made/agreement/seed_0 (results.json is damaged)",
+        "left out: made/all_and_more/seed_0 (results.json is damaged)",
+        "left out: made/below_0/seed_0 (results.json is damaged)",
+        "left out: made/command/seed_0 (results.json is damaged)",
         "left out: made/confusion/seed_0 (results.json is damaged)",
         "left out: made/cut/seed_0 (no results.json that can be read)",
+        "left out: made/data/seed_0 (results.json is damaged)",
         "left out: made/machine/seed_0 (results.json is damaged)",
         "left out: made/no_errors/seed_0 (results.json is damaged)",
         "left out: made/no_images/seed_0 (results.json is damaged)",
@@ -244,8 +255,12 @@ def test_json_and_csv_write_a_report_only_where_one_is_asked_for(
         (("not.json",), "not.json: not a comparison ("),
         (("other.json",), "other.json: not a comparison ('rows'), a comparison.json expected"),
         (("nan.json",), "nan.json: not a comparison (a: figures [nan])"),
+        (("below_0.json",), "below_0.json: not a comparison (a: errors [-1] of 10 images)"),
+        (("endless.json",), "endless.json: not a comparison (a: published inf)"),
         (("short.json",), "short.json: not a comparison (a: 2 runs"),
         (("broken.yaml",), "broken.yaml: not a recipe"),
+        (("binary.yaml",), "binary.yaml: not a recipe ('utf-8' codec can't decode byte 0x89"),
+        (("last.ckpt",), "compare: last.ckpt found, a run folder, a folder of runs (with results.json in them), a"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -260,12 +275,31 @@ def test_a_mistake_is_one_line(
     record = {"title": "", "source": "", "metric": "errors", "command": "", "versions": {}, "machine": {}}
     Path("not.json").write_text("{")
     Path("other.json").write_text("{}")
-    Path("nan.json").write_text(json.dumps({**record, "rows": [{**row, "figures": [float("nan")]}]}))
-    Path("short.json").write_text(json.dumps({**record, "rows": [{**row, "errors": [1, 2]}]}))
+    for name, damaged in {
+        "nan": {"figures": [float("nan")]},
+        "below_0": {"errors": [-1]},
+        "endless": {"published": float("inf")},
+        "short": {"errors": [1, 2]},
+    }.items():
+        Path(f"{name}.json").write_text(json.dumps({**record, "rows": [{**row, **damaged}]}))
     Path("broken.yaml").write_text("stages: [")
+    for name in ("binary.yaml", "last.ckpt"):
+        Path(name).write_bytes(b"\x89PNG")
     assert message in refused(capsys, *words)
 
 
 def test_comparing_does_not_wait_for_torch() -> None:
     code = "import sys; from kd_lightning.commands import compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["compare", "lightning_logs/measured/digits.json", "--format=csv"]])
+def test_a_reader_that_has_gone_is_no_mistake(words: list[str], unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "kd_lightning", *words]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -1,6 +1,8 @@
 """What a network says of image files, by the words a user types."""
 
 import csv
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from kd_lightning.__main__ import main
+from kd_lightning.results import read_results
 from tests.made import write_mnist
 
 RUN = Path("lightning_logs/version_0")
@@ -92,6 +95,15 @@ def test_files_and_folders_are_named_together_and_none_twice(tmp_path: Path) -> 
     assert [*rows(output)] == ["test/night/1.png", *day]
 
 
+@pytest.mark.parametrize("options", [["--output=said.csv"], ["--batch_size", "3", "--output", "said.csv"]])
+def test_its_own_options_may_stand_first(
+    options: list[str], tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", *options, str(trained / RUN), str(trained / "sky/test/day")]) == 0
+    assert len(rows("said.csv")) == 6
+
+
 def test_images_that_cannot_be_read_are_named_and_the_others_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +137,7 @@ def test_none_that_can_be_read_writes_nothing(tmp_path: Path, capsys: pytest.Cap
         ([str(RUN), "nowhere"], "predict: no file or folder nowhere"),
         ([str(RUN), "lightning"], "predict: no image in lightning"),
         ([str(RUN)], "IMAGE_OR_FOLDER"),
+        (["--batch_size=3"], "predict: the following arguments are required: MODEL, IMAGE_OR_FOLDER"),
         ([str(RUN), "sky", "--batch_size=0"], "0 found, a number of at least 1 expected"),
         ([str(RUN), "sky", "--outputs=x"], "--outputs=x"),
     ],
@@ -151,3 +164,44 @@ def test_a_checkpoint_of_digits_reads_pictures_of_them(tmp_path: Path, monkeypat
     assert main(["predict", str(RUN), *files]) == 0
     said = [name for name, _ in rows("predictions.csv").values()]
     assert sum(name == str(i % 10) for i, name in enumerate(said)) >= 18
+
+
+@pytest.fixture
+def latin() -> str:
+    """A folder's name that is not UTF-8."""
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        Path(name).mkdir()
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    Path(name).rmdir()
+    return name
+
+
+def test_names_that_are_not_utf_8_keep_their_bytes(tmp_path: Path, latin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    photograph(tmp_path / latin / "0.png", 190, 0)
+    output = tmp_path / latin / "said.csv"
+    assert main(["predict", str(RUN), str(tmp_path / latin), f"--output={output}"]) == 0
+    assert output.read_bytes().splitlines()[1].startswith(os.fsencode(tmp_path / latin / "0.png") + b",night,")
+    out.flush()
+    assert out.buffer.getvalue() == b"results: " + os.fsencode(output) + b" (1 images)\n"
+
+
+def test_a_class_whose_name_is_not_utf_8_is_named_by_its_bytes(
+    tmp_path: Path, latin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for c, name in enumerate((latin, "day")):
+        for i in range(10):
+            photograph(Path("one", name, f"{i}.png"), 190 * c, i)
+    net = ["--model.net=kd_lightning.models.LightNN", "--model.net.image_size=16"]
+    data = ["--data=kd_lightning.data.ImageFolderDataModule", "--data.root=one", "--data.image_size=16"]
+    for command in ("fit", "test", "predict"):
+        more = [] if command == "fit" else [f"--ckpt_path={RUN}", f"--trainer.default_root_dir={command}"]
+        assert main([command, *FIT, *net, *data, "--trainer.max_epochs=1", *more]) == 0
+    (results,) = Path("test").rglob("results.json")
+    assert read_results(results.parent)["class_names"] == ["caf\\xe9", "day"]
+    (table,) = Path("predict").rglob("predictions.csv")
+    assert b",caf\xe9/" in table.read_bytes()
