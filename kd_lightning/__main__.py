@@ -101,6 +101,11 @@ def _run(words: list[str]) -> int:
     except UserError as error:
         print(f"kd-lightning: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"kd-lightning: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("kd-lightning: interrupted", file=sys.stderr)
         return 130

@@ -361,3 +361,28 @@ def test_an_option_is_named_in_full(words, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     config = [f"--config={Path('configs', 'digits', 'baseline.yaml')}"] if words[0] == "fit" else []
     assert words[-1].partition("=")[0] in refused(capsys, *words, *config)
+
+
+def test_a_run_that_is_replaced_is_named_and_what_its_network_said_is_gone(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    config = [f"--config={CONFIGS / 'digits' / 'baseline.yaml'}", "--trainer.max_epochs=1"]
+    run = Path("lightning_logs/digits/baseline/seed_0")
+    assert main(["fit", *config]) == main(["test", *config]) == main(["predict", *config]) == 0
+    assert main(["export", str(run), "--format=torch"]) == 0
+    left = {run / "predictions.csv", run / "export" / "model.pt2"}
+    assert all(file.is_file() for file in left)
+    (run / "export" / "notes.txt").write_text("mine")
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        assert main(["fit", *config]) == 0
+    assert f"{run}: the run that was trained and tested there is replaced" in caplog.text
+    assert not any(file.exists() for file in left)
+    assert (run / "export" / "notes.txt").is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    config = f"--config={CONFIGS / 'digits' / 'baseline.yaml'}"
+    assert "file" in refused(capsys, "fit", config, "--trainer.max_epochs=1", "--trainer.logger.save_dir=file")
+    monkeypatch.chdir(CONFIGS.parent)
+    assert "file" in refused(capsys, "reproduce", "digits", "--seeds=1", f"--runs={tmp_path / 'file'}")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from kd_lightning.batch import data_of
@@ -58,9 +59,10 @@ def size_in_bytes(network: nn.Module) -> int:
 class ResultsWriter(Callback):
     """Keeps the figures of fit and test, with what is needed to repeat them, in the run folder.
 
-    A new fit clears what an earlier one left there (figures, pictures, best checkpoint, events), so that nothing stale
-    is read for new; resuming clears nothing. Where no logger makes a folder for the run, a new fit clears its figures
-    alone, and no `results.json` but this project's; a `fast_dev_run` leaves and clears nothing.
+    A new fit clears what an earlier one left there (figures, pictures, predictions, exported files, best checkpoint,
+    events), so that nothing stale is read for new; resuming clears nothing. Where no logger makes a folder for the run,
+    a new fit clears its figures alone, and no `results.json` but this project's; a `fast_dev_run` leaves and clears
+    nothing.
 
     Args:
         label: a word that tells the run from others (default: a random one), kept in its checkpoints and, from the
@@ -80,6 +82,8 @@ class ResultsWriter(Callback):
         if not trainer.is_global_zero or not leaves_files(trainer):
             return
         if not trainer.ckpt_path:
+            if "test" in read_results(run):
+                rank_zero_info(f"{run}: the run that was trained and tested there is replaced")
             for file in _stale(run) if has_own_folder(trainer) else _own_results(run):
                 file.unlink(missing_ok=True)
         record(trainer, run, label=self.label)
@@ -137,7 +141,8 @@ def _stale(run: Path) -> list[Path]:
     """What an earlier fit and test left in a run's own folder."""
     # The newest event file is this fit's own, opened a moment ago.
     events = sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
-    return [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *(run / name for name in PICTURES), *events]
+    said = [*run.glob("predictions*.csv"), *(run / "export").glob("model*")]  # by the network of before
+    return [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *(run / name for name in PICTURES), *events, *said]
 
 
 def _own_results(run: Path) -> list[Path]:
