@@ -30,6 +30,9 @@ PROGRESS_EVERY = 50
 LONGEST_VALUE = 120
 """Characters of a wrong value that an error shows."""
 
+SAVED = "# lightning.pytorch=="
+"""How a config begins that Lightning saved."""
+
 NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
     r".*LeafSpec.*",
@@ -63,7 +66,8 @@ class _FitConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         target = Path(trainer.log_dir or "", self.config_filename).resolve()
         named = [Path(str(file)).resolve() for file in self.config.get("config") or []]
-        if stage == "fit" and target not in named:
+        theirs = target.is_file() and not target.read_text(errors="replace").startswith(SAVED)
+        if stage == "fit" and target not in named and not theirs:
             super().setup(trainer, pl_module, stage)
 
 

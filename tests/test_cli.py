@@ -150,6 +150,17 @@ def test_a_run_without_a_folder_of_its_own_leaves_the_user_s_files_alone():
     assert {file.read_text() for file in theirs} == {"theirs"}
 
 
+def test_a_run_without_a_logger_writes_its_config_over_its_own_alone():
+    words = ["fit", "--config", str(Path(write_config()).rename("mine.yaml")), "--trainer.logger=false"]
+    Path("config.yaml").write_text("theirs: 1")
+    assert main(words) == 0
+    assert Path("config.yaml").read_text() == "theirs: 1"
+    Path("config.yaml").unlink()
+    assert main(words) == 0
+    assert main([*words, "--trainer.max_epochs=2"]) == 0
+    assert yaml.safe_load(Path("config.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
 def test_a_run_without_a_logger_starts_its_figures_anew():
     words = ["--config", write_config(), "--trainer.logger=false"]
     for command in (["fit"], ["test", "--ckpt_path=."], ["fit"]):
