@@ -34,13 +34,13 @@ class Mistakes(NamedTuple):
 
     Attributes:
         loss: float (N,), the cross-entropy with the label in nats, or `RIGHT`.
-        index: int64 (N,), into the test set.
+        place: int64 (N,), in the test set.
         label: int64 (N,).
         logits: float (N, 1 or 2, classes), the network's and, where it has a teacher, the teacher's.
     """
 
     loss: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nothing calls
+    place: Tensor
     label: Tensor
     logits: Tensor
 
@@ -93,7 +93,7 @@ class WorstMistakes(Callback):
                 file.unlink(missing_ok=True)  # an earlier test's
             return
         mean, std = (values.view(-1, 1, 1) for values in (data.mean, data.std))
-        images = data.deal(found.index, train=False).image.cpu() * std + mean
+        images = data.deal(found.place, train=False).image.cpu() * std + mean
         temperature = getattr(pl_module, "temperature", 1.0)
         names = ("student", "teacher")[: found.logits.shape[1]] if hasattr(pl_module, "teacher") else ("network",)
         softened = (found.logits.cpu() / temperature).softmax(dim=-1)
@@ -117,7 +117,7 @@ def _distinct(found: Mistakes) -> Mistakes:
     rows: dict[int, int] = {}
     for row in found.loss.argsort(descending=True).tolist():
         if found.loss[row] != RIGHT:
-            rows.setdefault(int(found.index[row]), row)
+            rows.setdefault(int(found.place[row]), row)
     return Mistakes(*(tensor[list(rows.values())[:MOST]] for tensor in found))
 
 
