@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kd_lightning import cli
 from kd_lightning.__main__ import COMMANDS, main
 from kd_lightning.models import MLP
+from kd_lightning.results import PARTS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEACHER = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 20, 10]}}
@@ -380,6 +381,7 @@ def test_a_run_that_is_replaced_is_named_and_what_its_network_said_is_gone(tmp_p
     run = Path("lightning_logs/digits/baseline/seed_0")
     assert main(["fit", *config]) == main(["test", *config]) == main(["predict", *config]) == 0
     assert main(["export", str(run), "--format=torch"]) == 0
+    assert set(json.loads((run / "results.json").read_text())) <= PARTS  # or `record` would take them for another's
     left = {run / "predictions.csv", run / "export" / "model.pt2"}
     assert all(file.is_file() for file in left)
     (run / "export" / "notes.txt").write_text("mine")
