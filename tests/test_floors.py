@@ -15,6 +15,7 @@ FLOOR = {
     "autocast": 0,
     "batch": 0,
     "cpu": 0,
+    "csv_text": 0,
     "download": 0,
     "errors": 0,
     "evaluation": 0,

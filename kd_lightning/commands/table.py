@@ -10,6 +10,7 @@ from rich.table import Table
 from kd_lightning.commands.comparison import Comparison
 from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import Row
+from kd_lightning.csv_text import csv_cell
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
@@ -104,10 +105,9 @@ def _at(values: Sequence[float | None], place: int, runs: int) -> float | None:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line a row and run, under a line of headings."""
+    """A line a row and run, under a line of headings; see `csv_cell` for names that look like formulas."""
     lines = run_lines(comparison)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([map(csv_cell, lines[0]), *(map(csv_cell, one.values()) for one in lines)])
     return text.getvalue()

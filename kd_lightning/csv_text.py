@@ -1,0 +1,29 @@
+"""Text in CSV files that a spreadsheet program will open."""
+
+import re
+import unicodedata
+
+FORMULA = ("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}")
+FORMULA += ("\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}")
+"""What a cell begins with that a spreadsheet program reads as a formula."""
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+
+
+def csv_cell(value: object) -> object:
+    r"""Return a cell's value such that a spreadsheet program shows it and runs nothing.
+
+    Only text is changed: control characters are written as escapes (`\t`, `\x07`), and text that would be read as a
+    formula gets an apostrophe before it. Numbers stay as they are, also those that are given as text (`-0.5`).
+    """
+    if not isinstance(value, str):
+        return value
+    text = "".join(_escaped(character) for character in value)
+    if text.lstrip().startswith(FORMULA) and not NUMBER.fullmatch(text):
+        return f"'{text}"
+    return text
+
+
+def _escaped(character: str) -> str:
+    is_control = unicodedata.category(character) in ("Cc", "Zl", "Zp")
+    return character.encode("unicode_escape").decode() if is_control else character
