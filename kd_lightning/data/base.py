@@ -1,9 +1,11 @@
 """What all data modules share: the loader deals indices, the device deals images."""
 
 import hashlib
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -13,10 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from kd_lightning.batch import Batch, batch_sizes
-from kd_lightning.data.dealer import Dealer
+from kd_lightning.data.copies import count_copies, digests_of, name_classes
+from kd_lightning.data.dealer import RESIDENT_BYTES, Dealer
 from kd_lightning.data.sets import ImageSet, Indices, StreamedSet, stratified
 from kd_lightning.data.views import Identity, ViewFamily
 from kd_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SEED_SPACING = 1_000_003
 """Between two seeds' streams: epoch e of seed s draws from stream s * SEED_SPACING + e, which no other pair shares."""
@@ -120,6 +125,7 @@ class ClassificationDataModule(LightningDataModule):
         self._dealers: dict[bool, Dealer] = {}  # True: of the training set, False: of the test set
         self._epoch_views: tuple[int, Tensor] | None = None
         self._resume_at: tuple[int, int] | None = None
+        self._warned: set[str] = set()  # what was compared already, so that each warning is given once
 
     @abstractmethod
     def load(self, train: bool) -> ImageSet | StreamedSet:
@@ -181,6 +187,66 @@ class ClassificationDataModule(LightningDataModule):
             raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("test", "predict") and False not in self._dealers:
             self._dealers[False] = self._dealer(self._checked(self.load(train=False), "test"), Identity())
+        if stage in ("fit", "test") and getattr(self.trainer, "global_rank", 0) == 0:
+            self._warn_of_copies(stage)
+            if stage == "test":
+                self._warn_of_classes_without_test_images()
+
+    def _warn_of_classes_without_test_images(self) -> None:
+        lacking = {*range(self.num_classes)} - {*self._dealers[False].part.label.unique().tolist()}
+        if lacking and "classes" not in self._warned:
+            self._warned.add("classes")
+            names = name_classes(lacking, self.class_names)
+            log.warning(f"{self._place}: no test image of {names}: a test says nothing about them")
+
+    def _warn_of_copies(self, stage: str) -> None:
+        """Warn of images for validation or test that are among others too, of each two parts once."""
+        pairs = [("training", "validation")] * (stage == "fit") + [("test", "training"), ("test", "validation")]
+        if self._warned.issuperset(map(str, pairs)):
+            return
+        digests = self.part_digests()
+        for part, other in pairs:
+            if part not in digests or other not in digests or str((part, other)) in self._warned:
+                continue
+            self._warned.add(str((part, other)))
+            if copies := count_copies(digests[part], digests[other]):
+                figures = "a test" if part == "test" else "validation"
+                log.warning(
+                    f"{self._place}: {copies} of the {len(digests[part])} {part} images are, pixel for pixel, among "
+                    f"the {other} images too: the figures of {figures} are too good"
+                )
+
+    @property
+    def _place(self) -> str:
+        """What a warning calls the dataset."""
+        return str(getattr(self, "root", type(self).__name__))
+
+    def part_digests(self) -> dict[str, list[bytes]]:
+        """Digest the pixels of each image for `training`, `validation` and `test`, to find copies between them.
+
+        A part is left out where that would be costly or is impossible: one that is streamed, one above 2 GiB, the
+        test set before it is set up, and a training set that cannot be read.
+        """
+        test = self._digests(self._dealers[False].part if False in self._dealers else None, train=False)
+        if not test and (True not in self._dealers or not len(self.val_positions)):
+            return {}  # nothing to compare
+        found = {"test": test}
+        with suppress(Exception):  # a test needs no training set: whatever is wrong with it, the test goes on
+            if True in self._dealers:
+                part, places = self._dealers[True].part, (self.train_positions, self.val_positions)
+            else:
+                part = self._checked(self.load(train=True), "training")
+                places = self._split(part.label)
+            if every := self._digests(part, train=True):
+                for name, positions in zip(("training", "validation"), places, strict=True):
+                    found[name] = [every[place] for place in positions.tolist()]
+        return {name: digests for name, digests in found.items() if digests}
+
+    def _digests(self, part: ImageSet | StreamedSet | None, train: bool) -> list[bytes]:
+        """Digest of each image of a part, in file order; none where they are not known."""
+        if not isinstance(part, ImageSet) or part.image.nbytes > RESIDENT_BYTES:
+            return []
+        return digests_of(part.image)
 
     def _dealer(self, part: ImageSet | StreamedSet, views: ViewFamily) -> Dealer:
         return Dealer(part, views, self.mean, self.std, self.image_shape)

@@ -19,22 +19,26 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from kd_lightning.data.copies import DIGEST_BYTES, digest_of
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.waiting import bar
 
-PIXELS_FILE, REPORT_FILE = "images.bin", "report.json"
+PIXELS_FILE, DIGESTS_FILE, REPORT_FILE = "images.bin", "digests.bin", "report.json"
 
 KEY_LENGTH = 24
 """Hexadecimal digits that tell one cache from another."""
 
-FORMAT = 3
-"""Of the cache: raised when the same files would decode to other pixels."""
+FORMAT = 4
+"""Of the cache: raised when the same files would decode to other pixels, or a cache holds other files."""
 
 CHUNK = 1024
 """Files whose images may wait to be written."""
 
 BLOCK = 2**24
 """Bytes of a cache that are compared with its checksum at a time."""
+
+CLOCK_TICK = 0.1
+"""Seconds within which two changes of a file may have the same time."""
 
 ABANDONED = 24 * 3600.0
 """Seconds after which a cache that was never finished is nobody's."""
@@ -111,11 +115,13 @@ class Decoded:
             were only tried.
         unreadable: places of the other files, ascending, with what is wrong with each.
         converted: how many files held another kind of image than asked for, by Pillow's name of it.
+        digests: uint8 (N, 16), of the pixels of each file that could be read, kept or only tried.
     """
 
     image: Tensor | None
     unreadable: dict[int, str]
     converted: dict[str, int]
+    digests: np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def decode_all(files: Sequence[Path], decoder: Decoder, folder: Path, name: str, keep: bool = True) -> Decoded:
@@ -171,7 +177,7 @@ def _status(file: Path) -> os.stat_result | None:
 
 
 def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | None:
-    """Read a cache; None where there is none, or none that is whole."""
+    """Read a cache; None where there is none, or where it is damaged."""
     try:
         kept = json.loads((target / REPORT_FILE).read_text())
         report = kept["report"]
@@ -179,16 +185,39 @@ def _load(target: Path, files: int, decoder: Decoder, keep: bool) -> Decoded | N
             return None
         unreadable = {int(place): problem for place, problem in report["unreadable"].items()}
         shape = (files - len(unreadable), *decoder.shape)
-        pixels = target / PIXELS_FILE
-        if not keep or not shape[0]:
-            return Decoded(torch.empty(shape, dtype=torch.uint8) if keep else None, unreadable, report["converted"])
-        if pixels.stat().st_size != math.prod(shape) or _digest_of_file(pixels) != report["pixels"]:
+        if not _is_intact(target / DIGESTS_FILE, shape[0] * DIGEST_BYTES, report["digests"]):
             return None
-        # Copy-on-write: torch wants memory that it may write to; the file stays as it is.
-        image = torch.from_numpy(np.memmap(pixels, np.uint8, "c", shape=shape))
+        digests = np.fromfile(target / DIGESTS_FILE, np.uint8).reshape(-1, DIGEST_BYTES)
+        if not keep or not shape[0]:
+            image = torch.empty(shape, dtype=torch.uint8) if keep else None
+        elif not _is_intact(target / PIXELS_FILE, math.prod(shape), report["pixels"]):
+            return None
+        else:
+            # Copy-on-write: torch wants memory that it may write to; the file stays as it is.
+            image = torch.from_numpy(np.memmap(target / PIXELS_FILE, np.uint8, "c", shape=shape))
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return Decoded(image, unreadable, report["converted"])
+    return Decoded(image, unreadable, report["converted"], digests)
+
+
+_intact: set[tuple[object, ...]] = set()
+"""Files whose checksum this process has compared already, each with its state at that time."""
+
+
+def _is_intact(file: Path, size: int, sha256: str) -> bool:
+    """Compare a file of a cache with its size and checksum, the checksum once in a process while the file stays."""
+    status = file.stat()
+    if status.st_size != size:
+        return False
+    state = (file, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, sha256)
+    if state in _intact:
+        return True
+    if _digest_of_file(file) != sha256:
+        return False
+    # A file that was changed just now could be changed again without another time.
+    if time.time() - status.st_mtime > CLOCK_TICK:
+        _intact.add(state)
+    return True
 
 
 def _digest_of(report: dict[str, Any], target: Path) -> str:
@@ -246,6 +275,7 @@ def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: boo
     unreadable: dict[int, str] = {}
     modes: Counter[str] = Counter()
     digest = hashlib.sha256()
+    each = bytearray()
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     # Pillow decodes and resizes without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool, (draft / PIXELS_FILE).open("wb") as pixels:
@@ -256,11 +286,15 @@ def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: boo
                 unreadable[place] = word
                 continue
             modes[word] += 1
+            content = image.numpy().tobytes()
+            each += digest_of(content)
             if keep:
-                pixels.write(written := image.numpy().tobytes())
-                digest.update(written)
+                pixels.write(content)
+                digest.update(content)
         pixels.flush()
         os.fsync(pixels.fileno())
     converted = {mode: n for mode, n in modes.items() if mode != decoder.mode}
+    (draft / DIGESTS_FILE).write_bytes(each)
     words = {str(place): word for place, word in unreadable.items()}  # as JSON has keys
-    return {"unreadable": words, "converted": converted, "pixels": digest.hexdigest()}
+    checksums = {"pixels": digest.hexdigest(), "digests": hashlib.sha256(each).hexdigest()}
+    return {"unreadable": words, "converted": converted, **checksums}

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kd_lightning.data.base import ClassificationDataModule
-from kd_lightning.data.dealer import RESIDENT_BYTES
 from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.data.tree import WHOLE, ImageFiles, Labelled, find_classes, find_files, readable, split_files
@@ -105,6 +104,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
         self._told: set[str] = set()
+        self._digests_by_part: dict[bool, list[bytes]] = {}
         self._folders = self.class_names or find_classes(self.root)
         self.class_names = [readable(name) for name in self._folders]
 
@@ -168,20 +168,12 @@ class ImageFolderDataModule(ClassificationDataModule):
         for train in (True, False):
             self._decoded(train)
 
-    def setup(self, stage: str) -> None:
-        """Load the parts that the stage needs; warn of images that are for training and for validation."""
-        super().setup(stage)
-        part = self._dealers[True].part if stage == "fit" else None
-        if isinstance(part, ImageSet) and part.image.nbytes <= RESIDENT_BYTES and "overlap" not in self._told:
-            self._told.add("overlap")
-            pixels = part.image.numpy()
-            held_out = {pixels[place].tobytes() for place in self.val_positions.tolist()}
-            both = sum(pixels[place].tobytes() in held_out for place in self.train_positions.tolist())
-            if both:
-                log.warning(
-                    f"{self.root}: {both} of the {len(self.train_positions)} training images are, pixel for pixel, "
-                    "among those for validation too, whose figures are then too good"
-                )
+    def part_digests(self) -> dict[str, list[bytes]]:
+        """Digests of the parts that were decoded, streamed or not; no part is decoded for this alone."""
+        return super().part_digests() if True in self._digests_by_part else {}
+
+    def _digests(self, part: ImageSet | StreamedSet | None, train: bool) -> list[bytes]:
+        return self._digests_by_part.get(train, [])
 
     def load(self, train: bool) -> ImageSet | StreamedSet:
         """Map the decoded images of one part, or get ready to stream them."""
@@ -218,6 +210,7 @@ class ImageFolderDataModule(ClassificationDataModule):
             self._told.add(part)
             kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(decoded.converted.items()))
             log.warning(f"{self.root}: {part}: images converted to {self.decoder.mode}: {kinds}")
+        self._digests_by_part[train] = [row.tobytes() for row in decoded.digests]
         readable = [place for place in range(len(files.paths)) if place not in decoded.unreadable]
         return files.at(torch.tensor(readable, dtype=torch.int64)), decoded.image
 

@@ -109,7 +109,9 @@ def test_options_that_fit_no_data_are_refused_before_any_is_read(options: dict[s
         MadeDataModule(**options)
 
 
-def test_each_part_is_read_once_and_only_for_the_stage_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_is_read_once_and_for_a_test_the_training_set_to_compare_it_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     read: list[bool] = []
     load = MadeDataModule.load
 
@@ -119,12 +121,71 @@ def test_each_part_is_read_once_and_only_for_the_stage_that_needs_it(monkeypatch
 
     monkeypatch.setattr(MadeDataModule, "load", counted)
     data = MadeDataModule(val_size=6)
+    data.setup("predict")
+    assert read == [False]
     for stage in ("test", "predict", "test"):
         data.setup(stage)
-    assert read == [False]
+    assert read == [False, True]
+    read.clear()
+    data = MadeDataModule(val_size=6)
     for stage in ("fit", "validate", "fit"):
         data.setup(stage)
-    assert read == [False, True]
+    assert read == [True]
+    for stage in ("test", "test"):
+        data.setup(stage)
+    assert read == [True, False]
+
+
+class Copies(MadeDataModule):
+    """Test images 1 and 3 are training images 0 and 6; training images 0 and 1 are the same, as are 2 and 3."""
+
+    def load(self, train: bool) -> ImageSet:
+        part = super().load(train)
+        image = part.image.clone()
+        if train:
+            image[[1, 3]] = image[[0, 2]]
+        else:
+            image[[1, 3]] = super().load(True).image[[0, 6]]
+        return ImageSet(image, part.label)
+
+
+def test_copies_between_parts_are_counted_for_any_data_in_memory(caplog: pytest.LogCaptureFixture) -> None:
+    Copies().setup("test")
+    first = "Copies: 2 of the 6 test images are, pixel for pixel, among the training images too: the figures of a test "
+    assert [record.getMessage() for record in caplog.records] == [f"{first}are too good"]
+    caplog.clear()
+    data = Copies(val_size=12)
+    data.setup("fit")
+    held_out = set(data.val_positions.tolist())
+    expected = sum((places[0] in held_out) != (places[1] in held_out) for places in ((0, 1), (2, 3)))
+    assert expected
+    assert [record.getMessage().split(" images")[0] for record in caplog.records] == [
+        f"Copies: {expected} of the 12 training"
+    ]
+
+
+def test_a_training_set_that_is_gone_is_no_hindrance_to_a_test() -> None:
+    class Gone(MadeDataModule):
+        def load(self, train: bool) -> ImageSet:
+            if train:
+                raise RuntimeError("gone")
+            return super().load(train)
+
+    data = Gone()
+    data.setup("test")
+    assert data.deal(torch.tensor([0]), train=False).label.tolist() == TEST_LABELS[:1]
+
+
+def test_a_class_that_the_test_set_lacks_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class More(MadeDataModule):
+        class_names = ("ant", "bee", "cow", *(f"more{number}" for number in range(7)))
+
+    data = More()
+    for _ in range(2):
+        data.setup("test")
+    assert [record.getMessage() for record in caplog.records] == [
+        "More: no test image of more0, more1, more2, more3, more4 and 2 more: a test says nothing about them"
+    ]
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])

@@ -1,4 +1,5 @@
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -19,18 +20,18 @@ def write(file: Path, colour: object, size: tuple[int, int] = (12, 12), mode: st
     return file
 
 
-def write_tree(folder: Path, count: int = 10, classes: tuple[str, ...] = ("ant", "bee", "cow")) -> Path:
-    """Image i of class c has colour (10 c, i, 0)."""
+def write_tree(folder: Path, count: int = 10, classes: tuple[str, ...] = ("ant", "bee", "cow"), blue: int = 0) -> Path:
+    """Image i of class c has colour (10 c, i, blue)."""
     for c, name in enumerate(classes):
         for i in range(count):
-            write(folder / name / f"{i:02}.png", (10 * c, i, 0))
+            write(folder / name / f"{i:02}.png", (10 * c, i, blue))
     return folder
 
 
 @pytest.fixture
 def split_tree(tmp_path: Path) -> Path:
-    for part, count in (("train", 6), ("val", 2), ("test", 3)):
-        write_tree(tmp_path / "images" / part, count)
+    for blue, (part, count) in enumerate((("train", 6), ("val", 2), ("test", 3))):
+        write_tree(tmp_path / "images" / part, count, blue=blue)  # no image is in two parts
     return tmp_path / "images"
 
 
@@ -162,6 +163,22 @@ def test_decoding_is_done_once_and_again_where_a_file_changed(
     assert len(set_up(split_tree).train_positions) == 17
     assert len(set_up(split_tree, image_size=8).train_positions) == 17
     assert len(list((split_tree / CACHE_FOLDER).iterdir())) == 4  # one a size
+
+
+def test_a_cache_is_hashed_once_in_a_process(split_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(split_tree)
+    kept = list((split_tree / CACHE_FOLDER).rglob("*.bin"))
+    for file in kept:
+        os.utime(file, (time.time() - 60,) * 2)
+    hashed: list[Path] = []
+    real = decode._digest_of_file
+    monkeypatch.setattr(decode, "_digest_of_file", lambda file: hashed.append(file) or real(file))
+    for _ in range(2):  # two data modules, as of a fit and a test
+        set_up(split_tree, "fit", "test")
+    assert sorted(hashed) == sorted(kept)
+    kept[0].write_bytes(b"\1" * kept[0].stat().st_size)
+    set_up(split_tree)
+    assert kept[0] in hashed[len(kept) :]  # changed since
 
 
 def test_a_cache_that_was_cut_short_is_built_anew(split_tree: Path) -> None:
@@ -314,16 +331,48 @@ def test_unreadable_images_are_left_out_where_that_is_wanted(
     assert "skipped: 2 of 24 images cannot be read" in caplog.text
 
 
-def test_images_for_training_and_for_validation_are_counted(split_tree: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for number, file in enumerate(sorted((split_tree / "val").rglob("*.png"))):
-        Image.new("RGB", (12, 12), (200, 100, number)).save(file)
-    set_up(split_tree, "fit").setup("fit")
-    assert not caplog.records
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was warned of since the last call."""
+    messages = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return messages
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.0], ids=["cached", "streamed"])
+def test_images_for_training_and_for_validation_are_counted(
+    split_tree: Path, caplog: pytest.LogCaptureFixture, limit: float
+) -> None:
+    set_up(split_tree, "fit", cache_limit=limit).setup("fit")
+    assert not said(caplog)
     copied = split_tree / "train" / "ant" / "copied.png"
     copied.write_bytes((split_tree / "val" / "bee" / "00.png").read_bytes())
-    data = set_up(split_tree, "fit")
-    (line,) = [record.getMessage() for record in caplog.records]
+    data = set_up(split_tree, "fit", "fit", cache_limit=limit)
+    (line,) = said(caplog)
     assert line.startswith(f"{split_tree}: 1 of the {len(data.train_positions)} training images are, pixel for pixel,")
+    assert line.endswith("among the validation images too: the figures of validation are too good")
+
+
+@pytest.mark.parametrize("stages", [["fit", "test"], ["test", "test"]])
+@pytest.mark.parametrize("limit", [1.0, 0.0], ids=["cached", "streamed"])
+def test_test_images_that_are_copies_of_others_are_counted(
+    split_tree: Path, caplog: pytest.LogCaptureFixture, limit: float, stages: list[str]
+) -> None:
+    for name in ("00", "01"):  # the same pixels in another file
+        Image.open(split_tree / "train" / "ant" / f"{name}.png").save(split_tree / "test" / "bee" / f"{name}_copy.bmp")
+    (split_tree / "test" / "cow" / "copy.png").write_bytes((split_tree / "val" / "bee" / "00.png").read_bytes())
+    set_up(split_tree, *stages, cache_limit=limit)
+    assert [line.removeprefix(f"{split_tree}: ") for line in said(caplog)] == [
+        f"{count} of the 12 test images are, pixel for pixel, among the {part} images too: the figures of a test are "
+        "too good"
+        for count, part in ((2, "training"), (1, "validation"))
+    ]
+
+
+def test_classes_without_a_test_image_are_named(split_tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("ant", "cow"):
+        shutil.rmtree(split_tree / "test" / name)
+    set_up(split_tree, "fit", "test", "test")
+    assert said(caplog) == [f"{split_tree}: no test image of ant, cow: a test says nothing about them"]
 
 
 def test_a_file_that_is_no_image_by_name_is_left_alone(split_tree: Path) -> None:
