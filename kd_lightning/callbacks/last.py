@@ -18,7 +18,10 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`: of each epoch, and of the step at which Ctrl-C or SIGTERM ended the training.
+    """Keeps `last.ckpt`: of each epoch's end, of validations within an epoch, and of the step that a signal stopped.
+
+    An epoch's end is also where every training ends, whatever ended it: its length, `max_steps`, `max_time`, early
+    stopping. When and whether there is a validation changes nothing of that.
 
     Either signal lets the step, or the validation, come to its end; then the state is written, and a line says how to
     go on from it. A second Ctrl-C ends the training at once, without. Several processes do so for SIGTERM alone, when
@@ -26,7 +29,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self) -> None:
-        super().__init__(filename="last", enable_version_counter=False)
+        super().__init__(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         self._before: dict[signal.Signals, Any] = {}
         self._received: signal.Signals | None = None
         self._postponed = False
@@ -48,9 +51,21 @@ class LastCheckpoint(ModelCheckpoint):
 
         self._before = {number: signal.signal(number, receive) for number in STATUS}
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the epoch's end; of an epoch that was cut short, its state so far, from which a longer run goes on."""
+        self._last_global_step_saved = -1  # a validation at the same step has saved the epoch as not ended
+        progress = trainer.fit_loop.epoch_progress
+        cut_short = int(not _all_batches_done(trainer))
+        progress.current.processed -= cut_short
+        progress.total.processed -= cut_short
+        super().on_train_epoch_end(trainer, pl_module)
+        progress.current.processed += cut_short
+        progress.total.processed += cut_short
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Act on what was received during the validation."""
-        super().on_validation_end(trainer, pl_module)
+        """Save within an epoch; then act on a signal that came during the validation."""
+        if not _all_batches_done(trainer) and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         if self._postponed:
             self._postponed = False
             self._before[signal.SIGTERM](signal.SIGTERM, None)
@@ -75,3 +90,8 @@ class LastCheckpoint(ModelCheckpoint):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before, self._received = {}, None
+
+
+def _all_batches_done(trainer: Trainer) -> bool:
+    """Whether the epoch has no batch left; an epoch may end before, by `max_steps` or early stopping."""
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()

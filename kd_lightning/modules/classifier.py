@@ -155,6 +155,7 @@ class ClassifierModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Go on drawing, and averaging, where the checkpoint's run was."""
+        self.train_means.compute()  # empties it of an epoch that an earlier fit cut short
         if self._resumed:
             randomness.restore(self._resumed["random"], self.device)
             self.train_means.load(self._resumed["train_means"], self.device)
@@ -186,7 +187,10 @@ class ClassifierModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means; stop before a checkpoint is written if one of them is no number."""
+        so_far = self.train_means.state()
         means, wrong = self.train_means.compute()
+        if not self.trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            self.train_means.load(so_far, self.device)  # for the checkpoint of an epoch that was cut short
         if wrong or self._weight_that_is_not_finite():  # what the last step did, no loss has shown yet
             self._stop(wrong)
         self.log_dict({f"train/{name}": value for name, value in means.items()}, sync_dist=True)
