@@ -22,7 +22,7 @@ from kd_lightning.description import plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.network_options import fit_to_classes, leave_out_weights
-from kd_lightning.teachers import load_weights, resolve_checkpoint
+from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
 
 PROGRESS_EVERY = 50
 """Steps between two refreshes of the progress bar: at every step it would cost more than a small network's step."""
@@ -129,7 +129,18 @@ class _CLI(LightningCLI):
         path = self.config_init[self.subcommand].get("ckpt_path")
         if path and Path(path).is_file():
             # Lightning reads it again, and would answer a damaged or unfitting one with a traceback.
-            load_weights(self.model.net, Path(path), "ckpt_path")
+            content = load_weights(self.model.net, Path(path), "ckpt_path")
+            if not is_of_module(content, self.model):
+                self._take_as_weights(path)
+
+    def _take_as_weights(self, path: str) -> None:
+        """Evaluate a file of weights that Lightning cannot restore, now that the network has them."""
+        if self.subcommand == "fit":
+            raise UserError(
+                f"ckpt_path: {path} is no checkpoint of such a {type(self.model).__name__}, one expected to go on "
+                "from; weights alone are for test, predict and teacher_ckpt"
+            )
+        self.config_init[self.subcommand]["ckpt_path"] = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]

@@ -84,5 +84,5 @@ def _default_classes(class_path: str) -> int | None:
     """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
     make: Any = _named(class_path)
     parser = ArgumentParser()
-    (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make)
+    (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make, fail_untyped=False)
     return parser.get_defaults().get("num_classes")

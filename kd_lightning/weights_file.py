@@ -23,27 +23,63 @@ NO_COMMENT = b"\0\0"
 IS_FOLDER = 0x10
 """The bit of a zip entry's attributes that says so."""
 
-DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error)
+DAMAGED = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error),
+    *(AssertionError, OverflowError, MemoryError),
+)
 """What torch's readers raise on files that were cut short, changed, or never held weights."""
+
+SLACK, GROWTH = 2**26, 8
+"""What is unpacked from a file takes at most `SLACK` bytes and `GROWTH` times the file: torch saves uncompressed."""
+
+MOST_PARTS = 100_000
+"""Parts of a zip archive of tensors: there is one for each tensor."""
+
+CHUNK = 2**20
+"""Bytes read at once."""
+
+INDEX = ".index.json"
+"""How the name of the index of a state dict in several files ends."""
+
+
+class _Ignored:
+    """Stands for numpy's numbers, as in `{"best_accuracy": …}`, which need not be read; nothing of numpy runs."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+NUMPY = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"]
+"""What a pickled number of numpy's is made of."""
 
 
 def read_weights(path: Path, option: str) -> Any:
-    """Read what is in a file of tensors: of a `.safetensors` file its tensors, else what was saved with torch.
+    """Read what is in a file of tensors: of a safetensors file its tensors, else what was saved with torch.
 
     Args:
         path: the file, which is there.
         option: what the user set it with, for errors.
 
     Raises:
-        UserError: the file is damaged, no checkpoint, or a pickled module.
+        UserError: the file is damaged, no checkpoint, a pickled module, the index of several files, or unpacks to far
+            more than its size.
     """
     if path.stat().st_size == 0:
         raise UserError(f"{option}: {path} is empty (0 bytes), a checkpoint expected")
+    if path.name.endswith(INDEX):
+        raise UserError(
+            f"{option}: {path} is the index of a state dict in several files, one file expected; join them: load each "
+            "with safetensors.torch.load_file (or torch.load), and save all tensors with torch.save"
+        )
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or _is_safetensors(path):
             return load_file(path)
         check_whole(path, option)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in NUMPY]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "Unsupported global" in str(error):
             raise UserError(
@@ -53,6 +89,13 @@ def read_weights(path: Path, option: str) -> Any:
         raise UserError(f"{option}: {path} is not a checkpoint (.ckpt, .pt, .pth or .safetensors)") from error
     except (*DAMAGED, SafetensorError) as error:
         raise UserError(f"{option}: {path} cannot be read: it is damaged, cut short, or no checkpoint") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins with the length of a JSON header, and that header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def seal(path: Path) -> None:
@@ -71,12 +114,13 @@ def check_whole(path: Path, option: str) -> None:
         option: what the user set it with, for errors.
 
     Raises:
-        UserError: a part of the file is not as it was written.
+        UserError: a part of the file is not as it was written, or they unpack to far more than the file's size.
     """
     try:
         if not zipfile.is_zipfile(path):
             return
         with zipfile.ZipFile(path) as parts:
+            _check_unpacked(path, parts.infolist(), option)
             whole = _as_sealed(path, parts.comment.decode()) if parts.comment else _checksums_fit(parts)
     except (*DAMAGED, zipfile.BadZipFile, zlib.error, NotImplementedError):
         whole = False
@@ -85,8 +129,14 @@ def check_whole(path: Path, option: str) -> None:
 
 
 def _as_sealed(path: Path, digest: str) -> bool:
-    content = path.read_bytes()[: -len(NO_COMMENT) - len(digest)]
-    return hashlib.sha256(content + NO_COMMENT).hexdigest() == digest
+    left = path.stat().st_size - len(NO_COMMENT) - len(digest)
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (chunk := file.read(min(left, CHUNK))):
+            found.update(chunk)
+            left -= len(chunk)
+    found.update(NO_COMMENT)
+    return found.hexdigest() == digest
 
 
 def _checksums_fit(parts: zipfile.ZipFile) -> bool:
@@ -94,15 +144,71 @@ def _checksums_fit(parts: zipfile.ZipFile) -> bool:
     return parts.testzip() is None and not any(part.external_attr & IS_FOLDER for part in parts.infolist())
 
 
+def _check_unpacked(path: Path, parts: list[zipfile.ZipInfo], option: str) -> None:
+    """Raise `UserError` where the parts of an archive are far more than its bytes, before any of them is read."""
+    unpacked, most = sum(part.file_size for part in parts), SLACK + GROWTH * path.stat().st_size
+    if unpacked > most:
+        raise UserError(
+            f"{option}: {path} would unpack to {_mebibytes(unpacked)}, at most {_mebibytes(most)} expected of its "
+            "size; torch saves checkpoints uncompressed"
+        )
+    if len(parts) > MOST_PARTS:
+        raise UserError(f"{option}: {path} has {len(parts)} parts, at most {MOST_PARTS} expected of a checkpoint")
+
+
+def check_sizes(tensors: Mapping[str, Tensor], path: Path, option: str) -> None:
+    """Compare the memory that tensors' shapes need with what the file holds of them, before they are copied.
+
+    A tensor of stride 0 repeats one number over any shape.
+
+    Args:
+        tensors: as they were read.
+        path: the file.
+        option: what the user set it with, for errors.
+
+    Raises:
+        UserError: they need far more than the file holds.
+    """
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    storages = [tensor.untyped_storage() for tensor in tensors.values()]
+    held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    if needed > (most := SLACK + GROWTH * held):
+        raise UserError(
+            f"{option}: the weights in {path} need {_mebibytes(needed)}, at most {_mebibytes(most)} expected of the "
+            f"{_mebibytes(held)} that the file holds of them"
+        )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
 def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a file's tensors from being a network's: names that only one has, then shapes that differ."""
+    """What keeps a file's tensors from being a network's: names that only one has, shapes and types that differ."""
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not in the network" for name in found if name not in expected]
-    return problems + [
-        f"{name} is {_shape(found[name])} in the file and {_shape(tensor)} in the network"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+    both = [(name, found[name], tensor) for name, tensor in expected.items() if name in found]
+    problems += [
+        f"{name} is {_shape(mine)} in the file and {_shape(its)} in the network"
+        for name, mine, its in both
+        if mine.shape != its.shape
     ]
+    return problems + [
+        f"{name} is {_kind(mine)} in the file and {_kind(its)} in the network"
+        for name, mine, its in both
+        if mine.shape == its.shape and not _has_values_for(mine, its)
+    ]
+
+
+def _has_values_for(found: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor has a number for each place of another; one of quantised integers has none for floats."""
+    is_dense = found.layout is torch.strided and not found.is_meta
+    return is_dense and (found.is_floating_point() or not expected.is_floating_point())
+
+
+def _kind(tensor: Tensor) -> str:
+    layout = "" if tensor.layout is torch.strided else f"{tensor.layout} "
+    return f"{'empty ' if tensor.is_meta else ''}{layout}{tensor.dtype}".replace("torch.", "")
 
 
 def _shape(tensor: Tensor) -> str:

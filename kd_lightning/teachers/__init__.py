@@ -3,12 +3,13 @@
 from kd_lightning.teachers.cached import CachedTeacher, table_file, uses_batch_statistics
 from kd_lightning.teachers.ensemble import EnsembleTeacher, parts_of
 from kd_lightning.teachers.frozen import FrozenTeacher
-from kd_lightning.teachers.weights import load_weights, resolve_checkpoint
+from kd_lightning.teachers.weights import is_of_module, load_weights, resolve_checkpoint
 
 __all__ = [
     "CachedTeacher",
     "EnsembleTeacher",
     "FrozenTeacher",
+    "is_of_module",
     "load_weights",
     "parts_of",
     "resolve_checkpoint",

@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
 from kd_lightning.results import check_run
-from kd_lightning.weights_file import misfits, read_weights
+from kd_lightning.teachers.candidates import Candidate, candidates
+from kd_lightning.weights_file import check_sizes, read_weights
 
 NETWORK_PREFIX = "net."
 """Under which a `ClassifierModule` keeps its network in its checkpoints."""
 
-FOREIGN_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What wrappers put before every name: `ClassifierModule` does `net.`, data parallelism `module.`, …"""
+LISTED = 5
+"""Names left out that a line lists."""
 
 
 def resolve_checkpoint(path: str | Path, option: str, first: Literal["best", "last"] = "best") -> Path:
@@ -38,13 +40,16 @@ def resolve_checkpoint(path: str | Path, option: str, first: Literal["best", "la
     return path
 
 
-def load_weights(network: nn.Module, path: Path, option: str) -> None:
+def load_weights(network: nn.Module, path: Path, option: str) -> Any:
     """Load a file's weights into a network, every name and shape matched; no code in the file is run.
 
     Args:
         network: receives the weights.
-        path: `.ckpt` of ours, or a state dict as `.pt`, `.pth` or `.safetensors`.
+        path: `.ckpt` of ours, or a file that others saved with torch or safetensors.
         option: what the user set it with, for errors.
+
+    Returns:
+        The file's content.
 
     Raises:
         UserError: the file is damaged, no checkpoint, a pickled module, of another architecture, or lies in the folder
@@ -53,10 +58,19 @@ def load_weights(network: nn.Module, path: Path, option: str) -> None:
     content = read_weights(path, option)
     check_run(path, content, option)
     network.load_state_dict(fitting_weights(network, content, path, option))
+    return content
+
+
+def is_of_module(content: Any, module: nn.Module) -> bool:
+    """Whether a file's content is a Lightning checkpoint of such a module, by the names in it."""
+    is_checkpoint = isinstance(content, dict) and "pytorch-lightning_version" in content
+    return is_checkpoint and (content.get("state_dict") or {}).keys() == module.state_dict().keys()
 
 
 def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -> dict[str, Tensor]:
-    """Find a network's weights in what was read from a file.
+    """Find a network's weights in what was read from a file, under whatever key and prefix it was saved.
+
+    Of a Lightning checkpoint the network named `net` comes first, then all of its `state_dict`, then the rest.
 
     Args:
         network: whose names and shapes they must have; its own values play no part.
@@ -65,39 +79,50 @@ def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -
         option: what the user set it with, for errors.
 
     Raises:
-        UserError: there are none, or those of another architecture.
+        UserError: there are none, those of another architecture, or several with different values.
     """
-    found = _without_prefix(_state_dict(content, path, option), network)
-    problems = misfits(found, network.state_dict())
-    if problems:
+    parts = [*_of_lightning(content), content]
+    tried = [found for part in parts if (found := candidates(network, part))]
+    if not tried:
+        raise UserError(f"{option}: {path} holds no state dict: names with tensors were expected")
+    first, *others = next((found for found in tried if not found[0].problems), tried[0])
+    if problems := first.problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
             f"{option}: the weights in {path} do not fit {type(network).__name__}: {'; '.join(problems[:3])}{more}"
         )
-    return found
+    if other := next((other for other in others if not other.equals(first)), None):
+        raise UserError(
+            f"{option}: {path} holds several weights that fit {type(network).__name__}: {first}; {other}; one "
+            f"expected; save those that are meant alone: {_how_to_save(other, path)}"
+        )
+    check_sizes(first.weights, path, option)
+    is_ours = parts[0] is not content and (first.keys, first.prefix) == (("state_dict",), NETWORK_PREFIX)
+    if not (first.is_plain() or (is_ours and not first.left_out)):
+        rank_zero_info(f"{option}: {path}: weights found at {first}{_left_out(first.left_out)}")
+    return first.weights
 
 
-def _state_dict(content: Any, path: Path, option: str) -> dict[str, Tensor]:
-    """Find the network's tensors in a file's content."""
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        lightning = "pytorch-lightning_version" in content
-        content = content["state_dict"]
-        if lightning:  # ours, or another's: a network beside other parts is the one named `net`
-            ours = {name: value for name, value in content.items() if str(name).startswith(NETWORK_PREFIX)}
-            content = ours or content
-    tensors = isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    )
-    if not (tensors and content):
-        raise UserError(f"{option}: {path} holds no state dict: names with tensors were expected")
-    return content
+def _of_lightning(content: Any) -> list[dict[str, Any]]:
+    """The parts of a Lightning checkpoint that are searched before the rest; nothing of another file."""
+    if not (isinstance(content, dict) and "pytorch-lightning_version" in content):
+        return []
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        return []
+    net = {name: value for name, value in state.items() if str(name).startswith(NETWORK_PREFIX)}
+    return [{"state_dict": part} for part in (net, state) if part]
 
 
-def _without_prefix(found: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    expected = network.state_dict()
-    while expected.keys() != found.keys():
-        prefix = next((p for p in FOREIGN_PREFIXES if all(k.startswith(p) for k in found)), None)
-        if prefix is None:
-            break
-        found = {k.removeprefix(prefix): v for k, v in found.items()}
-    return found
+def _how_to_save(chosen: Candidate, path: Path) -> str:
+    """Python that saves one of several weights alone."""
+    load = f"safetensors.torch.load_file('{path}')" if path.suffix == ".safetensors" else f"torch.load('{path}')"
+    state = load + "".join(f"['{key}']" for key in chosen.keys)
+    if chosen.prefix:
+        state = f"{{k: v for k, v in {state}.items() if k.startswith('{chosen.prefix}')}}"
+    return f"torch.save({state}, 'weights.pt')"
+
+
+def _left_out(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"; left out: {', '.join(names[:LISTED])}{more}" if names else ""
