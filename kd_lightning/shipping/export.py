@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kd_lightning.description import Description
 from kd_lightning.errors import UserError
 from kd_lightning.shipping.classifier import ImageClassifier
+from kd_lightning.shipping.digest import write_digest
 from kd_lightning.shipping.formats import SUFFIXES, metadata, open_exported, trace, write_onnx, write_torch
 from kd_lightning.shipping.int8 import write_int8
 from kd_lightning.shipping.reference import TOLERANCE, Comparison, Reference, random_images
@@ -78,6 +79,7 @@ def _checked(write: Callable[[Path], None], path: Path, reference: Reference, to
     """Write a file, open it again and ask it; it is put in place if it says what it should."""
     with whole_file(path) as draft:
         write(draft)
+        write_digest(draft)
         _, answer = open_exported(draft, "export")
         found = reference.compare(answer, path.name)
         if not found.difference <= tolerance:  # a number that is none, too

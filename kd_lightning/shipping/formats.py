@@ -23,6 +23,7 @@ from kd_lightning.description import Description
 from kd_lightning.errors import UserError
 from kd_lightning.shipping.answer import Answer, check_answer, short
 from kd_lightning.shipping.classifier import ImageClassifier
+from kd_lightning.shipping.digest import KEY, check_digest, expect_digest
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 """Of the files, by the names of their formats."""
@@ -69,6 +70,7 @@ def metadata(description: Description, network: str, checkpoint: str = "") -> di
         "network": network,
         "kd_lightning": __version__,
         "checkpoint_sha256": checkpoint,
+        KEY: "SHA-256 of all other bytes of this file",
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in said.items()}
 
@@ -117,7 +119,7 @@ def write_onnx(program: ExportedProgram, said: dict[str, str], network: nn.Modul
 
 
 def open_exported(path: Path, option: str) -> tuple[Description, Answer]:
-    """Open a file that `write_onnx` or `write_torch` wrote.
+    """Open a file that `write_onnx` or `write_torch` wrote, once its digest was compared.
 
     An ONNX file is data. A `.pt2` is a program: torch runs what is in it.
 
@@ -136,6 +138,7 @@ def open_exported(path: Path, option: str) -> tuple[Description, Answer]:
     open_file = _open_onnx if path.suffix == SUFFIXES["onnx"] else _open_torch
     if open_file is _open_onnx:
         need_packages("onnxruntime")
+    has_digest = check_digest(path, option)
     try:
         said, answer = open_file(path)
     except Exception as error:  # each library has its own
@@ -144,6 +147,8 @@ def open_exported(path: Path, option: str) -> tuple[Description, Answer]:
         description = Description.of({name: json.loads(value) for name, value in said.items()})
     except ValueError as error:
         raise UserError(f"{option}: {path} does not say what it reads: was it made by kd-lightning export?") from error
+    if not has_digest:
+        expect_digest(said, path, option)
     check_answer(answer, description, f"{option}: {path}")
     return description, answer
 

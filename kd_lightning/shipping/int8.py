@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from kd_lightning.errors import UserError
+from kd_lightning.shipping.digest import ONNX_KEY
 from kd_lightning.shipping.formats import ONNX_PACKAGES, need_packages, quiet, told
 
 CALIBRATION_IMAGES = 512
@@ -64,5 +65,6 @@ def write_int8(source: Path, images: Iterable[Tensor], path: Path) -> None:
         )
         made = onnx.load(path)
         del made.metadata_props[:]
-        made.metadata_props.extend(onnx.load(source, load_external_data=False).metadata_props)  # left out on the way
+        said = onnx.load(source, load_external_data=False).metadata_props  # left out on the way
+        made.metadata_props.extend(entry for entry in said if entry.key != ONNX_KEY)  # the source's digest
         onnx.save(made, path)

@@ -1,6 +1,7 @@
 """A file that was cut short, changed or swapped is named or made anew: never a wrong number."""
 
 import random
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from kd_lightning.__main__ import main
 from kd_lightning.data.decode import Decoder, decode_all
+from kd_lightning.description import Description
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
+from kd_lightning.shipping import Answer, ImageClassifier, Reference, export_int8, export_network, open_exported
 from kd_lightning.teachers import CachedTeacher, load_weights
 
 PLACES = 200
@@ -183,6 +186,84 @@ def test_answers_damaged_at_200_places_are_asked_for_again(tmp_path: Path) -> No
             warnings.simplefilter("ignore")
             found.load(file)
         assert torch.equal(found.table, kept.table) or bool((found.table == -torch.inf).all()), what
+
+
+SMALL = Description(("a", "b", "c"), (1, 4, 4), (1, 4, 4), (0.5,), (0.25,))
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One network's exported files by their names."""
+    folder = tmp_path_factory.mktemp("exports")
+    for suffix in (".onnx", ".pt2"):
+        torch.manual_seed(0)
+        export_network(MLP([16, 8, 8, 3]), SMALL, folder / f"model{suffix}")
+    noise = [torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8)]
+    reference = Reference.of(ImageClassifier(MLP([16, 8, 8, 3]), SMALL), noise)
+    export_int8(folder / "model.onnx", noise, folder / "int8.onnx", reference)
+    return {file.name: file for file in folder.iterdir()}
+
+
+def opened(file: Path) -> tuple[Answer | None, str]:
+    """What is in an exported file, or why it is refused."""
+    try:
+        return open_exported(file, "model")[1], ""
+    except UserError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "int8.onnx", "model.pt2"])
+def test_exported_files_damaged_anywhere_are_named(name: str, exports: dict[str, Path], tmp_path: Path) -> None:
+    content = exports[name].read_bytes()
+    draw = random.Random(1)
+    flips = [(draw.randrange(len(content)), draw.randrange(8)) for _ in range(PLACES)]
+    ends = [(place, place % 8) for place in range(len(content) - 150, len(content))]  # where the digest is
+    made = [(f"flip of bit {bit} at {place}", flipped(content, place, bit)) for place, bit in (*flips, *ends)]
+    made += [(f"cut at {place}", content[:place]) for place in range(len(content) - 150, len(content))]
+    image = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
+    expected, unharmed = open_exported(exports[name], "model")[1](image), 0
+    for what, damaged in (*made, *harms(content, PLACES)):
+        (tmp_path / name).write_bytes(damaged)
+        answer, message = opened(tmp_path / name)
+        if answer is None:
+            assert re.fullmatch(rf"model: \S*{name} (is damaged|cannot be read|does not say)\b.*", message), what
+        else:
+            assert torch.equal(answer(image), expected), what
+            unharmed += 1
+    assert unharmed <= 4  # bits of the length of a zip archive's comment
+
+
+def test_exported_files_without_a_digest_are_read_with_a_warning(
+    exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As an earlier version wrote them."""
+    monkeypatch.setattr("kd_lightning.shipping.formats.KEY", "before")
+    monkeypatch.setattr("kd_lightning.shipping.export.write_digest", lambda path: None)
+    images = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
+    for suffix in (".onnx", ".pt2"):
+        torch.manual_seed(0)
+        export_network(MLP([16, 8, 8, 3]), SMALL, tmp_path / f"model{suffix}")
+        caplog.clear()
+        _, answer = open_exported(tmp_path / f"model{suffix}", "predict")
+        assert [record.getMessage() for record in caplog.records] == [
+            f"predict: {tmp_path}/model{suffix} has no digest, as files of earlier versions: damage cannot be noticed; "
+            "export it anew"
+        ]
+        assert torch.equal(answer(images), open_exported(exports[f"model{suffix}"], "predict")[1](images))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_predict_refuses_a_damaged_export_in_one_line(
+    name: str, exports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = exports[name].read_bytes()
+    (tmp_path / name).write_bytes(flipped(content, len(content) // 2, 3))
+    Image.new("L", (4, 4)).save(tmp_path / "image.png")
+    words = ["predict", str(tmp_path / name), str(tmp_path / "image.png"), f"--output={tmp_path}/out.csv"]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"kd-lightning: error: predict: {tmp_path / name} is damaged, or was changed since")
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_decoded_images_swapped_with_those_of_other_files_are_decoded_again(tmp_path: Path) -> None:
