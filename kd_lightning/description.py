@@ -7,18 +7,26 @@ All of it is plain numbers, words and lists. Whoever reads it has to doubt it: a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any
 
 import torch
 
+from kd_lightning.errors import UserError
+
 KEY = "description"
 """Under which a checkpoint keeps it."""
 
 LARGEST = 2**12
 """Pixels of the longest side of an image that a description may ask for."""
+
+ROUNDING = 0.005
+"""Largest difference between two equal normalisations, in standard deviations: published ones have three digits."""
+
+NAMED = 5
+"""Class names that an error lists; the others it counts."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,10 @@ class Description:
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std: {list(self.std)} found, numbers above 0 expected")
 
+    def per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Repeat a mean or standard deviation that is one for all channels: a value for each."""
+        return values if len(values) == self.image_shape[0] else values * self.image_shape[0]
+
     def plain(self) -> dict[str, Any]:
         """Itself, as a file keeps it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -94,6 +106,79 @@ def describe(data: Any) -> Description | None:
         )
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def _read(plain: Any, name: str) -> Description | None:
+    """Read the description that a checkpoint holds; None where there is none, as in other people's files of weights.
+
+    Args:
+        plain: what the file has under `KEY`.
+        name: of the option and the file, for the error.
+
+    Raises:
+        UserError: the description is malformed.
+    """
+    if not isinstance(plain, dict) or "class_names" not in plain:  # another's, if it is anything
+        return None
+    try:
+        return Description.of(plain)
+    except ValueError as error:
+        raise UserError(f"{name} has a description that is none ({error})") from error
+
+
+def compare_with_data(plain: Any, data: Any, name: str) -> list[int] | None:
+    """Compare what a checkpoint's network was trained on with the data that it is to be used on.
+
+    Compared are class names, `image_shape`, mean and standard deviation. How images are stored and cropped before that
+    is the data's own business, as augmentation is.
+
+    Args:
+        plain: the checkpoint's description, as the file has it under `KEY`; a checkpoint without one fits any data.
+        data: a data module; one that does not describe itself (`describe`) fits any checkpoint.
+        name: of the option and the file, for errors.
+
+    Returns:
+        For each class of the data, the number of the network's output for it; None where the order is the same.
+
+    Raises:
+        UserError: other class names, another image shape or another normalisation.
+    """
+    trained, shown = _read(plain, name), describe(data)
+    if trained is None or shown is None:
+        return None
+    if differences := _differences(trained, shown):
+        raise UserError(
+            f"{name} was trained with {' and '.join(differences)}; make the data like that (class names, "
+            "data.image_size, data.mean, data.std), or train its network on this data"
+        )
+    order = [trained.class_names.index(class_name) for class_name in shown.class_names]
+    return None if trained.class_names == shown.class_names else order
+
+
+def _differences(trained: Description, shown: Description) -> list[str]:
+    """What differs between two descriptions, both sides named; the order of the classes does not count."""
+    found: list[tuple[str, Any, Any]] = []
+    names, ours = trained.class_names, shown.class_names
+    # Names that are not unique say nothing in another order.
+    if names != ours and (sorted(names) != sorted(ours) or len({*names}) < len(names)):
+        theirs_alone, ours_alone = [n for n in names if n not in ours], [n for n in ours if n not in names]
+        found.append(("class_names", listed(theirs_alone or names), listed(ours_alone or ours)))
+    if trained.image_shape != shown.image_shape:
+        found.append(("image_shape", list(trained.image_shape), list(shown.image_shape)))
+    if trained.image_shape[0] == shown.image_shape[0]:
+        scale = trained.per_channel(trained.std)
+        for name in ("mean", "std"):
+            theirs, its = getattr(trained, name), getattr(shown, name)
+            pairs = zip(trained.per_channel(theirs), shown.per_channel(its), scale, strict=True)
+            if any(abs(one - other) > ROUNDING * unit for one, other, unit in pairs):
+                found.append((name, listed([f"{v:.5g}" for v in theirs]), listed([f"{v:.5g}" for v in its])))
+    return [f"{name} {theirs} (the data has {its})" for name, theirs, its in found]
+
+
+def listed(values: Sequence[str]) -> str:
+    """Write the first few of many words, and how many more there are."""
+    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
+    return f"[{', '.join(values[:NAMED])}{more}]"
 
 
 def plain_network(network: Any) -> dict[str, Any] | None:

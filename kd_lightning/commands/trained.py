@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from kd_lightning import cli, data
-from kd_lightning.description import KEY, Description, describe
+from kd_lightning.description import KEY, Description, compare_with_data, describe
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.results import check_run
 from kd_lightning.shipping import ImageClassifier, check_answer, ours, plain_options, rebuild
@@ -83,6 +83,8 @@ def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
     description = describe(built.datamodule)
     if description is None:
         raise UserError(f"{option}: the data of {config} does not say what it shows; a data module of ours expected")
+    if isinstance(content, dict) and compare_with_data(content.get(KEY), built.datamodule, f"{option}: {file}"):
+        raise UserError(f"{option}: the data of {config} has the classes of {file} in another order; the same expected")
 
     def teacher() -> nn.Module:
         for network, path in parts_of(built.model.teacher.network, built.model.teacher_ckpt):

@@ -38,6 +38,8 @@ def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
     parts = parts_of(module.teacher.network, module.teacher_ckpt)
     first, *others = (resolve_checkpoint(path, "teacher_ckpt") for _, path in parts)
     seen += "".join(f" {hashlib.sha256(other.read_bytes()).hexdigest()}" for other in others)
+    if any(module.class_orders):  # the cached logits are in the data's order
+        seen += f" {module.class_orders}"
     file = table_file(first, seen)
     table = CachedTeacher(data.train_positions, *_size(data), module.device)
     table.load(file)

@@ -14,6 +14,7 @@ from torch.compiler import list_backends
 from torch.optim import Optimizer
 
 from kd_lightning.batch import Batch, batch_sizes, data_of
+from kd_lightning.description import KEY, compare_with_data, describe, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
 from kd_lightning.modules import randomness, steps
@@ -145,13 +146,34 @@ class ClassifierModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the steps to come depend on, besides what Lightning keeps."""
+        """Keep what the steps to come depend on, besides what Lightning keeps; and what the network is trained on."""
+        if description := describe(data_of(self.trainer)):
+            checkpoint.setdefault(KEY, {"network": None, **description.plain()})  # `Describer` knows the network
         checkpoint["random"] = randomness.states(self.device)
         checkpoint["train_means"] = self.train_means.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what a resumed training has to begin with."""
+        """Note what a resumed training has to begin with; compare what the network was trained on with the data.
+
+        Raises:
+            UserError: the data has the same classes in another order; or, to go on training, it is other data.
+        """
+        if self._trainer is not None:  # else it is `load_from_checkpoint`
+            self._compare_with_data(checkpoint)
         self._resumed = {name: checkpoint[name] for name in ("random", "train_means") if name in checkpoint}
+
+    def _compare_with_data(self, checkpoint: dict[str, Any]) -> None:
+        name = f"ckpt_path: {self.trainer.ckpt_path}"
+        try:
+            order = compare_with_data(checkpoint.get(KEY), data_of(self.trainer), name)
+        except UserError as error:
+            if self.trainer.training:
+                raise
+            rank_zero_warn(f"{error}; its figures are of other data than it was trained for")  # as the user chose
+            return
+        if order is not None:
+            trained, ours = listed(checkpoint[KEY]["class_names"]), listed(data_of(self.trainer).class_names)
+            raise UserError(f"{name} was trained with the classes {trained}, in this order; the data has {ours}")
 
     def on_train_start(self) -> None:
         """Go on drawing, and averaging, where the checkpoint's run was."""

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
+from kd_lightning.description import KEY, compare_with_data, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules.answers import open_table
@@ -126,12 +127,18 @@ class DistillModule(ClassifierModule):
         self.feature_losses = nn.ModuleList(match.loss for match in features)
         self._student_outputs: dict[str, Tensor] = {}
         self._teacher_loaded = False
+        self._teacher_fits = True
+        self._teacher_files: list[tuple[Path, Any]] = []  # each with its description
+        self.class_orders: list[list[int] | None] = []
+        """By file of `teacher_ckpt`: the teacher's output for each class of the data; None where the order is equal."""
 
     def setup(self, stage: str) -> None:
         """Load the teacher; compare its classes, and the student's, with the data's, and the features' shapes."""
         super().setup(stage)
         if not self._teacher_loaded:
             self._load_teacher(stage)
+        if self._teacher_loaded:
+            self._compare_teacher_with_data(stage)
         if stage == "fit" and not self.teacher.sharded:
             self._check_features()
         if self.shard_teacher and self.trainer.world_size > 1 and self._teacher_loaded and not self.teacher.sharded:
@@ -145,9 +152,37 @@ class DistillModule(ClassifierModule):
             warnings.warn(f"teacher_ckpt: no {gone[0]}; agreement with the teacher is not reported", stacklevel=2)
             return
         for network, path in parts:
-            load_weights(network, resolve_checkpoint(path, "teacher_ckpt"), "teacher_ckpt")
+            file = resolve_checkpoint(path, "teacher_ckpt")
+            content = load_weights(network, file, "teacher_ckpt")
+            self._teacher_files.append((file, content.get(KEY) if isinstance(content, dict) else None))
             self.check_outputs(network, "teacher")
         self._teacher_loaded = True
+
+    def _compare_teacher_with_data(self, stage: str) -> None:
+        """Permute the teacher's classes to the data's order; raise `UserError` for a teacher of other data.
+
+        Where nothing is trained, the student is merely not compared with such a teacher.
+        """
+        data = data_of(self.trainer)
+        try:
+            self.class_orders = [
+                compare_with_data(description, data, f"teacher_ckpt: {file}")
+                for file, description in self._teacher_files
+            ]
+        except UserError as error:
+            if stage == "fit":
+                raise
+            rank_zero_warn(f"{error}; agreement with the teacher is not reported")
+            self._teacher_fits = False
+            return
+        self._teacher_fits = True
+        self.teacher.set_class_orders(self.class_orders)
+        permuted = [file for order, (file, _) in zip(self.class_orders, self._teacher_files, strict=True) if order]
+        if permuted and stage == "fit":
+            rank_zero_info(
+                f"teacher_ckpt: {permuted[0]} has its classes in another order than the data; its logits are permuted "
+                f"to the data's ({listed(data.class_names)})"
+            )
 
     def _student_taps(self) -> AbstractContextManager[dict[str, Tensor]]:
         return tapped(self.net, [match.student_layer for match in self.features], "features: student_layer")
@@ -192,11 +227,15 @@ class DistillModule(ClassifierModule):
         if not hasattr(data, "train_positions"):  # of another kind than ours
             return
         some = data.train_positions[:: max(1, len(data.train_positions) // LOOKED_AT)][:LOOKED_AT]
-        batch = data.deal(some.to(self.device))
+        correct = 0
         trying = line("trying the teacher", self.trainer.is_global_zero)
         with trying, self.trainer.precision_plugin.train_step_context():
-            said = self.teacher.network(self.as_input(batch.image)).argmax(dim=-1)
-        right, chance = (said == batch.label).float().mean().item(), 1 / data.num_classes
+            for index in some.to(self.device).split(data.eval_batch_size):
+                batch = data.deal(index)
+                # Not by a call, whose hooks count the teacher's forward passes in training.
+                logits = self.teacher.forward(self.as_input(batch.image))
+                correct += int((logits.argmax(dim=-1) == batch.label).sum())
+        right, chance = correct / len(some), 1 / data.num_classes
         if right <= chance + 2 * math.sqrt(chance * (1 - chance) / len(some)):
             rank_zero_warn(
                 f"teacher_ckpt: {self.teacher_ckpt} names {right:.1%} of {len(some)} training images right, chance "
@@ -240,7 +279,7 @@ class DistillModule(ClassifierModule):
 
     def teacher_logits(self, batch: Batch) -> Tensor | None:
         """What the teacher says of a batch: (B, classes); None where its file is gone."""
-        return self._ask(batch.image) if self._teacher_loaded else None
+        return self._ask(batch.image) if self._teacher_loaded and self._teacher_fits else None
 
     def _ask(self, image: Tensor) -> Tensor:
         return self.teacher(self.as_input(image)).float()

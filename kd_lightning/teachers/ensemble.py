@@ -2,11 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
+
+_ORDER = "class_order_{}"
+"""Name of the buffer with a member's order of the classes."""
+
+
+def as_index(order: Sequence[int] | None) -> Tensor | None:
+    """Make int64 (classes,) of an order of classes; None stays None."""
+    return None if order is None else torch.tensor(order)
+
+
+def in_class_order(logits: Any, order: Tensor | None) -> Any:
+    """Permute the classes of logits (B, classes); without an order they stay as they are."""
+    return logits if order is None else logits.index_select(-1, order.to(logits.device))
 
 
 class EnsembleTeacher(nn.Module):
@@ -32,10 +46,20 @@ class EnsembleTeacher(nn.Module):
         if not members:
             raise UserError("members: none found, at least one network expected in an ensemble")
         self.members = nn.ModuleList(members)
+        self.set_class_orders([None] * len(members))
+
+    def set_class_orders(self, orders: Sequence[Sequence[int] | None]) -> None:
+        """Permute each member's logits: class c is its output `order[c]`; with None the logits stay as they are."""
+        for number, order in enumerate(orders):
+            # Buffers, which move with the members, yet are not among the weights of a file.
+            self.register_buffer(_ORDER.format(number), as_index(order), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes), in float32 or finer, of normalised images (B, C, H, W)."""
-        logits = [member(image) for member in self.members]
+        logits = [
+            in_class_order(member(image), getattr(self, _ORDER.format(number)))
+            for number, member in enumerate(self.members)
+        ]
         return torch.stack([it.to(torch.promote_types(it.dtype, torch.float32)) for it in logits]).mean(dim=0)
 
 

@@ -1,6 +1,6 @@
 """A teacher that nothing can change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+
+from kd_lightning.teachers.ensemble import EnsembleTeacher, as_index, in_class_order
 
 
 class FrozenTeacher(nn.Module):
@@ -24,12 +26,15 @@ class FrozenTeacher(nn.Module):
     """
 
     network: nn.Module
+    class_order: Tensor | None
+    """int64 (classes,): the network's output for each class of the student; None where the order is the same."""
     sharded = False
     """Whether this process has but its share of the weights."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         object.__setattr__(self, "network", network.eval().requires_grad_(False))
+        self.register_buffer("class_order", None, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.network._apply(fn, recurse)
@@ -59,10 +64,22 @@ class FrozenTeacher(nn.Module):
         for block in dict.fromkeys([*blocks, self.network]):  # the inner ones first
             fully_shard(block, mesh=mesh)
 
+    def set_class_orders(self, orders: Sequence[Sequence[int] | None]) -> None:
+        """Permute the logits from now on, so that class c of the student is output `order[c]` of the network.
+
+        Args:
+            orders: one for each member of an ensemble, else one; None where nothing is to be permuted.
+        """
+        if isinstance(self.network, EnsembleTeacher):
+            self.network.set_class_orders(orders)
+        else:
+            (order,) = orders
+            self.class_order = as_index(order)
+
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
-        """Call the network."""
-        return self.network(*args)
+        """Call the network; give its logits (B, classes) in the student's order of the classes."""
+        return in_class_order(self.network(*args), self.class_order)
 
 
 def _has_weights_and_is_called(module: nn.Module) -> bool:
