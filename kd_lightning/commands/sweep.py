@@ -105,8 +105,9 @@ def _why_one_by_one(config: dict[str, Any]) -> str:
     optimizer, schedule = (_name_of(model[part]) for part in ("optimizer", "lr_scheduler"))
     if model["features"]:
         return "layers are matched"
-    if locate(model["soft_loss"]) is not soft_target_loss:
-        return f"the soft loss is {model['soft_loss']}"
+    if built.model.soft_loss is not soft_target_loss:
+        named = model["soft_loss"]
+        return f"the soft loss is {named if isinstance(named, str) else named['class_path']}"
     if optimizer not in WEIGHT_BY_WEIGHT:
         return f"{optimizer} does not treat each weight by itself"
     if schedule == "ReduceLROnPlateau":

@@ -18,6 +18,7 @@ from kd_lightning.batch import Batch, data_of
 from kd_lightning.description import KEY, compare_with_data, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.losses import soft_target_loss
+from kd_lightning.losses.own import check_arguments, check_scalar
 from kd_lightning.modules.answers import open_table
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.taps import tapped
@@ -27,8 +28,9 @@ from kd_lightning.waiting import bar, line
 LOOKED_AT = 200
 """Training images at which a teacher is tried before training."""
 
-SoftLoss = Callable[[Tensor, Tensor, float], Tensor]
-"""(student logits, teacher logits, temperature) to a scalar."""
+SoftLoss = Callable[[Tensor, Tensor, float], Any]
+"""(student logits, teacher logits, temperature) to a scalar; `Any`, for the CLI refuses functions without annotations
+where a type is named."""
 
 
 @dataclass
@@ -62,7 +64,8 @@ class DistillModule(ClassifierModule):
         temperature: T of the soft loss, above 0.
         hard_weight: factor on the cross-entropy with the label, at least 0.
         soft_weight: factor on the soft loss, at least 0.
-        soft_loss: (student logits, teacher logits, temperature) to a scalar.
+        soft_loss: (student logits, teacher logits, temperature) to a scalar: a function, or an `nn.Module`, whose
+            parameters are trained with the student.
         cache_teacher: ask the teacher once for each image and view, and keep its answers beside `teacher_ckpt` for the
             runs to come. By default where that is exact and takes at most 2 GiB. True: when an image comes
             up under a view; `all`: before the first step, for all images and views, in large batches.
@@ -75,7 +78,8 @@ class DistillModule(ClassifierModule):
 
     Raises:
         UserError: a weight or temperature out of range, a teacher that is missing, unreadable, of another
-            architecture or of other classes, or features of layers that do not exist or do not fit.
+            architecture, of other classes or trained on other data, a soft loss of other arguments, or features of
+            layers that do not exist or do not fit.
 
     Sources: Hinton, Vinyals and Dean 2015, section 2 (arXiv 1503.02531); for features, Romero et al. 2015,
     section 2.2 (FitNets, arXiv 1412.6550).
@@ -112,6 +116,7 @@ class DistillModule(ClassifierModule):
             raise UserError(f"features: none found, at least one expected for a feature_weight of {feature_weight}")
         if shard_teacher and cache_teacher is True:
             raise UserError("cache_teacher: true found, all or false expected with shard_teacher")
+        check_arguments(soft_loss)
         self.teacher = FrozenTeacher(teacher)
         self.teacher_form = str(teacher)
         self.teacher_ckpt = teacher_ckpt
@@ -305,6 +310,7 @@ class DistillModule(ClassifierModule):
                 for match, loss in zip(self.features, self.feature_losses, strict=True)
             ]
         soft = self.soft_loss(logits, teacher_logits, self.temperature)
+        check_scalar(self.soft_loss, soft)
         parts = {"loss": self.hard_weight * hard + self.soft_weight * soft, "hard_loss": hard, "soft_loss": soft}
         if features:
             parts["feature_loss"] = torch.stack(features).sum()

@@ -1,0 +1,175 @@
+"""A soft loss of the user's own, from the command line and from Python."""
+
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from kd_lightning.__main__ import main
+from kd_lightning.errors import UserError
+from kd_lightning.losses.own import check_arguments, check_scalar
+from kd_lightning.models import MLP
+from kd_lightning.modules import DistillModule
+
+# Without annotations, as docs/extend.md shows one.
+
+
+def bare(student_logits, teacher_logits, temperature):  # type: ignore[no-untyped-def]
+    return F.mse_loss(student_logits, teacher_logits)
+
+
+def annotated(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    return F.mse_loss(student_logits, teacher_logits)
+
+
+def scaled(student_logits: Tensor, teacher_logits: Tensor, temperature: float, factor: float = 1.0) -> Tensor:
+    return factor * F.mse_loss(student_logits, teacher_logits)
+
+
+doubled = partial(scaled, factor=2.0)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        return self.factor * F.mse_loss(student_logits, teacher_logits)
+
+
+class Learned(nn.Module):
+    """Has a layer to train."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.layer = nn.Linear(classes, classes)
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        return F.mse_loss(self.layer(student_logits), teacher_logits)
+
+
+class Called:
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def __call__(self, student_logits, teacher_logits, temperature):  # type: ignore[no-untyped-def]
+        return self.factor * F.mse_loss(student_logits, teacher_logits)
+
+
+def two(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    return F.mse_loss(student_logits, teacher_logits)
+
+
+def each(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    return (student_logits - teacher_logits).square().mean(dim=1)
+
+
+def number(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> float:
+    return 1.0
+
+
+def nothing(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    torch.save(MLP([36, 3]).state_dict(), "teacher.pt")
+
+
+def fit(*words: str) -> int:
+    mlp = '={"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [36, 3]}}'
+    base = [
+        "fit",
+        "--model=kd_lightning.modules.DistillModule",
+        f"--model.net{mlp}",
+        f"--model.teacher{mlp}",
+        "--model.teacher_ckpt=teacher.pt",
+        "--data=tests.data.made.MadeDataModule",
+        "--data.batch_size=12",
+        "--trainer.max_epochs=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+        "--trainer.logger.save_dir=logs",
+        "--trainer.logger.version=0",
+    ]
+    return main([*base, *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.soft_loss=tests.losses.test_own.bare"],
+        ["--model.soft_loss=tests.losses.test_own.annotated"],
+        ["--model.soft_loss=tests.losses.test_own.doubled"],
+        ["--model.soft_loss=tests.losses.test_own.Scaled"],
+        ["--model.soft_loss=tests.losses.test_own.Scaled", "--model.soft_loss.factor=2"],
+        ['--model.soft_loss={"class_path": "tests.losses.test_own.Scaled", "init_args": {"factor": 2}}'],
+        ['--model.soft_loss={"class_path": "tests.losses.test_own.Called", "init_args": {"factor": 2}}'],
+        ["--model.soft_loss=tests.losses.test_own.Learned"],
+    ],
+    ids=["function", "annotated", "partial", "module", "option", "config", "callable", "trained module"],
+)
+def test_any_function_or_module_is_a_soft_loss_in_a_config(words: list[str]) -> None:
+    assert fit(*words) == 0
+    # The run's own config says the same again.
+    assert main(["fit", "--config=logs/lightning_logs/version_0/config.yaml"]) == 0
+
+
+@pytest.mark.parametrize("loss", [bare, annotated, doubled, Scaled(2.0), Called(2.0), lambda s, t, _: bare(s, t, 1.0)])
+def test_any_function_or_module_is_a_soft_loss_in_python(loss: Any) -> None:
+    module = DistillModule(MLP([36, 3]), MLP([36, 3]), "teacher.pt", soft_loss=loss)
+    assert sum(parameter.requires_grad for parameter in module.parameters()) == 2  # the student's alone
+
+
+def test_what_a_loss_has_to_train_is_trained_with_the_student_and_is_no_part_of_it() -> None:
+    folder = Path("logs/lightning_logs/version_0")
+    assert fit("--model.soft_loss=tests.losses.test_own.Learned", "--trainer.max_epochs=2") == 0
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    names = {name for name in saved["state_dict"] if not name.startswith("net.")}
+    assert {"soft_loss.layer.weight", "soft_loss.layer.bias"} <= names
+    assert len(saved["optimizer_states"][0]["state"]) == 4
+    words = ["validate", f"--config={folder / 'config.yaml'}", f"--ckpt_path={folder}", "--data.val_size=6"]
+    assert main(words) == 0
+    image = Path("image.png")
+    Image.new("L", (6, 6)).save(image)
+    assert main(["predict", str(folder), str(image)]) == 0  # by the student alone
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            "two",
+            r"two takes \(student_logits: .*\) -> .*, \(student logits, teacher logits, temperature\) to a scalar exp",
+        ),
+        ("each", r"each gives a tensor of shape \(12,\), \(student logits, teacher logits, temperature\) to a scalar"),
+        ("number", "number gives float, "),
+        ("nothing", "nothing gives NoneType, "),
+    ],
+)
+def test_a_loss_of_another_form_is_one_line(loss: str, message: str, capsys: Any) -> None:
+    assert fit(f"--model.soft_loss=tests.losses.test_own.{loss}") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("kd-lightning: error: ")
+    assert re.search(f"soft_loss: {message}", line)
+
+
+def test_what_is_no_loss_is_refused() -> None:
+    for wrong in (Scaled, 3, nn.MSELoss(), "mine.loss"):
+        with pytest.raises(
+            UserError, match=r"^soft_loss: .*\(student logits, teacher logits, temperature\) to a scalar"
+        ):
+            check_arguments(wrong)
+    check_arguments(torch.dot)  # does not say what it takes
+    check_scalar(bare, torch.tensor(1.0))
