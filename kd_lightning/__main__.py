@@ -89,9 +89,10 @@ def _run(words: list[str]) -> int:
         elif words[0] in TRAINER_COMMANDS:
             _load()
             from kd_lightning import cli
-            from kd_lightning.commands.closing import say_where_and_what_next
+            from kd_lightning.commands.closing import end_services, say_where_and_what_next
 
             say_where_and_what_next(cli.main(["--help" if word == "--help_all" else word for word in words]))
+            end_services()
         elif words[0] == "completion":
             from kd_lightning.commands.completion import script_for
 

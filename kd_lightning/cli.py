@@ -1,5 +1,6 @@
 """The stock Lightning CLI: `fit`, `validate`, `test` and `predict`."""
 
+import csv
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 
 from kd_lightning.callbacks import Dashboard, Describer, Gallery, LastCheckpoint, PredictionWriter, ResultsWriter
 from kd_lightning.checkpoint_io import WholeCheckpointIO
@@ -22,7 +24,11 @@ from kd_lightning.description import plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.network_options import fit_to_classes, leave_out_weights
+from kd_lightning.paths import expand
+from kd_lightning.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
+from kd_lightning.run_folder import run_folder
 from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
+from kd_lightning.whole import write_text
 
 PROGRESS_EVERY = 50
 """Steps between two refreshes of the progress bar: at every step it would cost more than a small network's step."""
@@ -30,8 +36,7 @@ PROGRESS_EVERY = 50
 LONGEST_VALUE = 120
 """Characters of a wrong value that an error shows."""
 
-SAVED = "# lightning.pytorch=="
-"""How a config begins that Lightning saved."""
+CONFIG_OPTIONS = ("--config", "-c")
 
 NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
@@ -64,16 +69,16 @@ class _FitConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        target = Path(trainer.log_dir or "", self.config_filename).resolve()
+        target = run_folder(trainer) / self.config_filename  # on every process: they agree on it
         named = [Path(str(file)).resolve() for file in self.config.get("config") or []]
-        theirs = target.is_file() and not target.read_text(errors="replace").startswith(SAVED)
-        if stage == "fit" and target not in named and not theirs:
-            super().setup(trainer, pl_module, stage)
+        theirs = target.is_file() and not is_saved(target)
+        if stage == "fit" and trainer.is_global_zero and target.resolve() not in named and not theirs:
+            write_text(target, self.parser.dump(self.config, skip_none=False))
 
 
 class _CLI(LightningCLI):
     def __init__(self, *classes: Any, **kwargs: Any) -> None:
-        words = sys.argv[1:] if kwargs.get("args") is None else kwargs["args"]
+        words = kwargs["args"]
         self._word = words[0] if isinstance(words, list) and words else None
         super().__init__(*classes, **kwargs)
 
@@ -103,6 +108,7 @@ class _CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Let `--ckpt_path` be a run folder; without one, evaluation takes the run that the config names."""
         config = self.config[self.subcommand]
+        expand_paths(config)
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.matmul_precision)
@@ -111,11 +117,16 @@ class _CLI(LightningCLI):
         path = config.get("ckpt_path")
         if path in ("last", "hpc", "registry"):  # Lightning's own words, for resuming
             return
+        run = saved_run(config.get("config") or [])
         if path is None and self.subcommand != "fit":
-            path = _run_of(config)
+            path = named_run(config.trainer) or run
+            if path is None:
+                raise UserError("ckpt_path: none found, a checkpoint or run folder expected (--ckpt_path PATH)")
         if path is not None:
             file = resolve_checkpoint(path, "ckpt_path", "last" if self.subcommand == "fit" else "best")
             config["ckpt_path"] = str(file)
+            if run and run.resolve() in file.resolve().parents:
+                stay_in(config.trainer, run)
             leave_out_weights(options.get("net"))
 
     def instantiate_classes(self) -> None:
@@ -162,6 +173,8 @@ class _CLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        if self.subcommand != "fit" or self.config[self.subcommand].get("ckpt_path"):
+            _keep_metrics(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's, or the strategy's own
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
         return trainer
@@ -198,14 +211,18 @@ def build_data(config: dict[str, Any]) -> Any:
         raise UserError(_one_line(str(_origin(error)))) from error
 
 
-def _run_of(config: Any) -> Path:
-    """The run folder that a config's logger writes to."""
-    logger = config.trainer.get("logger")
-    options = getattr(logger, "init_args", None)
-    if options is None or options.get("version") is None:
-        raise UserError("ckpt_path: none found, a checkpoint or run folder expected (--ckpt_path PATH)")
-    version = options.version if isinstance(options.version, str) else f"version_{options.version}"
-    return Path(options.save_dir, options.get("name") or "", version)
+def _keep_metrics(trainer: Trainer) -> None:
+    """Let CSV loggers add to the `metrics.csv` of a run that goes on, or is tested, which Lightning would delete."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        file = Path(logger.log_dir, "metrics.csv") if isinstance(logger, CSVLogger) else None
+        if isinstance(logger, CSVLogger) and file and file.is_file():
+            aside = file.rename(file.with_name(".metrics.csv"))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"Experiment logs directory .* exists")
+                experiment = logger.experiment
+            aside.replace(file)
+            with file.open(newline="") as rows:
+                experiment.metrics_keys = next(csv.reader(rows), [])
 
 
 def _one_line(message: str) -> str:
@@ -231,7 +248,27 @@ def _not_a_tip(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
 
+def _with_paths(words: list[str]) -> list[str]:
+    """Replace `~` and environment variables in the names of config files; in options it is done later."""
+    done: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in CONFIG_OPTIONS and not _is_content(value):
+            word = f"{name}={expand(value, name)}"
+        elif done and done[-1] in CONFIG_OPTIONS and not _is_content(word):
+            word = expand(word, done[-1])
+        done.append(word)
+    return done
+
+
+def _is_content(word: str) -> bool:
+    """Whether a word is a config itself, not the path of one."""
+    return word.lstrip().startswith("{") or "\n" in word
+
+
 def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
+    args = sys.argv[1:] if args is None else args
+    args = _with_paths(args) if isinstance(args, list) else args
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)

@@ -17,25 +17,14 @@ from torch import nn
 from kd_lightning.batch import data_of
 from kd_lightning.latency import BATCH_SIZES, measure_latency
 from kd_lightning.results import PARTS, RESULTS_FILE, commit, machine, read_results, update_results, versions
+from kd_lightning.run_folder import has_own_folder as has_own_folder
+from kd_lightning.run_folder import run_folder as run_folder
 from kd_lightning.waiting import line
 
 MEBIBYTE = 2**20
 
 PICTURES = ("confusion.png", "errors.png", "mistakes.png", "reliability.png")
 """What a test draws into the run folder."""
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """Where a run keeps its files: the logger's folder, else the trainer's.
-
-    The processes of a run agree on it: each has to ask.
-    """
-    return Path(trainer.log_dir or trainer.default_root_dir)
-
-
-def has_own_folder(trainer: Trainer) -> bool:
-    """Whether the run folder is the logger's, made for the run; else it may hold files of the user's."""
-    return bool(getattr(trainer.logger, "log_dir", None))
 
 
 def leaves_files(trainer: Trainer) -> bool:

@@ -2,12 +2,16 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from kd_lightning.callbacks.results import PICTURES, leaves_files, run_folder
+from kd_lightning.callbacks.results import PICTURES, leaves_files
 from kd_lightning.results import RESULTS_FILE, read_results
+from kd_lightning.run_folder import run_folder
 
 STAGE = "KD_LIGHTNING_STAGE"
 """Set in the environment of a process that trains a stage of a recipe: the recipe itself has the last word."""
@@ -29,14 +33,24 @@ def say_where_and_what_next(done: LightningCLI) -> None:
     if not done.trainer.is_global_zero or not leaves_files(done.trainer) or not left or STAGE in os.environ:
         return
     print(f"results: {folder} ({', '.join(left)})")
-    print(f"next: {shlex.join(_next(folder, command))}")
+    if words := _next(done.trainer, folder, command):
+        print(f"next: {shlex.join(words)}")
 
 
-def _next(folder: Path, command: str) -> list[str]:
-    """Test what was trained, then ship it; and look at the curves."""
+def end_services() -> None:
+    """Close a run at Weights & Biases, which the next command of this process would go on writing to."""
+    wandb = sys.modules.get("wandb")
+    if wandb and wandb.run:
+        wandb.finish()
+
+
+def _next(trainer: Trainer, folder: Path, command: str) -> list[str]:
+    """Test what was trained, then ship it; and look at the curves, where there are some here."""
     trained = (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
     if trained and "test" not in read_results(folder):
         return ["kd-lightning", "test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder)]
     if command == "test" and trained:
         return ["kd-lightning", "export", str(folder)]
-    return ["tensorboard", "--logdir", str(folder.parent)]
+    if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        return ["tensorboard", "--logdir", str(folder.parent)]
+    return []

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from kd_lightning.commands.recipe import CONFIGS
-from kd_lightning.commands.words import Arguments, count
+from kd_lightning.commands.words import Arguments, count, expanded, path
 
 DEFAULT_RECIPE = "digits"
 
@@ -40,7 +40,7 @@ def reproduce_arguments() -> Arguments:
     parser.add_argument("--force", action="store_true", help="run anew what is finished")
     parser.add_argument(
         "--runs",
-        type=Path,
+        type=path,
         default=Path("lightning_logs"),
         metavar="DIR",
         help="folder for runs (default: %(default)s)",
@@ -59,7 +59,9 @@ def compare_arguments() -> Arguments:
         epilog="Runs of one folder that differ in nothing but the seed make one row.",
         allow_abbrev=False,
     )
-    parser.add_argument("what", nargs="+", metavar="RUNS", help="lightning_logs/digits, …/distill/seed_0, digits, …")
+    parser.add_argument(
+        "what", nargs="+", type=expanded, metavar="RUNS", help="lightning_logs/digits, …/distill/seed_0, digits, …"
+    )
     parser.add_argument(
         "--format",
         choices=("table", "json", "csv"),
@@ -67,11 +69,11 @@ def compare_arguments() -> Arguments:
         help="on standard output; json and csv write no report unless --output is given (default: %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="for report.html and comparison.json (default: compare/ in --runs)"
+        "--output", type=path, metavar="DIR", help="for report.html and comparison.json (default: compare/ in --runs)"
     )
     parser.add_argument(
         "--runs",
-        type=Path,
+        type=path,
         default=Path("lightning_logs"),
         metavar="DIR",
         help="where recipes' are (default: %(default)s)",
@@ -90,7 +92,7 @@ def export_arguments() -> Arguments:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT_OR_RUN", help="of a run folder, its best checkpoint, else its last"
+        "checkpoint", type=path, metavar="CHECKPOINT_OR_RUN", help="of a run folder, its best checkpoint, else its last"
     )
     parser.add_argument(
         "--format", type=_formats, default=[*FORMATS], metavar="F,…", help="of onnx, torch (default: both)"
@@ -98,9 +100,9 @@ def export_arguments() -> Arguments:
     parser.add_argument(
         "--int8", action="store_true", help="an ONNX file of 8 bits too; ranges are measured on training images"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="(default: export/ in the run folder)")
+    parser.add_argument("--output", type=path, metavar="DIR", help="(default: export/ in the run folder)")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML that makes network and data, where the checkpoint does not"
+        "--config", type=path, metavar="FILE", help="YAML that makes network and data, where the checkpoint does not"
     )
     parser.add_argument("--threads", type=count, metavar="N", help="of torch and onnxruntime (default: torch's choice)")
     return parser
@@ -120,13 +122,13 @@ def predict_arguments() -> Arguments:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="checkpoint, run folder, or an exported .onnx or .pt2 (a program)"
+        "model", type=path, metavar="MODEL", help="checkpoint, run folder, or an exported .onnx or .pt2 (a program)"
     )
     parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched, and those in them"
+        "images", type=path, nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched, and those in them"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="(default: %(default)s)"
+        "--output", type=path, default=Path("predictions.csv"), metavar="FILE", help="(default: %(default)s)"
     )
     parser.add_argument(
         "--batch_size",
@@ -136,7 +138,7 @@ def predict_arguments() -> Arguments:
         help="images at a time (default: %(default)s)",
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML that makes the network, where the checkpoint does not say it"
+        "--config", type=path, metavar="FILE", help="YAML that makes the network, where the checkpoint does not say it"
     )
     return parser
 
@@ -152,7 +154,7 @@ def sweep_arguments() -> Arguments:
         epilog="Any further option is one of `kd-lightning fit`: --data.val_size N, --trainer.max_epochs N, …",
         allow_abbrev=False,
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML of a distilled student")
+    parser.add_argument("config", type=path, metavar="CONFIG", help="YAML of a distilled student")
     parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
     parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
     parser.add_argument("--seeds", type=count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
@@ -161,7 +163,7 @@ def sweep_arguments() -> Arguments:
     )
     parser.add_argument(
         "--runs",
-        type=Path,
+        type=path,
         default=Path("lightning_logs"),
         metavar="DIR",
         help="folder for what is found (default: %(default)s)",

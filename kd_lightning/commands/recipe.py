@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.paths import expand
 
 CONFIGS = Path("configs")
 """Where recipes are looked for, below the working folder."""
@@ -94,6 +95,7 @@ def find_recipe(name: str, configs: Path) -> Recipe:
     Raises:
         UserError: there is no such recipe, or its file is not one.
     """
+    name = expand(name, "recipe")
     folder = configs / name if (configs / name / "recipe.yaml").is_file() else Path(name)
     file = folder if folder.is_file() else folder / "recipe.yaml"
     if not file.is_file():

@@ -2,9 +2,11 @@
 
 import argparse
 import shutil
+from pathlib import Path
 from typing import Any
 
 from kd_lightning.errors import UserError
+from kd_lightning.paths import expand
 
 WIDEST = 100
 """Columns of a page of help, where the terminal has as many."""
@@ -31,6 +33,19 @@ def count(word: str) -> int:
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
     return int(word)
+
+
+def expanded(word: str) -> str:
+    """A word with `~` and environment variables replaced, as a type of `Arguments`."""
+    try:
+        return expand(word, "path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from error
+
+
+def path(word: str) -> Path:
+    """A path, as a type of `Arguments`; see `expanded`."""
+    return Path(expanded(word))
 
 
 def pairs(words: list[str], command: str, own: tuple[str, ...]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.download import short_patience
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.paths import expand
 
 SIDE = 32
 """Height and width of the originals, in pixels."""
@@ -50,7 +51,7 @@ class CIFAR10DataModule(ClassificationDataModule):
         super().__init__(mean=mean, std=std, **kwargs)
         if image_size < 1:
             raise UserError(f"image_size: {image_size} found, at least 1 pixel expected")
-        self.root = root
+        self.root = expand(root, "root")
         self.image_shape = (3, image_size, image_size)
 
     def prepare_data(self) -> None:

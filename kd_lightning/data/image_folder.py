@@ -17,6 +17,7 @@ from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.data.tree import WHOLE, ImageFiles, Labelled, find_classes, find_files, readable, split_files
 from kd_lightning.errors import UserError
+from kd_lightning.paths import expand
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +97,11 @@ class ImageFolderDataModule(ClassificationDataModule):
             raise UserError(f"split: {list(split)} found, three fractions that add up to 1 expected, the first above 0")
         if split and self.val_size:
             raise UserError("split and val_size: both found, one of them expected")
-        self.root = Path(root)
+        self.root = Path(expand(root, "root"))
         self.split = split
         self.decoder = Decoder(channels=1 if grey else 3, size=stored_size or image_size, crop=crop)
         self.image_shape = (self.decoder.channels, image_size, image_size)
-        self.cache_dir = cache_dir
+        self.cache_dir = expand(cache_dir, "cache_dir") if cache_dir else None
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
         self._told: set[str] = set()

@@ -10,6 +10,7 @@ from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.download import short_patience
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.paths import expand
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -40,7 +41,7 @@ class MNISTDataModule(ClassificationDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
-        self.root = root
+        self.root = expand(root, "root")
 
     def prepare_data(self) -> None:
         """Download what is missing; files already there are taken as they are."""

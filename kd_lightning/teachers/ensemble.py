@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
+from kd_lightning.paths import expand
 
 _ORDER = "class_order_{}"
 """Name of the buffer with a member's order of the classes."""
@@ -63,14 +64,14 @@ class EnsembleTeacher(nn.Module):
         return torch.stack([it.to(torch.promote_types(it.dtype, torch.float32)) for it in logits]).mean(dim=0)
 
 
-def parts_of(teacher: nn.Module, paths: str | Path | Sequence[str | Path]) -> list[tuple[nn.Module, str | Path]]:
+def parts_of(teacher: nn.Module, paths: str | Path | Sequence[str | Path]) -> list[tuple[nn.Module, str]]:
     """The networks that a teacher is made of, each with the path of its weights: an ensemble's members, or itself.
 
     Raises:
         UserError: there are more paths than networks, or fewer.
     """
     networks = [*teacher.members] if isinstance(teacher, EnsembleTeacher) else [teacher]
-    listed = [paths] if isinstance(paths, (str, Path)) else [*paths]
+    listed = [expand(path, "teacher_ckpt") for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if len(listed) != len(networks):
         whose = "the ensemble's members" if isinstance(teacher, EnsembleTeacher) else type(teacher).__name__
         raise UserError(f"teacher_ckpt: {len(listed)} paths found, {len(networks)} expected ({whose})")

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
+from kd_lightning.paths import expand
 from kd_lightning.results import check_run
 from kd_lightning.teachers.candidates import Candidate, candidates
 from kd_lightning.weights_file import check_sizes, read_weights
@@ -29,7 +30,7 @@ def resolve_checkpoint(path: str | Path, option: str, first: Literal["best", "la
     Raises:
         UserError: nothing is there.
     """
-    path = Path(path)
+    path = Path(expand(path, option))
     if path.is_dir():
         for name in ("best.ckpt", "last.ckpt") if first == "best" else ("last.ckpt", "best.ckpt"):
             if (file := path / "checkpoints" / name).is_file():

@@ -1,0 +1,105 @@
+"""What a parsed config says of the run's folder, before there is a trainer: see `run_folder` for afterwards."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.loggers import Logger
+
+from kd_lightning.paths import expand
+from kd_lightning.run_folder import folder_of, leading_logger
+
+SAVED = "# lightning.pytorch=="
+"""How a config begins that Lightning saved."""
+
+CONFIG_FILE = "config.yaml"
+
+PATH_OPTIONS = frozenset(
+    (
+        *("default_root_dir", "save_dir", "root_dir", "dir", "dirpath"),  # of the trainer, loggers and callbacks
+        *("ckpt_path", "teacher_ckpt", "weights", "root", "cache_dir"),
+    )
+)
+"""Options in which `~` and environment variables are replaced, wherever in a config they are."""
+
+VERSIONS = ("version", "id", "run_id")
+"""Options of loggers that say which of an experiment's runs it is."""
+
+DEFAULT_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+DEFAULT_NAME = "lightning_logs"
+"""Class and `name` of the logger that Lightning makes where none is given."""
+
+
+def expand_paths(config: Any) -> None:
+    """Replace `~` and environment variables in all path options of a config, in place.
+
+    Raises:
+        UserError: a variable that is not set, or a user without a home folder.
+    """
+    for part in config if isinstance(config, list) else [config]:
+        for name, value in vars(part).items() if isinstance(part, Namespace) else ():
+            if name not in PATH_OPTIONS:
+                expand_paths(value)
+            elif isinstance(value, list):
+                part[name] = [expand(path, name) if isinstance(path, str) else path for path in value]
+            elif isinstance(value, str):
+                part[name] = expand(value, name)
+
+
+def is_saved(file: Path) -> bool:
+    """Whether a file is a config that a run has saved, be it cut short."""
+    try:
+        with file.open("rb") as content:
+            start = content.read(len(SAVED))
+    except OSError:
+        return False
+    return SAVED.encode().startswith(start)
+
+
+def saved_run(files: list[Any]) -> Path | None:
+    """The run folder whose own `config.yaml` is the last such one among the configs named; None without any."""
+    for file in (Path(str(file)) for file in reversed(files)):
+        if file.name == CONFIG_FILE and (file.parent / "checkpoints").is_dir() and is_saved(file):
+            return file.parent
+    return None
+
+
+def named_run(trainer: Namespace) -> Path | None:
+    """The run folder that the loggers of a config's `trainer` name; None where it is chosen as a run starts."""
+    logger, options = _leading(trainer)
+    if logger is None or all(options.get(name) is None for name in VERSIONS):
+        return None
+    return folder_of(logger, trainer.get("default_root_dir") or ".")
+
+
+def stay_in(trainer: Namespace, run: Path) -> None:
+    """Let the loggers of a config's `trainer` write to the run that they made, where they would begin another."""
+    root = str(trainer.get("default_root_dir") or ".")
+    if trainer.get("logger") in (None, True):
+        made_here = _same(Path(root, DEFAULT_NAME), run.parent)
+        options = Namespace(save_dir=root, name=DEFAULT_NAME, version=run.name)
+        trainer.logger = Namespace(class_path=DEFAULT_LOGGER, init_args=options) if made_here else trainer.logger
+        return
+    logger, options = _leading(trainer)
+    if logger is None or any(options.get(name) is not None for name in VERSIONS):
+        return
+    if "version" in options and _same(Path(logger.save_dir or root, str(logger.name or "")), run.parent):
+        options.version = run.name
+    elif "run_id" in options:
+        options.run_id = run.name
+
+
+def _leading(trainer: Namespace) -> tuple[Logger | None, Namespace]:
+    """The logger that decides on the run's folder, and its options."""
+    said = trainer.get("logger")
+    entries = [entry for entry in (said if isinstance(said, list) else [said]) if isinstance(entry, Namespace)]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Logger, "logger")
+    loggers = [parser.instantiate_classes(Namespace(logger=entry.clone())).logger for entry in entries]
+    leading = leading_logger(loggers)
+    options = [entry.get("init_args") for logger, entry in zip(loggers, entries, strict=True) if logger is leading]
+    return leading, (options and options[0]) or Namespace()
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
