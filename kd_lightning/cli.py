@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from argparse import SUPPRESS
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -23,7 +25,14 @@ from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.description import plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
-from kd_lightning.network_options import fit_to_classes, leave_out_weights
+from kd_lightning.network_options import (
+    accept_factories,
+    as_function,
+    fit_to_classes,
+    leave_out_weights,
+    takes_any_options,
+    without_classes,
+)
 from kd_lightning.paths import expand
 from kd_lightning.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
 from kd_lightning.run_folder import run_folder
@@ -55,8 +64,37 @@ NOISE = (
 class _Parser(LightningArgumentParser):
     """Says what is wrong in one line, without a page of usage; an option is named in full."""
 
+    _is_open = False
+    """Whether what it has the options of takes others, too."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        added = super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+        self._is_open = nested_key is None and takes_any_options(theclass, added)
+        return added
+
+    def add_function_arguments(self, function: Any, nested_key: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        factory, skipped = as_function(function)
+        kwargs["skip"] = {*(kwargs.get("skip") or ()), *skipped}
+        added = super().add_function_arguments(factory, nested_key, *args, **kwargs)
+        self._is_open = nested_key is None and takes_any_options(function, added)
+        return added
+
+    def parse_object(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        self._add_unknown(getattr(cfg, "__dict__", cfg))
+        return super().parse_object(cfg, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        self._add_unknown(word[2:].partition("=")[0] for word in (args or []) if self._is_open)
+        return super().parse_args(args, *more, **kwargs)
+
+    def _add_unknown(self, names: Iterable[str]) -> None:
+        """Let a network whose `**kwargs` lead out of sight have any option."""
+        for name in names if self._is_open else ():
+            if name.isidentifier() and f"--{name}" not in self._option_string_actions:
+                self.add_argument(f"--{name}", type=Any, default=SUPPRESS)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(_one_line(message)) from ex
@@ -133,8 +171,8 @@ class _CLI(LightningCLI):
         """Let what a class says of its options reach the user, without the parser's attempts around it."""
         try:
             config = self.config[self.subcommand]
-            fit_to_classes(config.model, lambda: getattr(build_data(config.data.as_dict()), "num_classes", 0))
-            super().instantiate_classes()
+            tried = fit_to_classes(config.model, lambda: getattr(build_data(config.data.as_dict()), "num_classes", 0))
+            self._make(tried)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(_one_line(str(_origin(error)))) from error
         path = self.config_init[self.subcommand].get("ckpt_path")
@@ -143,6 +181,15 @@ class _CLI(LightningCLI):
             content = load_weights(self.model.net, Path(path), "ckpt_path")
             if not is_of_module(content, self.model):
                 self._take_as_weights(path)
+
+    def _make(self, tried: list[Any]) -> None:
+        """Make everything; a network that fails for a number of classes that nobody gave is made without."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if not without_classes(tried, error):
+                raise
+            self._make(tried)
 
     def _take_as_weights(self, path: str) -> None:
         """Evaluate a file of weights that Lightning cannot restore, now that the network has them."""
@@ -273,6 +320,7 @@ def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)
     make_cpu_fast()
+    accept_factories()
     if not torch.cuda.is_available():
         # Lightning asks for CUDA checks through NVML, which then re-opens it at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

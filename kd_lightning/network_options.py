@@ -1,16 +1,97 @@
-"""Options of the networks that a config names, which data and checkpoints settle."""
+"""The networks that a config names: what may make one, and options of theirs that data and checkpoints settle."""
 
-from collections.abc import Callable
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from inspect import isclass, ismodule
 from pydoc import locate
-from typing import Any
+from traceback import walk_tb
+from types import FrameType
+from typing import Any, get_args, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, _typehints
+from jsonargparse._typehints import is_subclass_or_implements_protocol as is_by_annotation
+from torch import nn
 
 from kd_lightning.errors import UserError
 
 OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
 """Where networks are defined whose option `weights` is published weights."""
+
+
+def accept_factories() -> None:
+    """Let jsonargparse take a function without a return annotation where a network is expected.
+
+    It takes annotated ones alone, and most public code has none. There is no hook for it.
+    """
+    setattr(_typehints, is_by_annotation.__name__, _is_or_makes)
+
+
+def _is_or_makes(value: Any, kind: Any) -> bool:
+    if is_by_annotation(value, kind):
+        return True
+    if kind is not nn.Module or isclass(value):
+        return False
+    if problem := _why_not(value):
+        name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
+        raise UserError(
+            f"{name} {problem}: a class of networks (nn.Module) or a function that makes one expected, such as "
+            "def net(num_classes=10) -> torch.nn.Module"
+        )
+    return True
+
+
+def makes_networks(make: Any) -> bool:
+    """Whether what a config names is a class of networks, or a function that may make one."""
+    return issubclass(make, nn.Module) if isclass(make) else not _why_not(make)
+
+
+def _why_not(make: Any) -> str:
+    """What keeps something from making networks; empty for a function whose return annotation allows it, or is none."""
+    if isinstance(make, partial):
+        return "is a functools.partial, whose options cannot be told"
+    function = inspect.unwrap(make) if callable(make) else None
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
+        return "is neither a class nor a function in Python"
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        return "is a coroutine or a generator"
+    if function.__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return "is a function of Python's own library"
+    if [*inspect.signature(make).parameters][:1] == ["self"]:
+        return "is a method of an object"
+    try:
+        returned = get_type_hints(function).get("return", Any)
+    except Exception:  # names that are there for type checkers alone
+        return ""
+    kinds = get_args(returned) or (returned,)
+    if returned is Any or any(isclass(kind) and issubclass(kind, nn.Module) for kind in kinds):
+        return ""
+    return f"returns {getattr(returned, '__name__', returned)} by its annotation"
+
+
+def as_function(make: Any) -> tuple[Any, set[str | int]]:
+    """A factory as a function, and its parameters that are no options: a classmethod's class.
+
+    jsonargparse leaves out the first option of a classmethod.
+    """
+    if not inspect.ismethod(make):
+        return make, set()
+    return make.__func__, {next(iter(inspect.signature(make.__func__).parameters))}
+
+
+def takes_any_options(make: Any, known: Iterable[str]) -> bool:
+    """Whether a network's class or factory takes `**kwargs` of which nothing is known.
+
+    Args:
+        make: the class or factory.
+        known: the options that a parser has found, in what `**kwargs` is handed on to, too.
+    """
+    if not makes_networks(make):
+        return False
+    parameters = inspect.signature(make).parameters
+    is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return is_open and set(known) <= set(parameters)
 
 
 def leave_out_weights(network: Any) -> None:
@@ -39,16 +120,23 @@ def _parts(network: Any) -> list[Any]:
     """A network's config; of an ensemble those of its members; nothing where there is none."""
     if network is None:
         return []
+    if isinstance(network, nn.Module):
+        raise UserError(
+            f"model: {type(network).__name__} found, made already; a class or a function that makes it expected"
+        )
     members = (network.get("init_args") or {}).get("members")
     return members if isinstance(members, list) else [network]
 
 
-def fit_to_classes(model: Any, count: Callable[[], int]) -> None:
+def fit_to_classes(model: Any, count: Callable[[], int]) -> list[Any]:
     """Give each network that takes `num_classes`, and was left at its own default, as many as the data has.
 
     Args:
         model: a config's `model`.
         count: says how many; 0 where the data does not know before setup. Is asked only where it matters.
+
+    Returns:
+        The networks of which only their being made tells whether they take it, see `without_classes`.
 
     Raises:
         UserError: published weights for other classes than the data has.
@@ -56,9 +144,8 @@ def fit_to_classes(model: Any, count: Callable[[], int]) -> None:
     options = model.get("init_args") or {}
     networks = [part for name in ("net", "teacher") for part in _parts(options.get(name))]
     unset = [network for network in networks if _is_unset(network)]
-    if not unset:
-        return
-    classes = count()
+    classes = count() if unset else 0
+    tried = []
     for network in unset if classes else ():  # a module of the user's own may know it after setup alone
         given = network.get("init_args") or {}
         if _home(network).startswith(TORCHVISION) and given.get("weights"):
@@ -70,6 +157,42 @@ def fit_to_classes(model: Any, count: Callable[[], int]) -> None:
             given["num_classes"] = classes
         else:
             network.dict_kwargs = {**(network.get("dict_kwargs") or {}), "num_classes": classes}
+            tried.append(network)
+    return tried
+
+
+def without_classes(tried: list[Any], error: BaseException) -> bool:
+    """Take `num_classes` away from the networks that failed for it.
+
+    Args:
+        tried: as `fit_to_classes` gives them.
+        error: what was raised while networks were made.
+
+    Returns:
+        Whether there were any.
+    """
+    while error.__cause__:  # a parser's error, for one of the network's
+        error = error.__cause__
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    failed = [network for network in tried if any(_is_made_in(frame, network) for frame in frames)]
+    if "num_classes" not in str(error) or not failed:
+        return False
+    for network in failed:
+        tried.remove(network)
+        network.dict_kwargs.pop("num_classes")
+        if not network.dict_kwargs:
+            del network["dict_kwargs"]
+    return True
+
+
+def _is_made_in(frame: FrameType, network: Any) -> bool:
+    """Whether code that runs is a network's class or factory, with the network's options."""
+    make = _named(network.class_path)
+    make = inspect.unwrap(make.__init__ if isclass(make) else make)
+    if frame.f_code is not getattr(make, "__code__", None):
+        return False
+    given = {name: value for name, value in (network.get("init_args") or {}).items() if type(value) in (bool, int, str)}
+    return all(frame.f_locals.get(name, value) == value for name, value in given.items())
 
 
 def _is_unset(network: Any) -> bool:
@@ -77,12 +200,21 @@ def _is_unset(network: Any) -> bool:
     given = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
     if "num_classes" in given:
         return bool(given["num_classes"] == _default_classes(network.class_path))
-    return _home(network).startswith(TORCHVISION)  # where some functions hand it on without naming it
+    return takes_any_options(_named(network.class_path), _defaults(network.class_path))
 
 
 def _default_classes(class_path: str) -> int | None:
     """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
+    return _defaults(class_path).get("num_classes")
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """Each option of a network class, or of a function that makes one, with its default."""
     make: Any = _named(class_path)
     parser = ArgumentParser()
-    (parser.add_class_arguments if isclass(make) else parser.add_function_arguments)(make, fail_untyped=False)
-    return parser.get_defaults().get("num_classes")
+    if isclass(make):
+        parser.add_class_arguments(make, fail_untyped=False)
+    else:
+        function, skipped = as_function(make)
+        parser.add_function_arguments(function, skip=skipped, fail_untyped=False)
+    return parser.get_defaults().as_dict()

@@ -58,6 +58,8 @@ class ClassifierModule(LightningModule):
         super().__init__()
         if steps_at_once < 1:
             raise UserError(f"steps_at_once: {steps_at_once} found, at least 1 expected")
+        if not isinstance(net, nn.Module):  # a function may return anything
+            raise UserError(f"net: {type(net).__name__} found, a network (nn.Module) expected")
         self.net = net
         self.memory_format = torch.channels_last
         self.optimizer = optimizer

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from kd_lightning.errors import UserError
 from kd_lightning.teachers.ensemble import EnsembleTeacher, as_index, in_class_order
 
 
@@ -33,6 +34,8 @@ class FrozenTeacher(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):  # a function may return anything
+            raise UserError(f"teacher: {type(network).__name__} found, a network (nn.Module) expected")
         object.__setattr__(self, "network", network.eval().requires_grad_(False))
         self.register_buffer("class_order", None, persistent=False)
 
