@@ -24,6 +24,16 @@ def csv_cell(value: object) -> object:
     return text
 
 
+def csv_path(path: object) -> str:
+    """Return a file's path as a cell's text, which a program can still open.
+
+    A relative path that would be read as a formula gets `./` before it and names the same file. Control characters are
+    written as escapes, as in `csv_cell`.
+    """
+    text = "".join(_escaped(character) for character in str(path))
+    return f"./{text}" if text.lstrip().startswith(FORMULA) else text
+
+
 def _escaped(character: str) -> str:
     is_control = unicodedata.category(character) in ("Cc", "Zl", "Zp")
     return character.encode("unicode_escape").decode() if is_control else character

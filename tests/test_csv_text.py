@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from kd_lightning.csv_text import csv_cell
+from kd_lightning.csv_text import csv_cell, csv_path
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,19 @@ def test_a_cell_runs_nothing_and_a_number_stays_one(value: object, written: obje
     text = io.StringIO()
     csv.writer(text).writerow([csv_cell(value)])
     assert len(text.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "cell"),
+    [
+        ("test/ant/0.png", "test/ant/0.png"),
+        ("/abs/=x.png", "/abs/=x.png"),
+        ("=x.png", "./=x.png"),
+        ("  @x.png", "./  @x.png"),
+        ("-5", "./-5"),
+        ("\N{FULLWIDTH EQUALS SIGN}x", "./\N{FULLWIDTH EQUALS SIGN}x"),
+        ("\nx\x07", "\\nx\\x07"),
+    ],
+)
+def test_a_path_stays_one_that_can_be_opened(path, cell):
+    assert csv_path(path) == cell

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from kd_lightning.batch import data_of
 from kd_lightning.callbacks.results import leaves_files, run_folder
+from kd_lightning.csv_text import csv_cell, csv_path
 from kd_lightning.whole import write_text
 
 
@@ -42,7 +43,8 @@ class PredictionWriter(BasePredictionWriter):
             confidence, predicted = batch.max(dim=-1)
             rows = zip(places, predicted.tolist(), confidence.tolist(), strict=True)
             writer.writerows(
-                [place, *([files[place]] if files else []), data.class_names[c], f"{p:.6f}"] for place, c, p in rows
+                [place, *([csv_path(files[place])] if files else []), csv_cell(data.class_names[c]), f"{p:.6f}"]
+                for place, c, p in rows
             )
         part = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"
         write_text(run / f"predictions{part}.csv", table.getvalue())
