@@ -13,7 +13,9 @@ from torch import Tensor
 from kd_lightning.commands.options import predict_arguments
 from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.trained import load_trained
-from kd_lightning.data.decode import Decoder, image_suffixes
+from kd_lightning.csv_text import csv_cell, csv_path
+from kd_lightning.data.decode import Decoder
+from kd_lightning.data.listing import left_out, list_images
 from kd_lightning.description import Description
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.shipping import SUFFIXES, Answer, open_exported
@@ -32,8 +34,10 @@ def main(words: list[str]) -> None:
             written, images that cannot be read.
     """
     options = predict_arguments().parse_args(words)
-    files = find_images(options.images)
+    files, notes = find_images(options.images)
     console = quiet_console()
+    for note in notes:
+        console.print(note, soft_wrap=True)
     description, answer = open_model(options.model, options.config)
     decoder = decoder_of(description)
     unreadable: list[str] = []
@@ -43,7 +47,8 @@ def main(words: list[str]) -> None:
     for names, images in _batches(files, decoder, options.batch_size, unreadable):
         confidence, named = answer(images).max(dim=-1)
         rows = zip(names, named.tolist(), confidence.tolist(), strict=True)
-        writer.writerows([file, description.class_names[c], f"{p:.6f}"] for file, c, p in rows)
+        named_rows = ([csv_path(file), csv_cell(description.class_names[c]), f"{p:.6f}"] for file, c, p in rows)
+        writer.writerows(named_rows)
     readable = len(files) - len(unreadable)
     if readable:
         write_text(options.output, table.getvalue())
@@ -57,31 +62,30 @@ def main(words: list[str]) -> None:
         )
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files that are meant: those named, and of folders all that Pillow may read, in order; none twice.
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The files that are meant: those named, and of folders all images by their suffix, in order; none twice.
+
+    Returns:
+        The files, and a line on what was left out of each folder.
 
     Raises:
         UserError: nothing is there, or no image.
     """
     found: list[Path] = []
-    suffixes = image_suffixes()
+    notes: list[str] = []
     for path in paths:
         if path.is_file():
             found.append(path)
-            continue
-        if not path.is_dir():
+        elif path.is_dir():
+            inside = list_images(path, "predict")
+            said = left_out(path, inside.others, inside.loops, named=True)
+            if not inside.images:
+                raise UserError("; ".join([f"predict: no image in {path}", *said]))
+            found += inside.images
+            notes += said
+        else:
             raise UserError(f"predict: no file or folder {path}")
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            and file.is_file()
-        )
-        if not inside:
-            raise UserError(f"predict: no image in {path}")
-        found += inside
-    return [*dict.fromkeys(found)]
+    return [*dict.fromkeys(found)], notes
 
 
 def open_model(path: Path, config: Path | None) -> tuple[Description, Answer]:

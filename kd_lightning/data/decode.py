@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kd_lightning.data.copies import DIGEST_BYTES, digest_of
+from kd_lightning.data.formats import PIXELS_AT_ONCE, PixelBudget, check_size, open_image
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.waiting import bar
 
@@ -42,12 +43,6 @@ CLOCK_TICK = 0.1
 
 ABANDONED = 24 * 3600.0
 """Seconds after which a cache that was never finished is nobody's."""
-
-
-def image_suffixes() -> frozenset[str]:
-    """The endings of file names, in lower case with their dot, that Pillow can open."""
-    Image.init()
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 @dataclass(frozen=True)
@@ -83,16 +78,22 @@ class Decoder:
         Raises:
             Exception: the file is damaged, or no image; Pillow's plug-ins have their own ways of saying so.
         """
-        with Image.open(file) as image:
+        with open_image(file) as image:
             held = image.mode
             if held in ("I", "F") and image.format != "PNG":  # of PNG, 16 bits have that name too
                 raise ValueError(f"32-bit pixels ({held}), whose range is unknown; save them with 8 or 16 bits")
             image.draft(None, (2 * self.size, 2 * self.size))  # a JPEG far larger than that is decoded smaller
-            upright = _in_mode(ImageOps.exif_transpose(image), self.mode)
-        size = (self.size, self.size)
-        resample = Image.Resampling.BILINEAR
-        sized = ImageOps.fit(upright, size, resample) if self.crop else upright.resize(size, resample)
-        return torch.from_numpy(np.array(sized).reshape(*size, self.channels)).permute(2, 0, 1), held
+            with _budget.take(check_size(image)):
+                sized = self._sized(_in_mode(ImageOps.exif_transpose(image), self.mode))
+        pixels = np.array(sized).reshape(self.size, self.size, self.channels)
+        return torch.from_numpy(pixels).permute(2, 0, 1), held
+
+    def _sized(self, image: Image.Image) -> Image.Image:
+        size, resample = (self.size, self.size), Image.Resampling.BILINEAR
+        return ImageOps.fit(image, size, resample) if self.crop else image.resize(size, resample)
+
+
+_budget = PixelBudget(PIXELS_AT_ONCE)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:

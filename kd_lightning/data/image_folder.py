@@ -15,7 +15,16 @@ from torch import Tensor
 from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
 from kd_lightning.data.sets import ImageSet, StreamedSet
-from kd_lightning.data.tree import WHOLE, ImageFiles, Labelled, find_classes, find_files, readable, split_files
+from kd_lightning.data.tree import (
+    WHOLE,
+    ImageFiles,
+    Labelled,
+    find_classes,
+    find_files,
+    how_to_leave_out,
+    readable,
+    split_files,
+)
 from kd_lightning.errors import UserError
 from kd_lightning.paths import expand
 
@@ -42,8 +51,9 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     The files are decoded once, in parallel, into a memory-mapped cache; a file that changed, came or went is noticed
     by its name, size or time. More than `cache_limit` is not kept but read by the loader's workers, epoch after
-    epoch. Any format that Pillow reads will do; images of another kind than asked for (grey among colour, with an
-    alpha channel, CMYK) are converted, and counted in one line.
+    epoch. Raster formats that Pillow decodes itself will do (`kd_lightning.data.formats`), of at most 100 million
+    pixels; images of another kind than asked for (grey among colour, with an alpha channel, CMYK) are converted, and
+    counted in one line. Links to folders are followed.
 
     Each part has a fixed random order in which every beginning holds the classes in proportion: that is what
     `train_size` keeps the first of.
@@ -60,6 +70,8 @@ class ImageFolderDataModule(ClassificationDataModule):
         cache_dir: folder for decoded images; by default in `root`, or in `~/.cache` where that cannot be written to.
         cache_limit: GiB of decoded images that may be kept; a larger part is streamed (give it `num_workers`).
         skip_unreadable: go on without files that cannot be read, in place of stopping before training.
+        leave_out_classes: names of class folders that are passed over in every part, as if they were not there
+            (`omit_classes` leaves classes out of training alone, by their numbers).
         mean: normalisation, of pixels in [0, 1]; by default ImageNet's.
         std: normalisation, of pixels in [0, 1]; by default ImageNet's.
         eval_batch_size: images a step in validation, test and prediction.
@@ -84,6 +96,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         cache_dir: str | None = None,
         cache_limit: float = 16.0,
         skip_unreadable: bool = False,
+        leave_out_classes: Sequence[str] = (),
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         eval_batch_size: int = 250,
@@ -106,12 +119,15 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.skip_unreadable = skip_unreadable
         self._told: set[str] = set()
         self._digests_by_part: dict[bool, list[bytes]] = {}
-        self._folders = self.class_names or find_classes(self.root)
+        self.leave_out_classes = tuple(leave_out_classes)
+        if self.class_names and self.leave_out_classes:
+            raise UserError(f"leave_out_classes: found, but {type(self).__name__} has a fixed list of classes")
+        self._folders = self.class_names or find_classes(self.root, self.leave_out_classes)
         self.class_names = [readable(name) for name in self._folders]
 
     def find(self) -> dict[str, Labelled]:
         """List the image files with their classes, by part (`train`, `val`, `test`), or as one (`all`)."""
-        return find_files(self.root, self._folders)
+        return find_files(self.root, self._folders, self.leave_out_classes)
 
     @cached_property
     def _found(self) -> dict[str, Labelled]:
@@ -186,8 +202,11 @@ class ImageFolderDataModule(ClassificationDataModule):
             self._val = files.val
             unseen = set(range(self.num_classes)) - set(files.label[~files.val].tolist())
             if unseen:
-                names = ", ".join(self.class_names[number] for number in sorted(unseen))
-                raise UserError(f"root: no training image of {names} in {self.root}, at least 1 of each class expected")
+                names = [self.class_names[number] for number in sorted(unseen)]
+                raise UserError(
+                    f"root: no training image of {', '.join(names)} in {self.root}, at least 1 of each class expected; "
+                    f"add some, or go on without: {how_to_leave_out(names)}"
+                )
         else:
             self.test_names = [str(path.relative_to(self.root)) for path in files.paths]
         return (

@@ -1,8 +1,8 @@
 """Image files in folders named after their classes: which there are, of which class, and for what."""
 
+import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kd_lightning.data.decode import image_suffixes
+from kd_lightning.data.listing import left_out, list_images
 from kd_lightning.data.sets import stratified_order
 from kd_lightning.errors import UserError
 
@@ -25,8 +25,8 @@ WHOLE = "all"
 MISTAKEN = {*PARTS, "training", "testing"}
 """Names, in lower case, of which a class is not likely to have one."""
 
-NAMED_SUFFIXES = 3
-"""Kinds of other files that a warning names."""
+LEAVE_OUT = "--data.leave_out_classes"
+"""The option that leaves classes out by name."""
 
 Labelled = list[tuple[Path, int]]
 """Image files, each with the number of its class."""
@@ -44,11 +44,12 @@ class ImageFiles(NamedTuple):
         return ImageFiles([self.paths[place] for place in places.tolist()], self.label[places], self.val[places])
 
 
-def find_classes(root: Path) -> list[str]:
-    """The names of the class folders, in order.
+def find_classes(root: Path, leave_out: Sequence[str] = ()) -> list[str]:
+    """The names of the class folders, in order, without those that are left out.
 
     Raises:
-        UserError: no such folder, fewer than two classes, or a part of a tree (`Train/`, `val/`) among them.
+        UserError: no such folder, fewer than two classes, a part of a tree (`Train/`, `val/`) among them, or a class to
+            leave out that is not there.
     """
     folder = root / "train" if (root / "train").is_dir() else root
     names = sorted(_folders_in(folder))
@@ -57,9 +58,14 @@ def find_classes(root: Path) -> list[str]:
             f"root: {', '.join(mistaken)} found among the class folders in {folder}; a tree that is split has "
             "train/ and, beside it, val/ or test/"
         )
+    known = {name for part in _parts_of(root).values() for name in _folders_in(part)}
+    if unknown := sorted({*leave_out} - {readable(name) for name in known}):
+        raise UserError(f"leave_out_classes: {', '.join(unknown)} found, names of class folders in {folder} expected")
+    names = [name for name in names if readable(name) not in leave_out]
     if len(names) < 2:
-        found = f"{len(names)} class folders found" if len(names) != 1 else f"one class found ({names[0]})"
-        raise UserError(f"root: {found} in {folder}, at least 2 expected")
+        found = f"{len(names)} class folders found" if len(names) != 1 else f"one class found ({readable(names[0])})"
+        left = f", {len(leave_out)} left out" if leave_out else ""
+        raise UserError(f"root: {found} in {folder}{left}, at least 2 expected")
     return names
 
 
@@ -68,22 +74,40 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
-def find_files(root: Path, class_names: Sequence[str]) -> dict[str, Labelled]:
+def find_files(root: Path, class_names: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Labelled]:
     """List the image files by part (`train`, `val`, `test`), or as one (`WHOLE`).
+
+    Args:
+        root: folder with `train/` and its like, or with the class folders themselves.
+        class_names: the class folders' names, in the order of their numbers.
+        leave_out: names of class folders to pass over.
 
     Raises:
         UserError: two folders for validation, a class that `train/` lacks, or one without an image.
     """
-    if not (root / "train").is_dir():
+    folders = _parts_of(root)
+    if folders.keys() == {WHOLE}:
         return {WHOLE: _files_in(root, class_names)}
-    folders = [folder for folder in PARTS if (root / folder).is_dir()]
     if len(folders) > len({PARTS[folder] for folder in folders}):
         twice = " and ".join(f"{folder}/" for folder in folders if PARTS[folder] == "val")
         raise UserError(f"root: {twice} found in {root}, one folder for validation expected")
-    for folder in folders:
-        if unknown := sorted(_folders_in(root / folder) - set(class_names)):
-            raise UserError(f"root: {root / folder} has classes that {root / 'train'} lacks: {', '.join(unknown)}")
-    return {PARTS[folder]: _files_in(root / folder, class_names) for folder in folders}
+    for folder in folders.values():
+        names = {name for name in _folders_in(folder) if readable(name) not in leave_out}
+        if unknown := sorted(names - set(class_names)):
+            raise UserError(f"root: {folder} has classes that {root / 'train'} lacks: {', '.join(unknown)}")
+    return {PARTS[name]: _files_in(folder, class_names) for name, folder in folders.items()}
+
+
+def _parts_of(root: Path) -> dict[str, Path]:
+    """The folders of a tree that is split, by their names; else the tree itself, as `WHOLE`."""
+    if not (root / "train").is_dir():
+        return {WHOLE: root}
+    return {name: root / name for name in PARTS if (root / name).is_dir()}
+
+
+def how_to_leave_out(names: Sequence[str]) -> str:
+    """The option, as on a command line, that leaves classes out."""
+    return f"{LEAVE_OUT} '{json.dumps(list(names), ensure_ascii=False)}'"
 
 
 def _folders_in(folder: Path) -> set[str]:
@@ -94,22 +118,23 @@ def _folders_in(folder: Path) -> set[str]:
 
 def _files_in(folder: Path, class_names: Sequence[str]) -> Labelled:
     names = _folders_in(folder)
-    suffixes, others = image_suffixes(), Counter[str]()
     found: Labelled = []
+    others: list[Path] = []
+    loops: list[Path] = []
     for number, name in enumerate(class_names):
-        every = sorted(
-            file
-            for file in (folder / name).rglob("*")
-            if not any(part.startswith(".") for part in file.relative_to(folder).parts) and not file.is_dir()
-        )
-        files = [file for file in every if file.suffix.lower() in suffixes]
-        others.update(file.suffix.lower() or "none" for file in every if file.suffix.lower() not in suffixes)
-        if name in names and not files:
-            raise UserError(f"root: the class folder {folder / name} holds no image")
-        found += [(file, number) for file in files]
-    if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(NAMED_SUFFIXES))
-        log.warning(f"{folder}: {others.total()} files left out, whose suffix is not an image's: {kinds}")
+        if name not in names:
+            continue
+        listing = list_images(folder / name, "root")
+        if not listing.images:
+            raise UserError(
+                f"root: the class folder {folder / name} holds no image; fill it, or leave the class out: "
+                f"{how_to_leave_out([readable(name)])}"
+            )
+        found += [(file, number) for file in listing.images]
+        others += listing.others
+        loops += listing.loops
+    for line in left_out(folder, others, loops):
+        log.warning(line)
     return found
 
 

@@ -121,6 +121,54 @@ def test_images_that_cannot_be_read_are_named_and_the_others_written(
     assert [Path(file).name for file in rows(output)] == [f"{i}.png" for i in range(5)]
 
 
+def test_folders_are_listed_as_the_data_module_lists_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photograph(Path("some/0.png"), 190, 0)
+    photograph(Path("more/1.png"), 190, 1)
+    Path("some/linked").symlink_to("../more")
+    Path("some/loop").symlink_to(".")
+    for name in ("notes.txt", "clip.mpg", "clip2.mpg", "README"):
+        Path("some", name).write_bytes(b"\0\0\1\xba")
+    assert main(["predict", str(trained / RUN), "some"]) == 0
+    assert [*rows("predictions.csv")] == ["some/0.png", "some/linked/1.png"]
+    assert capsys.readouterr().out.splitlines() == [
+        "some: 4 files left out, whose suffix is not an image's: 2 .mpg, 1 none, 1 .txt "
+        "(some/README, some/clip.mpg, some/clip2.mpg and 1 more)",
+        "some: 1 links not followed, which lead to a folder above them: some/loop",
+        "results: predictions.csv (2 images)",
+    ]
+    Path("more/1.png").rename("more/1.doc")
+    assert main(["predict", str(trained / RUN), "more"]) == 2
+    assert capsys.readouterr().err == (
+        "kd-lightning: error: predict: no image in more; more: 1 files left out, whose suffix is not an image's: "
+        "1 .doc (more/1.doc)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("=cmd.png", "./=cmd.png"),
+        ("+1.png", "./+1.png"),
+        ("-1.png", "./-1.png"),
+        ("@sum.png", "./@sum.png"),
+        ("\t=cmd.png", "\\t=cmd.png"),
+        ("a\r=cmd.png", "a\\r=cmd.png"),
+    ],
+)
+def test_a_file_s_name_runs_nothing_in_a_spreadsheet(
+    name: str, written: str, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photograph(Path(name), 190, 0)
+    assert main(["predict", "--output=said.csv", str(trained / RUN), "."]) == 0
+    assert [*rows("said.csv")] == [written]
+    if written.startswith("./"):
+        assert Path(written).is_file()
+
+
 def test_none_that_can_be_read_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     output = tmp_path / "said.csv"

@@ -1,14 +1,19 @@
+import contextlib
 import os
 import shutil
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from torchvision.datasets import ImageFolder
 
-from kd_lightning.data import CropFlip, ImageFolderDataModule, decode
+from kd_lightning.data import CropFlip, ImageFolderDataModule, decode, formats
 from kd_lightning.data.image_folder import CACHE_FOLDER
 from kd_lightning.errors import UserError
 from tests.data.made import trainer_in
@@ -381,6 +386,146 @@ def test_a_file_that_is_no_image_by_name_is_left_alone(split_tree: Path) -> None
     assert len(set_up(split_tree).train_positions) == 18
 
 
+def test_links_to_folders_are_followed_and_loops_are_named(
+    split_tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As torchvision's ImageFolder does, which does not end in a loop."""
+    for depth in ("more", "more/deep", "other"):
+        write(tmp_path / depth / "new.png", "red")
+    (split_tree / "train" / "ant" / "sub").mkdir()
+    (split_tree / "train" / "ant" / "sub" / "linked").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "deep" / "again").symlink_to("../../other", target_is_directory=True)
+    (split_tree / "train" / "dog").symlink_to(tmp_path / "other")
+    found = sorted(path for path, _ in set_up(split_tree, "predict").find()["train"])
+    expected = sorted(Path(path) for path, _ in ImageFolder(str(split_tree / "train")).samples)
+    assert found == expected
+    assert len(found) == 18 + 4
+    assert not said(caplog)
+    (tmp_path / "more" / "deep" / "loop").symlink_to(split_tree / "train" / "ant")
+    (tmp_path / "more" / "self").symlink_to(".")
+    assert sorted(path for path, _ in set_up(split_tree, "predict").find()["train"]) == expected
+    linked = split_tree / "train" / "ant" / "sub" / "linked"
+    assert set(said(caplog)) == {
+        f"{split_tree / 'train'}: 2 links not followed, which lead to a folder above them: "
+        f"{linked / 'deep' / 'loop'}, {linked / 'self'}"
+    }
+
+
+def test_a_folder_that_cannot_be_listed_is_named(split_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.iterdir
+
+    def forbidden(folder: Path) -> Iterator[Path]:
+        if folder.name == "secret":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    (split_tree / "test" / "ant" / "secret").mkdir()
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    assert message_of(split_tree).startswith(f"root: {split_tree}/test/ant/secret cannot be listed (")
+
+
+@pytest.mark.parametrize("suffix", ["mpg", "eps", "ps", "wmf", "grib", "h5", "bufr", "pdf"])
+def test_files_of_formats_that_are_not_decoded_are_no_images(
+    split_tree: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (split_tree / "train" / "ant" / f"clip.{suffix.upper()}").write_bytes(b"\0\0\1\xba")
+    assert len(set_up(split_tree, "fit").train_positions) == 18
+    (line,) = said(caplog)
+    assert line.endswith(f"train: 1 files left out, whose suffix is not an image's: 1 .{suffix}")
+
+
+def test_every_format_that_pillow_can_write_is_read(tmp_path: Path) -> None:
+    Image.init()
+    written = 0
+    for kind in sorted(formats.FORMATS & set(Image.SAVE)):
+        image = Image.new("RGB", (32, 32), (0, 0, 0))
+        for mode in ("RGB", "L", "1", "P", "F"):
+            with contextlib.suppress(Exception):
+                image.convert(mode).save(tmp_path / kind, format=kind)
+                break
+        pixels, held = decode.Decoder(1, 4, crop=True).read(tmp_path / kind) if kind != "SPIDER" else (None, "F")
+        assert held == "F" or pixels.max() < 10, kind
+        written += 1
+    assert written >= 15
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.eps"])
+def test_no_file_makes_pillow_start_another_program(
+    split_tree: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ghostscript(*args: object, **kwargs: object) -> None:
+        pytest.fail("Ghostscript was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", ghostscript)
+    file = split_tree / "train" / "ant" / name
+    Image.new("L", (12, 12)).save(file, format="EPS")
+    with pytest.raises(UnidentifiedImageError):
+        decode.Decoder(3, 12, crop=True).read(file)
+    if name != "x.eps":
+        assert f"{name} (cannot identify image file" in message_of(split_tree)
+
+
+def test_an_image_of_too_many_pixels_is_named_before_it_is_decoded(
+    split_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "MOST_PIXELS", 40 * 40)
+    write(split_tree / "train" / "ant" / "fits.png", "red", (40, 40))
+    photograph = write(split_tree / "train" / "ant" / "photo.jpg", "red", (160, 160))  # decoded at an eighth
+    set_up(split_tree)
+    write(split_tree / "train" / "ant" / "large.png", "red", (41, 40))
+    assert "large.png (41 x 40 pixels, at most 1,600 are read; make the image smaller)" in message_of(split_tree)
+    assert photograph.is_file()
+
+
+def test_threads_share_the_pixels_that_are_decoded_at_a_time() -> None:
+    budget, most, now = formats.PixelBudget(100), 0, 0
+    lock = threading.Lock()
+
+    def decode_one(pixels: int) -> None:
+        nonlocal most, now
+        with budget.take(pixels):
+            with lock:
+                now += pixels
+                most = max(most, now)
+            time.sleep(0.001)
+            with lock:
+                now -= pixels
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode_one, [30, 100, 1, 60, 50] * 8))
+    assert now == 0
+    assert 60 <= most <= 100
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(split_tree: Path) -> None:
+    os.mkfifo(split_tree / "train" / "ant" / "pipe.png")
+    assert "pipe.png (no regular file)" in message_of(split_tree)
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
+def test_classes_are_left_out_by_name_in_every_part(split_tree: Path, tmp_path: Path, split: bool) -> None:
+    root = split_tree if split else write_tree(tmp_path / "whole", classes=("ant", "bad", "bee", "cow"))
+    for part in ("train", "test") if split else ("",):
+        (root / part / "empty").mkdir()
+        write(root / part / "bad" / "00.png", "red").write_bytes(b"damaged")
+    hint = """leave the class out: --data.leave_out_classes '["empty"]'"""
+    assert hint in message_of(root)
+    data = set_up(root, leave_out_classes=["bad", "empty"])
+    assert data.class_names == ["ant", "bee", "cow"]
+    assert not {"bad", "empty"} & {Path(name).parent.name for name in data.test_names}
+    fewer = set_up(root, leave_out_classes=["bad", "empty", "bee"])
+    assert fewer.class_names == ["ant", "cow"]
+    assert set(fewer.deal(fewer.train_positions).label.tolist()) == {0, 1}
+    assert "2 left out" not in message_of(root, leave_out_classes=["none"])
+    assert "leave_out_classes: none found, names of class folders in" in message_of(root, leave_out_classes=["none"])
+    assert "one class found (cow)" in message_of(root, leave_out_classes=["bad", "empty", "bee", "ant"])
+
+
+def test_a_class_in_the_test_set_alone_may_be_left_out(split_tree: Path) -> None:
+    write(split_tree / "test" / "yak" / "00.png", "red")
+    assert set_up(split_tree, leave_out_classes=["yak"]).class_names == ["ant", "bee", "cow"]
+
+
 def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("")
     assert f"0 class folders found in {tmp_path}, at least 2 expected" in message_of(tmp_path)
@@ -501,7 +646,9 @@ def test_the_caches_of_two_settings_live_side_by_side(split_tree: Path) -> None:
 def test_a_class_whose_training_images_are_all_left_out_is_named(split_tree: Path) -> None:
     for file in (split_tree / "train" / "bee").iterdir():
         file.write_bytes(b"")
-    assert "no training image of bee in" in message_of(split_tree, skip_unreadable=True)
+    message = message_of(split_tree, skip_unreadable=True)
+    assert "no training image of bee in" in message
+    assert message.endswith("""or go on without: --data.leave_out_classes '["bee"]'""")
 
 
 def test_files_whose_suffix_is_not_an_image_s_are_counted_in_one_line(

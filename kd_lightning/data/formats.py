@@ -1,0 +1,87 @@
+"""Which image files are opened, and how many of their pixels are decoded at a time."""
+
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+_NAMES = """
+AVIF BLP BMP CUR DCX DDS DIB FITS FLI FTEX GBR GIF ICNS ICO JPEG JPEG2000 MPO MSP PCD PCX PIXAR PNG PPM PSD QOI SGI
+SPIDER SUN TGA TIFF WEBP XBM XPM
+"""
+
+FORMATS = frozenset(_NAMES.split())
+"""Pillow's names of the formats that are read: rasters that it decodes itself.
+
+Left out are those for which it starts another program (EPS, by Ghostscript) or needs an operating system's help (WMF,
+EMF), and those that it recognises, but cannot decode (MPEG, GRIB, HDF5, BUFR).
+"""
+
+MOST_PIXELS = 100_000_000
+"""Pixels that are decoded of one image, at most: 10,000 x 10,000. JPEGs are decoded at a lower resolution first."""
+
+PIXELS_AT_ONCE = 2 * MOST_PIXELS
+"""Pixels that all threads of a process decode at a time, at most."""
+
+
+def image_suffixes() -> frozenset[str]:
+    """The endings of file names, in lower case with their dot, of the formats that are read."""
+    readable = _readable()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in readable)
+
+
+def open_image(file: Path) -> Image.Image:
+    """Open an image file of one of `FORMATS`, whatever its suffix says, without decoding its pixels.
+
+    Raises:
+        Exception: the file is no such image, or none at all; Pillow's plug-ins raise errors of many kinds.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+        raise ValueError("no regular file")
+    return Image.open(file, formats=_readable())
+
+
+def check_size(image: Image.Image) -> int:
+    """Count the pixels that are about to be decoded.
+
+    Raises:
+        ValueError: they are more than `MOST_PIXELS`.
+    """
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are read; make the image smaller")
+    return width * height
+
+
+class PixelBudget:
+    """Bounds the pixels, and with them the memory, that threads decode at a time.
+
+    Args:
+        pixels: how many there are to share; no request may be larger.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Wait until so many pixels are free, and hold them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+def _readable() -> tuple[str, ...]:
+    """Those of `FORMATS` that this installation of Pillow has."""
+    Image.init()
+    return tuple(kind for kind in Image.ID if kind in FORMATS)
