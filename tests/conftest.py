@@ -1,4 +1,6 @@
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,13 @@ settings.load_profile("tests")
 # Two busy threads on two busy cores stall each other: one each, here and in the processes that tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Decoded images go into a cache of the tests' own, in the processes that they start too. matplotlib's stays.
+_cache = tempfile.TemporaryDirectory(prefix="kd_lightning_tests_")
+os.environ.setdefault(
+    "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "matplotlib")
+)
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
 @pytest.fixture(autouse=True)

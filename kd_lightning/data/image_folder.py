@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor
 
 from kd_lightning.data.base import ClassificationDataModule
@@ -29,8 +30,6 @@ from kd_lightning.errors import UserError
 from kd_lightning.paths import expand
 
 log = logging.getLogger(__name__)
-
-CACHE_FOLDER = ".kd_lightning_cache"
 
 NAMED = 3
 """Unreadable files that an error names; the others it counts."""
@@ -67,7 +66,8 @@ class ImageFolderDataModule(ClassificationDataModule):
         grey: one channel in place of three; `mean` and `std` then need one value.
         split: of one tree, the fractions of training, validation and test; stratified, and chosen by `split_seed`.
             A tree with `train/` has its own, with `val_size` images held out where it has no `val/`.
-        cache_dir: folder for decoded images; by default in `root`, or in `~/.cache` where that cannot be written to.
+        cache_dir: folder for decoded images, a subfolder for each tree; by default the user's cache folder, such as
+            `~/.cache/kd_lightning`. Nothing is written into `root`.
         cache_limit: GiB of decoded images that may be kept; a larger part is streamed (give it `num_workers`).
         skip_unreadable: go on without files that cannot be read, in place of stopping before training.
         leave_out_classes: names of class folders that are passed over in every part, as if they were not there
@@ -247,9 +247,23 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     @cached_property
     def _cache_folder(self) -> Path:
-        beside = self.root / CACHE_FOLDER
-        if not self.cache_dir and os.access(beside if beside.is_dir() else self.root, os.W_OK):
-            return beside
         # Several trees may have theirs in one place.
         own = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
-        return Path(self.cache_dir or Path.home() / ".cache" / "kd_lightning") / own
+        return (Path(self.cache_dir) if self.cache_dir else user_cache_folder()) / own
+
+
+def user_cache_folder() -> Path:
+    """The folder of this user for files that can be made again, such as `~/.cache/kd_lightning`.
+
+    Raises:
+        UserError: the user has no home folder.
+    """
+    try:
+        folder = user_cache_path("kd_lightning", appauthor=False)
+    except RuntimeError:  # of newer versions of platformdirs; older ones give a path that begins with ~
+        folder = Path()
+    if not folder.is_absolute():
+        raise UserError(
+            "cache_dir: no home folder found, in which decoded images are kept; name a folder with --data.cache_dir"
+        )
+    return folder

@@ -14,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.datasets import ImageFolder
 
 from kd_lightning.data import CropFlip, ImageFolderDataModule, decode, formats
-from kd_lightning.data.image_folder import CACHE_FOLDER
 from kd_lightning.errors import UserError
 from tests.data.made import trainer_in
 
@@ -38,6 +37,11 @@ def split_tree(tmp_path: Path) -> Path:
     for blue, (part, count) in enumerate((("train", 6), ("val", 2), ("test", 3))):
         write_tree(tmp_path / "images" / part, count, blue=blue)  # no image is in two parts
     return tmp_path / "images"
+
+
+def cache_of(root: Path) -> Path:
+    """The folder in the user's cache that a tree's decoded images go to."""
+    return ImageFolderDataModule(str(root))._cache_folder
 
 
 def set_up(root: Path, *stages: str, **options: object) -> ImageFolderDataModule:
@@ -113,7 +117,7 @@ def test_without_a_folder_for_it_validation_is_held_out_by_size(split_tree: Path
 def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) -> None:
     views = CropFlip(2)
     kept, streamed = (set_up(split_tree, views=views, cache_limit=limit, batch_size=5) for limit in (1.0, 0.0))
-    tried = list((split_tree / CACHE_FOLDER).glob("*-tried-*/images.bin"))
+    tried = list(cache_of(split_tree).glob("*-tried-*/images.bin"))
     assert [file.stat().st_size for file in tried] == [0, 0]  # nothing is kept, though all was tried
     assert (len(kept.shown_digest()), streamed.shown_digest()) == (64, "")
     for data in (kept, streamed):
@@ -163,16 +167,16 @@ def test_decoding_is_done_once_and_again_where_a_file_changed(
     data = set_up(split_tree)
     assert len(read) == 9  # the test part alone
     assert (1, 99) in colours(data, torch.arange(9), train=False)
-    assert len(list((split_tree / CACHE_FOLDER).iterdir())) == 2  # the stale one is gone
+    assert len(list(cache_of(split_tree).iterdir())) == 2  # the stale one is gone
     (split_tree / "train" / "cow" / "00.png").unlink()
     assert len(set_up(split_tree).train_positions) == 17
     assert len(set_up(split_tree, image_size=8).train_positions) == 17
-    assert len(list((split_tree / CACHE_FOLDER).iterdir())) == 4  # one a size
+    assert len(list(cache_of(split_tree).iterdir())) == 4  # one a size
 
 
 def test_a_cache_is_hashed_once_in_a_process(split_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up(split_tree)
-    kept = list((split_tree / CACHE_FOLDER).rglob("*.bin"))
+    kept = list(cache_of(split_tree).rglob("*.bin"))
     for file in kept:
         os.utime(file, (time.time() - 60,) * 2)
     hashed: list[Path] = []
@@ -188,10 +192,10 @@ def test_a_cache_is_hashed_once_in_a_process(split_tree: Path, monkeypatch: pyte
 
 def test_a_cache_that_was_cut_short_is_built_anew(split_tree: Path) -> None:
     whole = set_up(split_tree).deal(torch.arange(24)).image
-    for damaged in (split_tree / CACHE_FOLDER).glob("train-*/images.bin"):
+    for damaged in cache_of(split_tree).glob("train-*/images.bin"):
         damaged.write_bytes(damaged.read_bytes()[:-1])
     assert torch.equal(set_up(split_tree).deal(torch.arange(24)).image, whole)
-    for damaged in (split_tree / CACHE_FOLDER).glob("train-*/report.json"):
+    for damaged in cache_of(split_tree).glob("train-*/report.json"):
         damaged.write_text("{")
     assert torch.equal(set_up(split_tree).deal(torch.arange(24)).image, whole)
 
@@ -204,12 +208,12 @@ def test_an_interrupted_decoding_leaves_no_cache(split_tree: Path, monkeypatch: 
         patch.setattr(decode.Decoder, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             set_up(split_tree)
-    assert list((split_tree / CACHE_FOLDER).iterdir()) == []
+    assert list(cache_of(split_tree).iterdir()) == []
     set_up(split_tree)
 
 
 def test_what_a_killed_decoding_left_is_removed_after_a_day(split_tree: Path) -> None:
-    cache = split_tree / CACHE_FOLDER
+    cache = cache_of(split_tree)
     old, new = cache / ".building-old", cache / ".building-new"
     for left in (old, new):
         left.mkdir(parents=True)
@@ -226,14 +230,52 @@ def test_images_that_cannot_be_kept_are_one_line_and_leave_nothing(
 
     monkeypatch.setattr(Path, "rename", full)
     assert "cache_dir: cannot keep the decoded images in" in message_of(split_tree)
-    assert list((split_tree / CACHE_FOLDER).iterdir()) == []
+    assert list(cache_of(split_tree).iterdir()) == []
 
 
 def test_the_cache_goes_where_it_is_told(split_tree: Path, tmp_path: Path) -> None:
     set_up(split_tree, cache_dir=str(tmp_path / "elsewhere"))
-    assert not (split_tree / CACHE_FOLDER).exists()
+    assert not cache_of(split_tree).exists()
     (own,) = (tmp_path / "elsewhere").iterdir()  # a tree's own: another's does not push it out
     assert len(list(own.iterdir())) == 2
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
+def test_nothing_is_written_into_the_tree(split_tree: Path, tmp_path: Path, split: bool) -> None:
+    root = split_tree if split else write_tree(tmp_path / "whole")
+    (root / ".kd_lightning_cache").mkdir()  # of an earlier version
+    before = sorted(root.rglob("*"))
+    set_up(root)
+    assert sorted(root.rglob("*")) == before
+    (root / ".kd_lightning_cache").rmdir()
+    folder = root / "train" if split else root
+    assert ImageFolder(str(folder)).classes == ["ant", "bee", "cow"]
+    kept = Path(os.environ["XDG_CACHE_HOME"], "kd_lightning")
+    assert cache_of(root).parent == kept
+    assert len(list(cache_of(root).iterdir())) == 2
+
+
+def test_two_names_of_a_tree_have_one_cache_and_two_trees_have_two(split_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(split_tree)
+    assert cache_of(tmp_path / "linked") == cache_of(split_tree) != cache_of(write_tree(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("kind", ["no home", "a file in its place"])
+def test_a_user_without_a_cache_folder_is_told_of_the_option(
+    split_tree: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for an unknown user
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    message = message_of(split_tree)
+    assert message.startswith("cache_dir: ")
+    assert "name a" in message
+    assert "--data.cache_dir" in message
+    set_up(split_tree, cache_dir=str(tmp_path / "elsewhere"))
 
 
 def test_a_cache_folder_that_cannot_be_made_is_a_one_line_error(split_tree: Path, tmp_path: Path) -> None:
@@ -640,7 +682,7 @@ def test_pixels_of_32_bits_have_no_known_range_and_are_unreadable(split_tree: Pa
 def test_the_caches_of_two_settings_live_side_by_side(split_tree: Path) -> None:
     for crop in (True, False):
         set_up(split_tree, crop=crop)
-    assert len(list((split_tree / CACHE_FOLDER).iterdir())) == 4
+    assert len(list(cache_of(split_tree).iterdir())) == 4
 
 
 def test_a_class_whose_training_images_are_all_left_out_is_named(split_tree: Path) -> None:
