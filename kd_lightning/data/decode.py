@@ -5,11 +5,11 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from kd_lightning.data.copies import DIGEST_BYTES, digest_of
 from kd_lightning.data.formats import PIXELS_AT_ONCE, PixelBudget, check_size, open_image
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.waiting import bar
+from kd_lightning.whole import temporary_folder
 
 PIXELS_FILE, DIGESTS_FILE, REPORT_FILE = "images.bin", "digests.bin", "report.json"
 
@@ -41,8 +42,8 @@ BLOCK = 2**24
 CLOCK_TICK = 0.1
 """Seconds within which two changes of a file may have the same time."""
 
-ABANDONED = 24 * 3600.0
-"""Seconds after which a cache that was never finished is nobody's."""
+BUILDING = "decoded"
+"""What temporary folders of caches are named after."""
 
 
 @dataclass(frozen=True)
@@ -237,32 +238,27 @@ def _digest_of_file(file: Path) -> str:
 
 
 def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, name: str) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(".building-*"):
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".building-"))
-    except OSError as error:
-        raise UserError(
-            f"cache_dir: cannot write to {target.parent} ({one_line(error)}); name another with --data.cache_dir"
-        ) from error
-    try:
-        report = _decode_into(draft, files, decoder, keep, name)
-        (draft / REPORT_FILE).write_text(json.dumps({"report": report, "sha256": _digest_of(report, target)}))
-        draft.chmod(0o755)  # for others too, as the images are
+    with ExitStack() as stack:
         try:
-            draft.rename(target)
-        except OSError:
-            if not target.is_dir():  # else somebody was faster, with the same files
-                raise
-    except OSError as error:
-        raise UserError(
-            f"cache_dir: cannot keep the decoded images in {target.parent} ({one_line(error)}); name a folder with "
-            "more room with --data.cache_dir, or stream the files with --data.cache_limit 0"
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            draft = stack.enter_context(temporary_folder(target.parent, BUILDING))
+        except OSError as error:
+            raise UserError(
+                f"cache_dir: cannot write to {target.parent} ({one_line(error)}); name another with --data.cache_dir"
+            ) from error
+        try:
+            report = _decode_into(draft, files, decoder, keep, name)
+            (draft / REPORT_FILE).write_text(json.dumps({"report": report, "sha256": _digest_of(report, target)}))
+            draft.chmod(0o755)  # for others too, as the images are
+            try:
+                draft.rename(target)
+            except OSError:
+                if not target.is_dir():  # else somebody was faster, with the same files
+                    raise
+        except OSError as error:
+            raise UserError(
+                f"cache_dir: cannot keep the decoded images in {target.parent} ({one_line(error)}); name a folder with "
+                "more room with --data.cache_dir, or stream the files with --data.cache_limit 0"
+            ) from error
 
 
 def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: bool, name: str) -> dict[str, Any]:

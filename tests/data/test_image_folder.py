@@ -1,4 +1,5 @@
 import contextlib
+import fcntl
 import os
 import shutil
 import threading
@@ -13,6 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets import ImageFolder
 
+from kd_lightning import whole
 from kd_lightning.data import CropFlip, ImageFolderDataModule, decode, formats
 from kd_lightning.errors import UserError
 from tests.data.made import trainer_in
@@ -212,14 +214,22 @@ def test_an_interrupted_decoding_leaves_no_cache(split_tree: Path, monkeypatch: 
     set_up(split_tree)
 
 
-def test_what_a_killed_decoding_left_is_removed_after_a_day(split_tree: Path) -> None:
+def test_what_a_killed_decoding_left_is_removed_after_an_hour(split_tree: Path) -> None:
     cache = cache_of(split_tree)
-    old, new = cache / ".building-old", cache / ".building-new"
-    for left in (old, new):
-        left.mkdir(parents=True)
-    os.utime(old, (time.time() - decode.ABANDONED - 10,) * 2)
+    cache.mkdir(parents=True)
+    prefix = whole._prefix(decode.BUILDING)
+    old, new, live, other = (
+        cache / name for name in (f"{prefix}old", f"{prefix}new", f"{prefix}live", ".building-mine")
+    )
+    for left in (old, new, live, other):
+        (left / "images").mkdir(parents=True)
+    for left in (old, live, other):
+        os.utime(left, (time.time() - whole.ABANDONED - 10,) * 2)
+    handle = os.open(live, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as a process does that is still decoding
     set_up(split_tree)
-    assert (old.exists(), new.exists()) == (False, True)
+    os.close(handle)
+    assert [left.exists() for left in (old, new, live, other)] == [False, True, True, True]
 
 
 def test_images_that_cannot_be_kept_are_one_line_and_leave_nothing(
