@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.models import mobilenet_v3_small, regnet_x_400mf
+import torchvision
+from jsonargparse import ArgumentParser
+from torch import nn
+from torchvision.models import list_models, mobilenet_v3_small, regnet_x_400mf
 
+from kd_lightning.description import plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.shipping import rebuild
@@ -98,3 +102,97 @@ def test_a_file_names_networks_of_two_packages_alone(class_path: Any) -> None:
 def test_options_that_do_not_fit_are_one_line(named: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         rebuild(named, MLP([4, 3, 2]).state_dict(), FILE, "model")
+
+
+VIT = {"image_size": 32, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("class_path", "options"),
+    [
+        ("torchvision.models.VisionTransformer", VIT),
+        ("torchvision.models.vision_transformer.VisionTransformer", VIT),
+        ("torchvision.models.DenseNet", {"block_config": [1, 1, 1, 1], "num_classes": 3}),
+        ("torchvision.models.MobileNetV2", {"num_classes": 3}),
+        ("torchvision.models.squeezenet.squeezenet1_1", {"num_classes": 3}),
+    ],
+)
+def test_networks_of_torchvision_are_made_by_class_and_by_the_module_that_defines_them(
+    class_path: str, options: dict[str, Any]
+) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--net", type=nn.Module)
+    config = parser.parse_object({"net": {"class_path": class_path, "init_args": options}})
+    network = parser.instantiate(config).net
+    found = rebuild(plain_network(config.net), network.state_dict(), FILE, "model")
+    assert all(torch.equal(found.state_dict()[name], weight) for name, weight in network.state_dict().items())
+    image = torch.rand(2, 3, 32, 32)
+    assert torch.equal(found(image), network.eval()(image))
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (
+            recorded("torchvision.models.ResNet", block="<class 'torchvision.models.resnet.BasicBlock'>", layers=[1]),
+            "block found to be <class 'torchvision.models.resnet.BasicBlock'>, which is code; where you trust it",
+        ),
+        (
+            recorded("torchvision.models.VisionTransformer", **VIT, norm_layer="os.system"),
+            "norm_layer found to be os.system, which is code",
+        ),
+        (recorded("torchvision.models.resnet18", norm_layer="os.system"), "cannot be made as it says"),
+        (recorded("torchvision.models.ConvNeXt", block_setting=[{"class_path": "os.system"}]), "something else found"),
+        (recorded("torchvision.models.VGG", features="os.system"), "features found to be os.system, which is code"),
+        (
+            recorded("torchvision.models.detection.FasterRCNN"),
+            "of kd_lightning.models and torchvision.models alone that",
+        ),
+    ],
+)
+def test_a_class_of_torchvision_that_takes_code_says_what_to_do(named: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        rebuild(named, {}, FILE, "model")
+
+
+def nested(depth: int) -> list[Any]:
+    """A list of two lists that are one, and so on: 2 ** depth numbers, and few bytes."""
+    level: list[Any] = [4]
+    for _ in range(depth):
+        level = [level, level]
+    return level
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (recorded("kd_lightning.models.MLP", widths=nested(60)), "none of them huge"),
+        (recorded("kd_lightning.models.MLP", widths=[4] * 100_000), "none of them huge"),
+        (recorded("torchvision.models.regnet_x_400mf", num_classes=10**9), "none of them huge"),
+        (recorded("torchvision.models.VisionTransformer", **{**VIT, "num_layers": 10**9}), "none of them huge"),
+        (recorded("torchvision.models.VisionTransformer", **{**VIT, "num_layers": 10**6}), "more than 5000 tensors"),
+        (recorded("torchvision.models.mobilenet_v2", inverted_residual_setting=[[1, 4, 10**6, 1]]), "more than 5000"),
+    ],
+)
+def test_options_that_would_take_hours_or_terabytes_are_one_line(named: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        rebuild(named, {}, FILE, "model")
+
+
+def test_weights_that_repeat_one_number_over_a_large_shape_take_no_memory() -> None:
+    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in planned([60_000, 60_000, 2]).items()}
+    with pytest.raises(UserError, match=r"the weights in .* need 13,733"):
+        rebuild(recorded("kd_lightning.models.MLP", widths=[60_000, 60_000, 2]), state, FILE, "model")
+
+
+def planned(widths: list[int]) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return MLP(widths).state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models(module=torchvision.models))
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_every_network_of_torchvision_can_be_planned(name: str) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        rebuild(recorded(f"torchvision.models.{name}"), {"model": {"a": torch.zeros(1)}}, FILE, "model")
