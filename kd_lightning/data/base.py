@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from multiprocessing import get_all_start_methods, get_start_method
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class ClassificationDataModule(LightningDataModule):
         only_classes: numbers of the only classes kept in training; empty for all.
         batch_size: training images a step, on each device.
         eval_batch_size: images a step in validation, test and prediction.
-        num_workers: loader processes; indices need none.
+        num_workers: loader processes; indices need none. Sets above 2 GiB, and streamed ones, are read by them.
         shuffle: whether each epoch has its own order; else file order.
         seed: of order and views; by default that of `seed_everything`.
         split_seed: of the validation split, so that runs of different seeds hold out the same images.
@@ -302,8 +303,11 @@ class ClassificationDataModule(LightningDataModule):
     def _loader(
         self, train: bool, positions: Tensor, batch_size: int, sampler: DistributedSampler[Any] | None = None
     ) -> Any:
+        # Images that stay in a memory map are gathered by the workers, where those are forked: others would copy it.
+        forked = (get_start_method(allow_none=True) or get_all_start_methods()[0]) == "fork"
+        gather = self.num_workers > 0 and forked and not self._dealers[train].is_resident
         return DataLoader(
-            Indices(positions, self._dealers[train].part),
+            Indices(positions, self._dealers[train].part, gather),
             batch_size=batch_size,
             sampler=sampler,
             drop_last=sampler is not None and sum(batch_sizes(len(sampler), batch_size)) < len(sampler),

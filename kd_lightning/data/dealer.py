@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_lightning.batch import Batch
-from kd_lightning.data.sets import ImageSet, StreamedSet
+from kd_lightning.data.sets import ImageSet, StreamedSet, read
 from kd_lightning.data.views import ViewFamily
 
 RESIDENT_BYTES = 2 * 2**30
@@ -55,6 +55,11 @@ class Dealer:
         self._scale, self._shift = scale_and_shift(mean, std)
         self._on_device: dict[torch.device, ImageSet] = {}
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether all images are copied to the device, so that a batch is gathered there."""
+        return isinstance(self.part, ImageSet) and self.part.image.nbytes <= RESIDENT_BYTES
+
     def deal(self, index: Tensor, view: Tensor | None = None, images: Tensor | None = None) -> Batch:
         """Gather images on the device of `index`, under their views, normalised.
 
@@ -64,7 +69,7 @@ class Dealer:
             images: uint8 (B, C, H, W), where they were read already.
         """
         view = torch.zeros_like(index) if view is None else view
-        if images is None and isinstance(self.part, ImageSet) and self.part.image.nbytes <= RESIDENT_BYTES:
+        if images is None and isinstance(self.part, ImageSet) and self.is_resident:
             resident = self._resident(self.part, index.device)
             shown = self.views.gather(resident.image, index, view)
             return Batch(self._finish(shown), resident.label[index], index, view)
@@ -75,8 +80,7 @@ class Dealer:
 
     def stored(self, index: Tensor) -> Tensor:
         """Images as they are stored: uint8 (B, C, H, W), where the part is."""
-        host = index.cpu()
-        return self.part.image[host] if isinstance(self.part, ImageSet) else self.part.read(host)
+        return read(self.part, index.cpu())
 
     def _resident(self, part: ImageSet, device: torch.device) -> ImageSet:
         """All of the part on a device, in the form that its views read; made once."""

@@ -31,11 +31,17 @@ class StreamedSet(NamedTuple):
 
 
 class Indices(Dataset[Any]):
-    """Deals out places in an image set, a whole batch at a time; of a streamed set the images with them."""
+    """Gives places in a part of a dataset, a whole batch at a time, and where a worker is to read them, the images too.
 
-    def __init__(self, positions: Tensor, part: ImageSet | StreamedSet) -> None:
+    Args:
+        positions: int64 (N,), the places that there are.
+        part: what they are places in.
+        gather: whether the images of an `ImageSet` come with their places, as those of a `StreamedSet` always do.
+    """
+
+    def __init__(self, positions: Tensor, part: ImageSet | StreamedSet, gather: bool = False) -> None:
         self.positions = positions
-        self.streamed = part if isinstance(part, StreamedSet) else None
+        self.part = part if gather or isinstance(part, StreamedSet) else None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -45,7 +51,12 @@ class Indices(Dataset[Any]):
 
     def __getitems__(self, items: list[int]) -> Any:
         index = self.positions[torch.tensor(items)]
-        return index if self.streamed is None else (index, self.streamed.read(index))
+        return index if self.part is None else (index, read(self.part, index))
+
+
+def read(part: ImageSet | StreamedSet, index: Tensor) -> Tensor:
+    """Images of a part, int64 (B,), as it has them: uint8 (B, C, H, W)."""
+    return part.image[index] if isinstance(part, ImageSet) else part.read(index)
 
 
 def stratified(label: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -154,6 +154,30 @@ def test_a_set_too_large_for_the_device_is_gathered_where_it_lies(
     assert not mapped._dealers[True]._on_device
 
 
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_workers_gather_what_is_too_large_for_the_device(
+    split_tree: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def batches(workers: int) -> list[tuple[torch.Tensor, ...]]:
+        data = set_up(split_tree, stage, views=CropFlip(2), num_workers=workers, batch_size=5, eval_batch_size=4)
+        data.trainer = trainer_in("training" if stage == "fit" else "testing")
+        dealt = []
+        for batch in data.train_dataloader() if stage == "fit" else data.test_dataloader():
+            with monkeypatch.context() as patch:
+                if workers:  # in the main process nothing is gathered
+                    patch.setattr("kd_lightning.data.dealer.read", lambda part, index: pytest.fail("gathered"))
+                dealt.append(tuple(data.on_after_batch_transfer(batch, 0)))
+        return dealt
+
+    resident = batches(0)
+    monkeypatch.setattr("kd_lightning.data.dealer.RESIDENT_BYTES", 100)
+    for workers in (0, 1):
+        found = batches(workers)
+        assert len(found) == len(resident) > 1
+        for ours, theirs in zip(found, resident, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_decoding_is_done_once_and_again_where_a_file_changed(
     split_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
