@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 from kd_lightning.callbacks import Dashboard, Describer, Gallery, LastCheckpoint, PredictionWriter, ResultsWriter
 from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
-from kd_lightning.description import plain_network
+from kd_lightning.description import KEY, plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.network_options import (
@@ -151,7 +151,8 @@ class _CLI(LightningCLI):
             torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.matmul_precision)
         options = config.model.get("init_args") or {}
-        leave_out_weights(options.get("teacher"))  # those of `teacher_ckpt` follow
+        if options.get("teacher_ckpt") is not None:
+            leave_out_weights(options.get("teacher"))  # those of the file follow
         path = config.get("ckpt_path")
         if path in ("last", "hpc", "registry"):  # Lightning's own words, for resuming
             return
@@ -180,7 +181,7 @@ class _CLI(LightningCLI):
             # Lightning reads it again, and would answer a damaged or unfitting one with a traceback.
             content = load_weights(self.model.net, Path(path), "ckpt_path")
             if not is_of_module(content, self.model):
-                self._take_as_weights(path)
+                self._take_as_weights(path, content)
 
     def _make(self, tried: list[Any]) -> None:
         """Make everything; a network that fails for a number of classes that nobody gave is made without."""
@@ -191,7 +192,7 @@ class _CLI(LightningCLI):
                 raise
             self._make(tried)
 
-    def _take_as_weights(self, path: str) -> None:
+    def _take_as_weights(self, path: str, content: Any) -> None:
         """Evaluate a file of weights that Lightning cannot restore, now that the network has them."""
         if self.subcommand == "fit":
             raise UserError(
@@ -199,6 +200,7 @@ class _CLI(LightningCLI):
                 "from; weights alone are for test, predict and teacher_ckpt"
             )
         self.config_init[self.subcommand]["ckpt_path"] = None
+        self.model.weights_from = path, content.get(KEY) if isinstance(content, dict) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]

@@ -13,7 +13,6 @@ PACKAGE = Path(kd_lightning.__file__).parent
 FLOOR = {
     "__init__": 0,
     "autocast": 0,
-    "batch": 0,
     "cpu": 0,
     "csv_text": 0,
     "download": 0,
@@ -21,6 +20,7 @@ FLOOR = {
     "evaluation": 0,
     "waiting": 0,
     "paths": 1,
+    "batch": 1,
     "weights_file": 1,
     "whole": 1,
     "losses": 2,

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from kd_lightning.batch import Batch, data_of
+from kd_lightning.batch import Batch, as_batch, data_of
 from kd_lightning.callbacks.results import leaves_files, record, run_folder
 from kd_lightning.waiting import bar
 
@@ -113,12 +113,12 @@ class BiasCorrection(Callback):
     ) -> None:
         """Collect one batch."""
         self._logits.append(outputs.cpu())
-        self._labels.append(batch.label.cpu())
+        self._labels.append(as_batch(batch).label.cpu())
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both rules' offsets and count the errors under each."""
         data = data_of(trainer)
-        missing, run = data.missing_classes, run_folder(trainer)
+        missing, run = getattr(data, "missing_classes", ()), run_folder(trainer)
         if not missing or not trainer.is_global_zero or not leaves_files(trainer):
             return
         kept = [c for c in range(data.num_classes) if c not in missing]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from kd_lightning.batch import Batch, data_of
+from kd_lightning.batch import Batch, as_batch, class_names_of
 from kd_lightning.callbacks.pictures import show
 from kd_lightning.callbacks.results import leaves_files, record, run_folder
 
@@ -60,7 +60,7 @@ class ConfusionMatrix(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
-        self._counts = MulticlassConfusionMatrix(data_of(trainer).num_classes).to(pl_module.device)
+        self._counts: MulticlassConfusionMatrix | None = None
 
     def on_test_batch_end(
         self,
@@ -72,19 +72,22 @@ class ConfusionMatrix(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count one batch."""
-        self._counts.update(outputs, batch.label)
+        if self._counts is None:
+            self._counts = MulticlassConfusionMatrix(outputs.shape[-1]).to(pl_module.device)
+        self._counts.update(outputs, as_batch(batch).label)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was counted."""
+        assert self._counts is not None  # a test has images
         counts = self._counts.compute().cpu()  # on every process: it adds up their counts
         run = run_folder(trainer)
         if not trainer.is_global_zero or not leaves_files(trainer):
             return
         run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
-        names = data_of(trainer).class_names
+        names = class_names_of(trainer, len(counts))
         if len(names) <= MOST_KEPT:
-            record(trainer, run, class_names=list(names), confusion=counts.tolist())
+            record(trainer, run, class_names=names, confusion=counts.tolist())
         total, wrong = int(counts.sum()), int(errors.sum())
         show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
         show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))

@@ -133,7 +133,7 @@ def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, str 
     return {
         "network": type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "teacher": str(getattr(module, "teacher_ckpt", "none")),
+        "teacher": str(getattr(module, "teacher_ckpt", "none") or "as built"),
         "temperature": float(getattr(module, "temperature", 1.0)),
         "hard_weight": float(getattr(module, "hard_weight", 1.0)),
         "soft_weight": float(getattr(module, "soft_weight", 0.0)),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kd_lightning.batch import Batch, data_of
+from kd_lightning.batch import Batch, as_batch, data_of
 from kd_lightning.callbacks.pictures import show
 from kd_lightning.callbacks.results import has_own_folder, leaves_files, run_folder
 
@@ -70,6 +70,7 @@ class WorstMistakes(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the worst so far, places and logits, no images: chosen on the device, which nothing waits for."""
+        batch = as_batch(batch)
         right = outputs.argmax(dim=-1) == batch.label
         loss = F.cross_entropy(outputs, batch.label, reduction="none").masked_fill(right, RIGHT)
         rows, teacher = _highest(loss), pl_module.last_teacher_logits

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from kd_lightning.batch import data_of
+from kd_lightning.batch import class_names_of, data_of
 from kd_lightning.callbacks.results import leaves_files, run_folder
 from kd_lightning.csv_text import csv_cell, csv_path
 from kd_lightning.whole import write_text
@@ -34,16 +34,16 @@ class PredictionWriter(BasePredictionWriter):
         run = run_folder(trainer)  # on every process: they agree on it
         if not leaves_files(trainer):
             return
-        data = data_of(trainer)
-        files = data.test_names
+        files = getattr(data_of(trainer), "test_names", None)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["index", *(["file"] if files else []), "class", "probability"])
         for batch, places in zip(predictions, batch_indices[0], strict=True):
             confidence, predicted = batch.max(dim=-1)
+            names = class_names_of(trainer, batch.shape[-1])
             rows = zip(places, predicted.tolist(), confidence.tolist(), strict=True)
             writer.writerows(
-                [place, *([csv_path(files[place])] if files else []), csv_cell(data.class_names[c]), f"{p:.6f}"]
+                [place, *([csv_path(files[place])] if files else []), csv_cell(names[c]), f"{p:.6f}"]
                 for place, c, p in rows
             )
         part = "" if trainer.world_size == 1 else f"_{trainer.global_rank}"

@@ -174,7 +174,7 @@ def _latency(trainer: Trainer, module: LightningModule) -> dict[str, float]:
     """Milliseconds by batch size, in the run's precision on its device; without what cannot be measured."""
     data = data_of(trainer)
     # Several processes load one machine, and parts of a sharded network wait for each other: no figure of either.
-    if data is None or trainer.world_size > 1:
+    if not hasattr(data, "image_shape") or trainer.world_size > 1:
         return {}
     figures: dict[str, float] = {}
     with trainer.precision_plugin.forward_context():

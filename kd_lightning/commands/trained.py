@@ -87,7 +87,8 @@ def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
         raise UserError(f"{option}: the data of {config} has the classes of {file} in another order; the same expected")
 
     def teacher() -> nn.Module:
-        for network, path in parts_of(built.model.teacher.network, built.model.teacher_ckpt):
+        paths = built.model.teacher_ckpt
+        for network, path in [] if paths is None else parts_of(built.model.teacher.network, paths):
             load_weights(network, resolve_checkpoint(path, "teacher_ckpt"), "teacher_ckpt")
         return built.model.teacher.network
 

@@ -17,11 +17,12 @@ CACHE_BYTES = 2 * 2**30
 """A table of the teacher's answers up to this size is kept without being asked for."""
 
 
-def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
+def open_table(module: DistillModule) -> tuple[CachedTeacher, Path | None] | None:
     """Make the table of a module's teacher's answers, with those that runs before have left in its file.
 
     Returns:
-        The table and its file; None where the teacher is to be asked anew every time.
+        The table and its file; None where the teacher is to be asked anew every time. A teacher without a file has
+        none for its table either.
 
     Raises:
         UserError: a table is asked for, but would not be exact.
@@ -34,6 +35,9 @@ def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
         if module.cache_teacher:
             raise UserError(f"cache_teacher: {reason or 'streamed images are not known beforehand'}; false expected")
         return None
+    table = CachedTeacher(data.train_positions, *_size(data), module.device)
+    if module.teacher_ckpt is None:
+        return table, None
     seen = f"{digest} {module.teacher_form} {module.trainer.precision} {module.device.type}"
     parts = parts_of(module.teacher.network, module.teacher_ckpt)
     first, *others = (resolve_checkpoint(path, "teacher_ckpt") for _, path in parts)
@@ -41,7 +45,6 @@ def open_table(module: DistillModule) -> tuple[CachedTeacher, Path] | None:
     if any(module.class_orders):  # the cached logits are in the data's order
         seen += f" {module.class_orders}"
     file = table_file(first, seen)
-    table = CachedTeacher(data.train_positions, *_size(data), module.device)
     table.load(file)
     return table, file
 

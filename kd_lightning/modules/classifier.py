@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.compiler import list_backends
 from torch.optim import Optimizer
 
-from kd_lightning.batch import Batch, batch_sizes, data_of
+from kd_lightning.batch import Batch, as_batch, batch_sizes, data_of, images_of
 from kd_lightning.description import KEY, compare_with_data, describe, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
@@ -72,6 +72,11 @@ class ClassifierModule(LightningModule):
         self.train_means = RunningMeans()
         self._resumed: dict[str, Any] | None = None
         self.evaluation = EvaluationMetrics()
+        self.weights_from: tuple[str, Any] | None = None
+        """File whose weights alone the network was given, and what the file has for a description."""
+        self._image_shape: tuple[int, ...] | None = None
+        self._classes: int | None = None
+        self._is_checked = True  # by whoever calls a step without a trainer
         self.last_teacher_logits: Tensor | None = None
         """Of the batch that was last measured, for callbacks, which need not ask the teacher again."""
 
@@ -93,8 +98,12 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compare the network's outputs with the data's classes before any step; say how many batches come at once."""
-        self.check_outputs(self.net, "network")
         data = data_of(self.trainer)
+        self._image_shape, self._classes = getattr(data, "image_shape", None), getattr(data, "num_classes", None)
+        self._is_checked = self._image_shape is not None
+        self.check_outputs(self.net, "network")
+        if self.weights_from:
+            self._compare_with_data(*self.weights_from)
         if stage == "fit" and hasattr(data, "batches_at_once"):
             data.batches_at_once = self.steps_at_once if steps.may_be_taken_at_once(self.trainer) else 1
             self.automatic_optimization = data.batches_at_once == 1
@@ -110,18 +119,23 @@ class ClassifierModule(LightningModule):
         """Where two blank images are not worth compiling for."""
         return torch.compiler.set_stance("force_eager") if self.compile_by else nullcontext()
 
+    def check_networks(self) -> None:
+        """Check the outputs of all networks; see `check_outputs`."""
+        self.check_outputs(self.net, "network")
+
     def check_outputs(self, network: nn.Module, name: str) -> None:
         """Show two blank images to a network; raise `UserError` if it cannot read it or has other classes.
 
         Channels last is the order in which convolutions are fastest. A network that takes its maps apart by `view`
         cannot read it; then the module goes back to the usual one.
+
+        Plain data does not say what its images are: then nothing is done before the first batch has come.
         """
         network.to(memory_format=self.memory_format)
-        data = data_of(self.trainer)
-        if data is None:  # loaders given one by one, from Python
+        if self._image_shape is None:
             return
         parameter = next(network.parameters(), torch.empty(0))
-        image = torch.zeros(2, *data.image_shape, device=parameter.device, dtype=parameter.dtype)
+        image = torch.zeros(2, *self._image_shape, device=parameter.device, dtype=parameter.dtype)
         try:
             with evaluating(network), torch.no_grad(), self._uncompiled():
                 logits = network(image.to(memory_format=self.memory_format))
@@ -132,7 +146,7 @@ class ClassifierModule(LightningModule):
                 self.memory_format = torch.contiguous_format
                 self.check_outputs(network, name)
                 return
-            shape = "x".join(map(str, data.image_shape))
+            shape = "x".join(map(str, self._image_shape))
             raise UserError(
                 f"{name}: {type(network).__name__} cannot read images of {shape} ({one_line(error)})"
             ) from error
@@ -142,10 +156,28 @@ class ClassifierModule(LightningModule):
             raise UserError(
                 f"{name}: {type(network).__name__} gives a {type(logits).__name__}, a tensor of logits expected"
             )
-        if logits.shape != (2, data.num_classes):
-            raise UserError(
-                f"{name}: {type(network).__name__} gives {logits.shape[-1]} classes, the data has {data.num_classes}"
-            )
+        if not logits.dim() or logits.shape != (2, self._classes or logits.shape[-1]):
+            whose = "data" if hasattr(data_of(self.trainer), "num_classes") else "student"
+            found = f"{logits.shape[-1]} classes" if logits.dim() == 2 else f"a tensor of shape {tuple(logits.shape)}"
+            raise UserError(f"{name}: {type(network).__name__} gives {found}, the {whose} has {self._classes} classes")
+        self._classes = logits.shape[-1]
+
+    def _check_by(self, image: Tensor) -> None:
+        """Check the networks by the first images (B, ...) of data that does not say what its images are."""
+        if not self._is_checked:
+            self._image_shape, self._is_checked = tuple(image.shape[1:]), True
+            self.check_networks()
+
+    def _received(self, batch: Any) -> Batch:
+        """Make a `Batch` of what the loader gave; of plain data, see by the first one whether the networks fit."""
+        if isinstance(batch, Batch) and self._is_checked:
+            return batch
+        batch = as_batch(batch)
+        self._check_by(batch.image)
+        highest = int(batch.label.max()) if len(batch.label) and batch.label.device.type == "cpu" else 0
+        if self._classes and highest >= self._classes:
+            raise UserError(f"data: label {highest} found, 0 to {self._classes - 1} expected (the network's classes)")
+        return batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the steps to come depend on, besides what Lightning keeps; and what the network is trained on."""
@@ -161,20 +193,20 @@ class ClassifierModule(LightningModule):
             UserError: the data has the same classes in another order; or, to go on training, it is other data.
         """
         if self._trainer is not None:  # else it is `load_from_checkpoint`
-            self._compare_with_data(checkpoint)
+            self._compare_with_data(self.trainer.ckpt_path, checkpoint.get(KEY))
         self._resumed = {name: checkpoint[name] for name in ("random", "train_means") if name in checkpoint}
 
-    def _compare_with_data(self, checkpoint: dict[str, Any]) -> None:
-        name = f"ckpt_path: {self.trainer.ckpt_path}"
+    def _compare_with_data(self, file: Any, description: Any) -> None:
+        name = f"ckpt_path: {file}"
         try:
-            order = compare_with_data(checkpoint.get(KEY), data_of(self.trainer), name)
+            order = compare_with_data(description, data_of(self.trainer), name)
         except UserError as error:
             if self.trainer.training:
                 raise
             rank_zero_warn(f"{error}; its figures are of other data than it was trained for")  # as the user chose
             return
         if order is not None:
-            trained, ours = listed(checkpoint[KEY]["class_names"]), listed(data_of(self.trainer).class_names)
+            trained, ours = listed(description["class_names"]), listed(data_of(self.trainer).class_names)
             raise UserError(f"{name} was trained with the classes {trained}, in this order; the data has {ours}")
 
     def on_train_start(self) -> None:
@@ -185,8 +217,9 @@ class ClassifierModule(LightningModule):
             self.train_means.load(self._resumed["train_means"], self.device)
         self._resumed = None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """The loss of one batch; or nothing, once all steps that were dealt at once are taken."""
+        batch = self._received(batch)
         if self.automatic_optimization:
             return self.loss_of(batch)
         steps.take(self, steps.split(batch, data_of(self.trainer).batch_size), self.loss_of)
@@ -221,17 +254,19 @@ class ClassifierModule(LightningModule):
         if not self.automatic_optimization:
             steps.advance(self.trainer, "epoch")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Measure one batch."""
-        self._evaluate(batch)
+        self._evaluate(self._received(batch))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Measure one batch; its logits (B, classes) go to the callbacks."""
-        return self._evaluate(batch)
+        return self._evaluate(self._received(batch))
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities (B, classes)."""
-        return self(batch.image).float().softmax(dim=-1)
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Class probabilities (B, classes); a batch may be images alone."""
+        image = images_of(batch)
+        self._check_by(image)
+        return self(image).float().softmax(dim=-1)
 
     def _evaluate(self, batch: Batch) -> Tensor:
         logits = self(batch.image).float()

@@ -61,6 +61,7 @@ class DistillModule(ClassifierModule):
         teacher: the teacher's network, built like `net`; its weights come from `teacher_ckpt`.
         teacher_ckpt: one of our checkpoints, a run folder (its best checkpoint, else its last), or a state dict of
             the network as `.pt`, `.pth` or `.safetensors`; of an `EnsembleTeacher` a list of them, one for each member.
+            None: the network is the teacher as it is, with the weights that it was built or given with.
         temperature: T of the soft loss, above 0.
         hard_weight: factor on the cross-entropy with the label, at least 0.
         soft_weight: factor on the soft loss, at least 0.
@@ -89,7 +90,7 @@ class DistillModule(ClassifierModule):
         self,
         net: nn.Module,
         teacher: nn.Module,
-        teacher_ckpt: str | list[str],
+        teacher_ckpt: str | list[str] | None = None,
         temperature: float = 4.0,
         hard_weight: float = 0.1,
         soft_weight: float = 0.9,
@@ -117,6 +118,8 @@ class DistillModule(ClassifierModule):
         if shard_teacher and cache_teacher is True:
             raise UserError("cache_teacher: true found, all or false expected with shard_teacher")
         check_arguments(soft_loss)
+        if isinstance(teacher, ClassifierModule):
+            teacher = teacher.net
         self.teacher = FrozenTeacher(teacher)
         self.teacher_form = str(teacher)
         self.teacher_ckpt = teacher_ckpt
@@ -126,6 +129,7 @@ class DistillModule(ClassifierModule):
         self.cache_teacher = cache_teacher
         self.shard_teacher = shard_teacher
         self._answers: CachedTeacher | None = None
+        self._answers_file: Path | None = None
         if features and self.compile_by:
             raise UserError("compile: false expected where features tap inner layers, which compiled networks hide")
         self.features = tuple(features)
@@ -142,7 +146,7 @@ class DistillModule(ClassifierModule):
         super().setup(stage)
         if not self._teacher_loaded:
             self._load_teacher(stage)
-        if self._teacher_loaded:
+        if self._teacher_files and self._teacher_loaded:
             self._compare_teacher_with_data(stage)
         if stage == "fit" and not self.teacher.sharded:
             self._check_features()
@@ -150,7 +154,19 @@ class DistillModule(ClassifierModule):
             self.teacher.shard(self.trainer.strategy.root_device)
         self.compile_network(self.teacher.network)
 
+    def check_networks(self) -> None:
+        """Check the outputs of student and teacher, and the features' shapes; see `ClassifierModule`."""
+        super().check_networks()
+        if self._teacher_loaded and not self.teacher.sharded:
+            self.check_outputs(self.teacher.network, "teacher")
+            if self.trainer.training:
+                self._check_features()
+
     def _load_teacher(self, stage: str) -> None:
+        if self.teacher_ckpt is None:
+            self.check_outputs(self.teacher.network, "teacher")
+            self._teacher_loaded = True
+            return
         parts = parts_of(self.teacher.network, self.teacher_ckpt)
         gone = [path for _, path in parts if not Path(path).exists()]
         if stage != "fit" and gone:
@@ -198,7 +214,7 @@ class DistillModule(ClassifierModule):
     @torch.no_grad()
     def _check_features(self) -> None:
         """Show both networks two blank images; raise `UserError` where two layers' outputs do not fit their loss."""
-        if not self.features or data_of(self.trainer) is None:  # see `check_outputs`
+        if not self.features or self._image_shape is None:  # see `check_outputs`
             return
         with self._student_taps() as student, self._teacher_taps() as teacher:
             self.check_outputs(self.net, "network")
@@ -242,8 +258,9 @@ class DistillModule(ClassifierModule):
                 correct += int((logits.argmax(dim=-1) == batch.label).sum())
         right, chance = correct / len(some), 1 / data.num_classes
         if right <= chance + 2 * math.sqrt(chance * (1 - chance) / len(some)):
+            which = self.teacher_ckpt or f"none (the {type(self.teacher.network).__name__} as it was built)"
             rank_zero_warn(
-                f"teacher_ckpt: {self.teacher_ckpt} names {right:.1%} of {len(some)} training images right, chance "
+                f"teacher_ckpt: {which} names {right:.1%} of {len(some)} training images right, chance "
                 f"{chance:.1%}; was it trained for these classes, in this order, and with this normalisation?"
             )
 
@@ -259,8 +276,7 @@ class DistillModule(ClassifierModule):
             for some in bar(own.split(data.eval_batch_size), "asking the teacher", shown=shown):
                 self._answer(data.deal(index[some], view=view[some]))
         answers.end_epoch()
-        if self.trainer.is_global_zero:
-            answers.save(self._answers_file)
+        self._keep_answers()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and join what each process has had the teacher say."""
@@ -279,7 +295,7 @@ class DistillModule(ClassifierModule):
         self._answers = None
 
     def _keep_answers(self) -> None:
-        if self._answers is not None and self.trainer.is_global_zero:
+        if self._answers is not None and self._answers_file and self.trainer.is_global_zero:
             self._answers.save(self._answers_file)
 
     def teacher_logits(self, batch: Batch) -> Tensor | None:

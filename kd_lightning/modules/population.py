@@ -43,7 +43,7 @@ class PopulationModule(DistillModule):
         self,
         net: Callable[[], nn.Module],
         teacher: nn.Module,
-        teacher_ckpt: str | list[str],
+        teacher_ckpt: str | list[str] | None,
         members: Sequence[tuple[float, float, int]],
         hard_weight: float = 0.1,
         **kwargs: Any,

@@ -93,6 +93,17 @@ def test_all_answers_may_be_asked_for_before_the_first_step(precision, tolerance
     assert load_file(file)["pair"].tolist() == list(range(900))
 
 
+@pytest.mark.parametrize("cache", [None, "all", False])
+def test_the_teacher_gets_no_more_images_at_once_than_the_options_say(cache):
+    module, shown = student(cache_teacher=cache), []
+    module.teacher.network.register_forward_pre_hook(lambda _, inputs: shown.append(len(inputs[0])))
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=1, **settings, enable_model_summary=False, accelerator="cpu")
+    trainer.fit(module, DigitsDataModule(train_size=100, batch_size=30, eval_batch_size=40, views=Shift(1)))
+    assert max(shown) == 40
+    assert shown[:4] == [2, 40, 40, 20]  # two blank ones; then the first look at it, before training
+
+
 def test_a_shared_teacher_is_not_asked_by_one_process_alone():
     with pytest.raises(UserError, match="cache_teacher: true found, all or false expected with shard_teacher"):
         student(shard_teacher=True, cache_teacher=True)
