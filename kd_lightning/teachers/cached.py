@@ -1,6 +1,7 @@
 """A teacher's answers, each worked out once."""
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -128,9 +129,9 @@ class CachedTeacher:
 
     def _read(self, file: Path) -> tuple[Tensor, Tensor] | None:
         """The pairs, as rows of the table, and the answers in a file; nothing where there is none, or a wrong one."""
-        if not file.is_file():
-            return None
         try:
+            if not file.is_file():
+                return None
             with safe_open(file, "pt", device=str(self._rows.device)) as kept:
                 pair, logits, marks = kept.get_tensor("pair"), kept.get_tensor("logits"), kept.metadata()
             if marks != _marks(file, pair, logits):
@@ -178,10 +179,25 @@ def _marks(file: Path, pair: Tensor, logits: Tensor) -> dict[str, str]:
 TABLE_FILE = re.compile(r"(?P<checkpoint>.+)\.answers-(?P<weights>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors")
 
 
+LONGEST_NAME = 140
+"""Bytes of a checkpoint's name that its cache's name has in full. File systems allow 255 for all of a name, which ends
+in 54 of the cache's own; its lock file and the temporary file that it is written to have longer names still."""
+
+
 def table_file(checkpoint: Path, seen: str) -> Path:
     """Name the file, beside the teacher's checkpoint, for the answers of its weights to what is seen so."""
     digests = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16], hashlib.sha256(seen.encode()).hexdigest()[:16]
-    return checkpoint.with_name(f"{checkpoint.name}.answers-{'-'.join(digests)}.safetensors")
+    return checkpoint.with_name(f"{_shortened(checkpoint.name)}.answers-{'-'.join(digests)}.safetensors")
+
+
+def _shortened(name: str) -> str:
+    """Keep the beginning of a file name that is too long, and a digest of all of it."""
+    if len(os.fsencode(name)) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    while len(os.fsencode(name)) > LONGEST_NAME - len(digest) - 1:
+        name = name[:-1]
+    return f"{name}-{digest}"
 
 
 def _remove_outdated(file: Path) -> None:

@@ -93,6 +93,25 @@ def test_all_answers_may_be_asked_for_before_the_first_step(precision, tolerance
     assert load_file(file)["pair"].tolist() == list(range(900))
 
 
+@pytest.mark.parametrize("name", ["t" * 207, "t" * 252, "é" * 126, "教師" * 42, "t" * 140], ids=len)
+def test_a_teacher_s_file_may_have_a_long_name(name, recwarn):
+    file = Path(f"{name}.pt")
+    Path("teacher.pt").rename(file)
+
+    def module():
+        torch.manual_seed(2)
+        return DistillModule(MLP([64, 8, 10]), MLP([64, 16, 10]), str(file))
+
+    assert fit(module(), epochs=2)[0] == 50
+    (first,) = Path().glob(f"{name[:20]}*.answers-*")
+    assert fit(module(), epochs=2) == [8, 8]  # all are known
+    assert [str(w.message) for w in recwarn if "answers" in str(w.message)] == []
+    torch.save(MLP([64, 16, 10]).state_dict(), file)  # other weights: the file of the old ones goes
+    fit(module(), epochs=1)
+    assert len(list(Path().glob(f"{name[:20]}*.answers-*"))) == 1
+    assert not first.exists()
+
+
 @pytest.mark.parametrize("cache", [None, "all", False])
 def test_the_teacher_gets_no_more_images_at_once_than_the_options_say(cache):
     module, shown = student(cache_teacher=cache), []

@@ -238,6 +238,15 @@ def test_a_full_disk_costs_a_warning_and_leaves_the_file_before(tmp_path: Path) 
     assert (tmp_path / FILE).read_text() == "before"
 
 
+def test_a_name_that_the_file_system_does_not_allow_costs_a_warning(tmp_path: Path) -> None:
+    cache, file = filled(), tmp_path / f"{'t' * 250}{FILE}"
+    with pytest.warns(UserWarning, match="holds no answers of this teacher"):
+        cache.load(file)
+    ask(cache, [1], [0])
+    with pytest.warns(UserWarning, match="the teacher's answers are not kept"):
+        cache.save(file)
+
+
 def test_others_may_read_the_file(tmp_path: Path) -> None:
     filled().save(tmp_path / FILE)
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o644
