@@ -1,0 +1,227 @@
+"""Every code block of the README and the documentation, run as its text says, on small data and for one epoch."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import kd_lightning
+from kd_lightning.__main__ import main
+from kd_lightning.models import MLP
+from tests.made import write_mnist
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))))
+
+NOT_RUN = {
+    "python3 -m venv": "installs packages: `.ci/run` does, in a clean environment",
+    "tensorboard --logdir": "serves until it is stopped: tests/test_dashboard.py looks at it with a browser",
+    "torchrun --nnodes 2": "two machines",
+    "srun --nodes 2": "a cluster",
+    "kd-lightning fit --config … --trainer.accelerator gpu": "four GPUs",
+    "kd-lightning fit --config … --trainer.devices 4": "four devices: tests/modules/test_distill_cached.py has two",
+    "kd-lightning reproduce mnist_hinton --trainer.devices 2": "minutes: tests/modules/test_distill.py has two",
+}
+"""Beginnings of commands that are not run, each with the reason."""
+
+ELSEWHERE = {
+    ("README.md", "from lightning import Trainer"): "test_readme.py::test_a_student_in_under_ten_lines_of_python",
+    ("docs/index.md", "from lightning import Trainer"): "test_docs.py::test_python_is_shown_as_in_the_readme",
+    ("README.md", "# mine.py"): "test_readme.py::test_own_data_and_network_in_one_yaml",
+    ("README.md", "# mine.yaml: kd-lightning fit --config mine.yaml"): (
+        "test_readme.py::test_own_data_and_network_in_one_yaml"
+    ),
+    ("README.md", "# flowers.yaml: kd-lightning reproduce flowers.yaml"): (
+        "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml"
+    ),
+    ("README.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
+}
+"""Blocks, by page and first line, that a test in another file runs."""
+
+HERE = (
+    (
+        "README.md",
+        "# onnx: images uint8 (batch, 1, 8, 8) as numpy has them, in a process that knows nothing of this project",
+    ),
+    ("docs/extend.md", "# mine.py"),
+    ("docs/extend.md", "class MyDataModule(kd_lightning.ClassificationDataModule):"),
+    ("docs/extend.md", "# plain data"),
+    ("docs/shipping.md", "from kd_lightning.shipping import describe, export_network"),
+)
+"""Blocks of Python that a test below runs."""
+
+SMALL = {
+    "fit": ["--trainer.max_epochs=1"],
+    "reproduce": ["--seeds=1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"],
+    "sweep": ["--seeds=1", "--trainer.max_epochs=1"],
+}
+"""Options behind a command's own, which they replace."""
+
+FAST = re.compile(r"kd-lightning (fit|test|predict) --config (configs/digits|lightning_logs/digits/teacher)/")
+"""Commands of the README that the fast suite runs; the slow suite runs all of them."""
+
+
+class Block(NamedTuple):
+    page: str
+    language: str
+    text: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.page, self.text.strip().splitlines()[0].strip()
+
+
+def blocks(page: str) -> list[Block]:
+    found = re.findall(r"^ *```(\w+)\n(.*?)^ *```", (ROOT / page).read_text(), re.S | re.M)
+    return [Block(page, language, text) for language, text in found]
+
+
+def block(page: str, first: str) -> str:
+    (found,) = [each.text for each in blocks(page) if each.key == (page, first)]
+    return found
+
+
+def commands(page: str) -> list[str]:
+    """Lines of shell, without comments, each with those that it goes on in."""
+    text = "\n".join(each.text for each in blocks(page) if each.language == "sh").replace("\\\n", " ")
+    lines = (re.sub(r"\s+", " ", line.partition("  #")[0]).strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def reason(command: str) -> str:
+    return next((why for beginning, why in NOT_RUN.items() if command.startswith(beginning)), "")
+
+
+EVERY = [each for page in PAGES for each in blocks(page)]
+COMMANDS = [command for page in PAGES for command in commands(page)]
+
+
+@pytest.mark.parametrize(
+    "shown", [each for each in EVERY if each.language != "sh"], ids=lambda each: "-".join(each.key)
+)
+def test_every_block_is_run_by_a_test(shown: Block) -> None:
+    assert shown.key in {*ELSEWHERE, *HERE}, "run this block in a test below, or name the test that does"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_run_or_has_a_reason(command: str) -> None:
+    ours = re.match(r"(PYTHONPATH=\. )?kd-lightning ", command)
+    assert reason(command) or ours, "a command that no test runs: give the reason in NOT_RUN"
+
+
+def test_no_block_reason_or_test_is_named_that_is_gone() -> None:
+    assert {*ELSEWHERE, *HERE} == {each.key for each in EVERY if each.language != "sh"}
+    assert [start for start in NOT_RUN if not any(command.startswith(start) for command in COMMANDS)] == []
+    for test in set(ELSEWHERE.values()):
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text()
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    Path("configs").symlink_to(ROOT / "configs")
+    for module in ("mine", "their_code"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def run(command: str) -> None:
+    """Run a command as it is shown, and behind it the options that make it short."""
+    words = shlex.split(command.replace("…", "configs/digits/teacher.yaml"))
+    words = words[words.index("kd-lightning") + 1 :]
+    more = SMALL.get(words[0], [])
+    if words[0] == "reproduce" and words[1].startswith("mnist"):
+        more = [*more, "--data.root=data", "--data.train_size=null"]
+    if words[0] == "reproduce" and words[1].startswith(("cifar10", "flowers")):
+        more = [*more, "--data.batch_size=8", "--trainer.precision=32-true"]
+    try:
+        status = main([*words, *more])
+    except SystemExit as done:  # of `--print_config`
+        status = int(done.code or 0)
+    assert status == 0, command
+
+
+def execute(page: str, first: str, **names: object) -> dict[str, object]:
+    exec(block(page, first), names)
+    return names
+
+
+def test_a_loss_of_ones_own_is_run_as_shown() -> None:
+    Path("mine.py").write_text(block("docs/extend.md", "# mine.py"))
+    Path("their_code.py").write_text(
+        "from kd_lightning.models import MLP\n\ndef resnet56() -> MLP:\n    return MLP([64, 10])\n"
+    )
+    torch.save(MLP([64, 10]).state_dict(), "their_weights.pth")
+    run("kd-lightning fit --config configs/digits/teacher.yaml")  # whose student it is
+    configs = []
+    for command in commands("docs/extend.md"):
+        run(command)
+        configs.append(Path("lightning_logs/digits/distill/seed_0/config.yaml").read_text())
+    assert ["soft_loss: mine.logit_distance" in config for config in configs] == [True, False]
+
+
+def test_python_of_the_pages_is_run_as_shown() -> None:
+    made = execute("docs/extend.md", HERE[2][1], kd_lightning=kd_lightning)["MyDataModule"]
+    assert isinstance(made, type)
+    assert issubclass(made, kd_lightning.ClassificationDataModule)
+    plain = [(torch.rand(1, 8, 8), number % 10) for number in range(20)]
+    names = {"DistillModule": kd_lightning.DistillModule, "MLP": MLP, "Trainer": lightning.Trainer}
+    execute(
+        "docs/extend.md",
+        "# plain data",
+        **names,
+        DataLoader=DataLoader,
+        images_and_labels=plain,
+        trained_network=MLP([64, 10]),
+    )
+    module = kd_lightning.TeacherModule(MLP([64, 10]))
+    execute(*HERE[4], module=module, data=kd_lightning.DigitsDataModule())
+    found = execute(*HERE[0], images=np.zeros((2, 1, 8, 8), dtype=np.uint8))
+    assert found["class_names"] == [*"0123456789"]
+    assert np.asarray(found["probabilities"]).shape == (2, 10)
+
+
+def test_the_trainer_s_commands_are_run_as_shown() -> None:
+    shown = [command for command in commands("README.md") if FAST.match(command)]
+    assert len(shown) >= 5
+    for command in shown:
+        run(command)
+
+
+def images(folder: str, names: tuple[str, ...], count: int, side: int, mode: str = "RGB") -> None:
+    for number, name in enumerate(names):
+        (Path(folder) / name).mkdir(parents=True)
+        for i in range(count):
+            colour = (20 * number + i,) * len(mode)
+            Image.new(mode, (side, side), colour[0] if mode == "L" else colour).save(Path(folder) / name / f"{i}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/extend.md" and commands(page)])
+def test_all_commands_of_a_page_are_run_as_shown(page: str) -> None:
+    write_mnist(Path("data"))
+    for part in ("train", "test"):
+        images(f"data/cifar10-jpeg/{part}", tuple("abcdefghij"), 2, 32)
+    images("flowers", ("daisy", "rose", "tulip"), 10, 64)
+    images(".", ("photographs", "images"), 2, 8, "L")
+    images(".", ("holiday",), 2, 64)
+    Path("my_data.yaml").write_text("class_path: kd_lightning.data.DigitsDataModule\n")
+    Path("flowers.yaml").write_text(block("README.md", "# flowers.yaml: kd-lightning reproduce flowers.yaml"))
+    Path("lightning_logs").mkdir()
+    Path("lightning_logs/measured").symlink_to(ROOT / "lightning_logs" / "measured")
+    if page == "README.md":  # which shows runs before the commands that make them
+        run("kd-lightning reproduce digits")
+        run("kd-lightning reproduce flowers.yaml")
+    for command in commands(page):
+        if not reason(command):
+            run(command)
