@@ -1,6 +1,7 @@
 """A trained network from what a user names: a checkpoint, or a run folder."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from kd_lightning.results import check_run
 from kd_lightning.shipping import ImageClassifier, check_answer, ours, plain_options, rebuild
 from kd_lightning.teachers import EnsembleTeacher, load_weights, parts_of, resolve_checkpoint
 from kd_lightning.weights_file import read_weights
+
+LARGEST_CONFIG = 2**20
+"""Bytes, and values with aliases followed, of a run's config."""
 
 FROM_PYTHON = (
     "it was not saved by kd-lightning fit; name a config that makes its network and data (--config FILE), or export "
@@ -99,7 +103,7 @@ def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
 
 def _by_itself(file: Path, content: Any, option: str) -> Trained:
     said = content.get(KEY) if isinstance(content, dict) else None
-    config = _config_beside(file)
+    config = _config_beside(file, option)
     model = _part(_part(config, "model"), "init_args")
 
     def make_data() -> Any:
@@ -132,13 +136,37 @@ def _teacher(recorded: dict[str, Any], paths: Any) -> nn.Module:
     return rebuild(recorded, read_weights(weights, "teacher_ckpt"), weights, "teacher_ckpt")
 
 
-def _config_beside(file: Path) -> dict[str, Any]:
-    """The config of the run that a checkpoint lies in; empty where there is none."""
+def _config_beside(file: Path, option: str) -> dict[str, Any]:
+    """Read the config of the run that a checkpoint lies in; empty where there is none.
+
+    Raises:
+        UserError: it is huge, or its aliases make it so.
+    """
+    path = file.parent.parent / "config.yaml"
     try:
-        config = yaml.safe_load((file.parent.parent / "config.yaml").read_text())
+        text = path.read_text() if path.stat().st_size <= LARGEST_CONFIG else None
+        size = LARGEST_CONFIG + 1 if text is None else _values(yaml.compose(text, yaml.SafeLoader), {})
+        if size > LARGEST_CONFIG:
+            raise UserError(
+                f"{option}: {path} is huge, at most {LARGEST_CONFIG} bytes, and as many values with its aliases "
+                "followed, expected; name another config: --config FILE"
+            )
+        config = yaml.safe_load(text or "")
+    except RecursionError as error:
+        raise UserError(f"{option}: {path} is nested too deeply for a config; name another: --config FILE") from error
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}
+
+
+def _values(node: Any, known: dict[int, float]) -> float:
+    """Count the values below a node of YAML, those of an alias each time; without end in a circle."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = [child if isinstance(child, tuple) else (child,) for child in children]
+        known[id(node)] = 1 + sum(_values(part, known) for pair in pairs for part in pair)
+    return known[id(node)]
 
 
 def _part(config: dict[str, Any], name: str) -> dict[str, Any]:

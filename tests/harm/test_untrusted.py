@@ -251,3 +251,34 @@ def test_nothing_is_fetched_that_was_not_asked_for(monkeypatch: pytest.MonkeyPat
     options += ["--model.net.widths=[64,10]", "--data=kd_lightning.data.DigitsDataModule", "--trainer.accelerator=cpu"]
     assert main(["fit", *options, "--trainer.max_epochs=1"]) == 0
     assert main(["test", *options, "--ckpt_path=lightning_logs/version_0"]) == 0
+
+
+ALIASES = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 8)}]\n" for level in range(1, 40)
+)
+MERGES = "a0: &a0 {x: 1, y: 2}\n" + "".join(
+    f"a{level}: &a{level}\n  <<: [{', '.join([f'*a{level - 1}'] * 8)}]\n" for level in range(1, 40)
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ALIASES + "data: {class_path: kd_lightning.data.DigitsDataModule, init_args: {val_size: *a39}}", "is huge"),
+        (MERGES, "is huge"),
+        ("a: &a [*a]", "is huge"),
+        ("a: " + "[" * 50_000, "is nested too deeply"),
+        ("a: " + "x" * 2**21, "is huge"),
+    ],
+    ids=["aliases", "merges", "a circle", "depth", "length"],
+)
+def test_the_config_beside_a_checkpoint_is_bounded(
+    config: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    net = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 10]}}
+    described("kd_lightning.models.MLP", network=net).rename("run/checkpoints/last.ckpt")
+    Path("run/config.yaml").write_text(config)
+    assert main(["export", "run", "--format=torch"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"run/config.yaml {message}" in line
