@@ -1,7 +1,6 @@
 """What all data modules share: the loader deals indices, the device deals images."""
 
 import hashlib
-import logging
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,13 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from kd_lightning.batch import Batch, batch_sizes
-from kd_lightning.data.copies import count_copies, digests_of, name_classes
+from kd_lightning.data.copies import PAIRS, digests_of, warn_of_classes_without_test_images, warn_of_copies
 from kd_lightning.data.dealer import RESIDENT_BYTES, Dealer
 from kd_lightning.data.sets import ImageSet, Indices, StreamedSet, stratified
 from kd_lightning.data.views import Identity, ViewFamily
 from kd_lightning.errors import UserError
-
-log = logging.getLogger(__name__)
 
 SEED_SPACING = 1_000_003
 """Between two seeds' streams: epoch e of seed s draws from stream s * SEED_SPACING + e, which no other pair shares."""
@@ -126,7 +123,7 @@ class ClassificationDataModule(LightningDataModule):
         self._dealers: dict[bool, Dealer] = {}  # True: of the training set, False: of the test set
         self._epoch_views: tuple[int, Tensor] | None = None
         self._resume_at: tuple[int, int] | None = None
-        self._warned: set[str] = set()  # what was compared already, so that each warning is given once
+        self._compared: set[object] = set()  # what was compared already, so that each warning is given once
 
     @abstractmethod
     def load(self, train: bool) -> ImageSet | StreamedSet:
@@ -189,38 +186,17 @@ class ClassificationDataModule(LightningDataModule):
         if stage in ("test", "predict") and False not in self._dealers:
             self._dealers[False] = self._dealer(self._checked(self.load(train=False), "test"), Identity())
         if stage in ("fit", "test") and getattr(self.trainer, "global_rank", 0) == 0:
-            self._warn_of_copies(stage)
-            if stage == "test":
-                self._warn_of_classes_without_test_images()
+            self._compare_parts(stage)
 
-    def _warn_of_classes_without_test_images(self) -> None:
-        lacking = {*range(self.num_classes)} - {*self._dealers[False].part.label.unique().tolist()}
-        if lacking and "classes" not in self._warned:
-            self._warned.add("classes")
-            names = name_classes(lacking, self.class_names)
-            log.warning(f"{self._place}: no test image of {names}: a test says nothing about them")
-
-    def _warn_of_copies(self, stage: str) -> None:
-        """Warn of images for validation or test that are among others too, of each two parts once."""
-        pairs = [("training", "validation")] * (stage == "fit") + [("test", "training"), ("test", "validation")]
-        if self._warned.issuperset(map(str, pairs)):
-            return
-        digests = self.part_digests()
-        for part, other in pairs:
-            if part not in digests or other not in digests or str((part, other)) in self._warned:
-                continue
-            self._warned.add(str((part, other)))
-            if copies := count_copies(digests[part], digests[other]):
-                figures = "a test" if part == "test" else "validation"
-                log.warning(
-                    f"{self._place}: {copies} of the {len(digests[part])} {part} images are, pixel for pixel, among "
-                    f"the {other} images too: the figures of {figures} are too good"
-                )
-
-    @property
-    def _place(self) -> str:
-        """What a warning calls the dataset."""
-        return str(getattr(self, "root", type(self).__name__))
+    def _compare_parts(self, stage: str) -> None:
+        """Warn of images that two parts share, of each two once, and of classes that the test set lacks."""
+        place = str(getattr(self, "root", type(self).__name__))
+        pairs = PAIRS if stage == "fit" else PAIRS[1:]
+        if not self._compared.issuperset(pairs):
+            self._compared |= warn_of_copies(place, self.part_digests(), [p for p in pairs if p not in self._compared])
+        if stage == "test" and "classes" not in self._compared:
+            self._compared.add("classes")
+            warn_of_classes_without_test_images(place, self._dealers[False].part.label, self.class_names)
 
     def part_digests(self) -> dict[str, list[bytes]]:
         """Digest the pixels of each image for `training`, `validation` and `test`, to find copies between them.

@@ -1,9 +1,15 @@
 """Images that two parts of a dataset share, pixel for pixel, and classes that a part lacks."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+PAIRS = (("training", "validation"), ("test", "training"), ("test", "validation"))
+"""Parts that are compared: the figures of the first one, or of both, are too good where they share images."""
 
 DIGEST_BYTES = 16
 """Length of an image's digest: two different images have the same one with a probability of 2**-128."""
@@ -28,8 +34,34 @@ def count_copies(digests: Iterable[bytes], others: Iterable[bytes]) -> int:
     return sum(digest in known for digest in digests)
 
 
-def name_classes(numbers: Iterable[int], class_names: Sequence[str]) -> str:
-    """List classes by name, the first few of them, and how many more there are."""
-    names = [str(class_names[number]) for number in sorted(numbers)]
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+def warn_of_copies(
+    place: str, digests: Mapping[str, Sequence[bytes]], pairs: Iterable[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Warn of images of one part that are among those of another too.
+
+    Args:
+        place: what the dataset is called.
+        digests: of each part's images, by the part's name; a part may be missing.
+        pairs: the parts to compare.
+
+    Returns:
+        The pairs that could be compared.
+    """
+    known = {(part, other) for part, other in pairs if part in digests and other in digests}
+    for part, other in sorted(known):
+        if copies := count_copies(digests[part], digests[other]):
+            figures = "a test" if part == "test" else "validation"
+            log.warning(
+                f"{place}: {copies} of the {len(digests[part])} {part} images are, pixel for pixel, among the {other} "
+                f"images too: the figures of {figures} are too good"
+            )
+    return known
+
+
+def warn_of_classes_without_test_images(place: str, label: Tensor, class_names: Sequence[str]) -> None:
+    """Warn of the classes that none of the test set's labels, int64 (N,), is of."""
+    lacking = sorted({*range(len(class_names))} - {*label.unique().tolist()})
+    if lacking:
+        names = ", ".join(str(class_names[number]) for number in lacking[:NAMED])
+        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+        log.warning(f"{place}: no test image of {names}{more}, which a test then says nothing about")

@@ -253,3 +253,22 @@ def test_a_class_whose_name_is_not_utf_8_is_named_by_its_bytes(
     assert read_results(results.parent)["class_names"] == ["caf\\xe9", "day"]
     (table,) = Path("predict").rglob("predictions.csv")
     assert b",caf\xe9/" in table.read_bytes()
+
+
+def test_names_of_classes_and_files_run_nothing_in_a_spreadsheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for c, name in enumerate(("=cmd", "@sum")):
+        for i in range(10):
+            photograph(Path("one", name, f"{i}.png"), 190 * c, i)
+    net = ["--model.net=kd_lightning.models.LightNN", "--model.net.image_size=16"]
+    data = ["--data=kd_lightning.data.ImageFolderDataModule", "--data.root=one", "--data.image_size=16"]
+    assert main(["fit", *FIT, *net, *data, "--trainer.max_epochs=1"]) == 0
+    assert main(["predict", *FIT, *net, *data, f"--ckpt_path={RUN}", "--trainer.default_root_dir=predict"]) == 0
+    assert main(["predict", str(RUN), "one/@sum"]) == 0
+    (tested,) = Path("predict").rglob("predictions.csv")
+    for table, files in ((tested, "./"), (Path("predictions.csv"), "one/@sum/")):
+        for file, (said, _) in rows(table).items():
+            assert file.startswith(files)
+            assert said in ("'=cmd", "'@sum")

@@ -184,7 +184,7 @@ def test_a_class_that_the_test_set_lacks_is_named(caplog: pytest.LogCaptureFixtu
     for _ in range(2):
         data.setup("test")
     assert [record.getMessage() for record in caplog.records] == [
-        "More: no test image of more0, more1, more2, more3, more4 and 2 more: a test says nothing about them"
+        "More: no test image of more0, more1, more2, more3, more4 and 2 more, which a test then says nothing about"
     ]
 
 

@@ -453,7 +453,7 @@ def test_classes_without_a_test_image_are_named(split_tree: Path, caplog: pytest
     for name in ("ant", "cow"):
         shutil.rmtree(split_tree / "test" / name)
     set_up(split_tree, "fit", "test", "test")
-    assert said(caplog) == [f"{split_tree}: no test image of ant, cow: a test says nothing about them"]
+    assert said(caplog) == [f"{split_tree}: no test image of ant, cow, which a test then says nothing about"]
 
 
 def test_a_file_that_is_no_image_by_name_is_left_alone(split_tree: Path) -> None:
