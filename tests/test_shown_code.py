@@ -10,10 +10,12 @@ import lightning
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import kd_lightning
+from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.models import MLP
 from tests.made import write_mnist
@@ -54,9 +56,10 @@ HERE = (
     ("docs/extend.md", "# mine.py"),
     ("docs/extend.md", "class MyDataModule(kd_lightning.ClassificationDataModule):"),
     ("docs/extend.md", "# plain data"),
+    ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18, in_chans: 1}}"),
     ("docs/shipping.md", "from kd_lightning.shipping import describe, export_network"),
 )
-"""Blocks of Python that a test below runs."""
+"""Blocks that a test below runs."""
 
 SMALL = {
     "fit": ["--trainer.max_epochs=1"],
@@ -159,7 +162,7 @@ def execute(page: str, first: str, **names: object) -> dict[str, object]:
 def test_a_loss_of_ones_own_is_run_as_shown() -> None:
     Path("mine.py").write_text(block("docs/extend.md", "# mine.py"))
     Path("their_code.py").write_text(
-        "from kd_lightning.models import MLP\n\ndef resnet56() -> MLP:\n    return MLP([64, 10])\n"
+        "from kd_lightning.models import MLP\n\ndef resnet56():\n    return MLP([64, 10])\n"
     )
     torch.save(MLP([64, 10]).state_dict(), "their_weights.pth")
     run("kd-lightning fit --config configs/digits/teacher.yaml")  # whose student it is
@@ -185,10 +188,21 @@ def test_python_of_the_pages_is_run_as_shown() -> None:
         trained_network=MLP([64, 10]),
     )
     module = kd_lightning.TeacherModule(MLP([64, 10]))
-    execute(*HERE[4], module=module, data=kd_lightning.DigitsDataModule())
+    execute(*HERE[5], module=module, data=kd_lightning.DigitsDataModule())
     found = execute(*HERE[0], images=np.zeros((2, 1, 8, 8), dtype=np.uint8))
     assert found["class_names"] == [*"0123456789"]
     assert np.asarray(found["probabilities"]).shape == (2, 10)
+
+
+def test_a_network_of_others_is_made_as_shown() -> None:
+    pytest.importorskip("timm")
+    data = "--data=kd_lightning.data.DigitsDataModule"
+    words = [
+        "fit",
+        "--model=kd_lightning.modules.TeacherModule",
+        f"--model.net={yaml.safe_load(block(*HERE[4]))['net']}",
+    ]
+    assert cli.build([*words, data]).model.net.fc.out_features == 10
 
 
 def test_the_trainer_s_commands_are_run_as_shown() -> None:
