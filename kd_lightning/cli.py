@@ -25,6 +25,7 @@ from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.description import KEY, plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.modules import ClassifierModule
+from kd_lightning.modules.resuming import KEY as TRAINING
 from kd_lightning.network_options import (
     accept_factories,
     as_function,
@@ -182,6 +183,26 @@ class _CLI(LightningCLI):
             content = load_weights(self.model.net, Path(path), "ckpt_path")
             if not is_of_module(content, self.model):
                 self._take_as_weights(path, content)
+            elif self.subcommand == "fit":
+                self._check_resumable(content)
+
+    def _check_resumable(self, content: dict[str, Any]) -> None:
+        """Refuse what a resumed training would not do, before any record of it is written; keep the run's seed."""
+        config = self.config[self.subcommand]
+        kept = self.model.check_resumable(content) and content[TRAINING].get("seed")
+        if isinstance(kept, int) and kept != config.seed_everything:
+            if self._seed_is_chosen:
+                raise UserError(
+                    f"seed_everything: {config.seed_everything} found, {kept} expected, as in the checkpoint"
+                )
+            config.seed_everything = kept
+        state = content.get(type(self.datamodule).__qualname__)
+        if state and hasattr(self.datamodule, "check_resumable"):
+            self.datamodule.check_resumable(state)
+
+    def _set_seed(self) -> None:
+        self._seed_is_chosen = type(self.config[self.subcommand].seed_everything) is int
+        super()._set_seed()
 
     def _make(self, tried: list[Any]) -> None:
         """Make everything; a network that fails for a number of classes that nobody gave is made without."""

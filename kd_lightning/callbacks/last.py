@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kd_lightning.callbacks.results import run_folder
@@ -33,10 +33,18 @@ class LastCheckpoint(ModelCheckpoint):
         self._before: dict[signal.Signals, Any] = {}
         self._received: signal.Signals | None = None
         self._postponed = False
+        self._patience: dict[EarlyStopping, int] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the patience of early stopping, which a checkpoint would replace by its own."""
+        super().setup(trainer, pl_module, stage)
+        self._patience = {stop: stop.patience for stop in trainer.early_stopping_callbacks}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to both signals, before those who listen already."""
         super().on_train_start(trainer, pl_module)
+        for early_stopping, patience in self._patience.items():
+            early_stopping.patience = patience
         if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():  # which alone may
             return
 
@@ -54,7 +62,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the epoch's end; of an epoch that was cut short, its state so far, from which a longer run goes on."""
         self._last_global_step_saved = -1  # a validation at the same step has saved the epoch as not ended
-        progress = trainer.fit_loop.epoch_progress
+        progress: Any = trainer.fit_loop.epoch_progress
         cut_short = int(not _all_batches_done(trainer))
         progress.current.processed -= cut_short
         progress.total.processed -= cut_short

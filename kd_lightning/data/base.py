@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -319,10 +320,52 @@ class ClassificationDataModule(LightningDataModule):
         epoch, batches = loop.epoch_progress.current.started - 1, loop.epoch_loop.batch_progress.current.processed
         if batches >= trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
-        return {"epoch": max(0, epoch), "dealt": batches * self.batch_size * self.batches_at_once}
+        return {
+            "epoch": max(0, epoch),
+            "dealt": batches * self.batch_size * self.batches_at_once,
+            "batch_size": self.batch_size,
+            "within_epoch": self._setting() if batches else {},
+        }
+
+    def _setting(self) -> dict[str, int]:
+        """What a place within an epoch depends on, by the option that sets it."""
+        return {
+            "train_size": len(self.train_positions),
+            "val_size": len(self.val_positions),
+            "split_seed": self.split_seed,
+            "shuffle": self.shuffle,
+            "seed": self._seed,
+            "devices": self.trainer.world_size if self.trainer else 1,
+            "steps_at_once": self.batches_at_once,
+        }
+
+    def check_resumable(self, state_dict: dict[str, Any]) -> None:
+        """Compare this data with the data of the training that a checkpoint is to go on from.
+
+        Raises:
+            UserError: another batch size; or, once set up, anything else that changes the order of an epoch in which
+                the training stopped.
+        """
+        kept = {"batch_size": state_dict.get("batch_size", self.batch_size)}
+        ours = {"batch_size": self.batch_size}
+        if self._dealers:
+            kept |= state_dict.get("within_epoch", {})
+            ours |= self._setting()
+        differing = [
+            f"{name}: {ours[name]} found, {value} expected"
+            for name, value in kept.items()
+            if name in ours and ours[name] != value
+        ]
+        if differing:
+            raise UserError(
+                f"{'; '.join(differing)}, as in the checkpoint: a resumed training goes on at its place in the epoch; "
+                "to change it, train anew, without --ckpt_path"
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Note where a resumed training has to begin."""
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_resumable(state_dict)
         if "epoch" in state_dict:
             self._resume_at = state_dict["epoch"], state_dict["dealt"]
 

@@ -1,5 +1,6 @@
 """What teacher, baseline and distilled student have in common."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,7 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.compiler import list_backends
 from torch.optim import Optimizer
@@ -17,7 +19,7 @@ from kd_lightning.batch import Batch, as_batch, batch_sizes, data_of, images_of
 from kd_lightning.description import KEY, compare_with_data, describe, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
-from kd_lightning.modules import randomness, steps
+from kd_lightning.modules import randomness, resuming, steps
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.schedules import CosineDecay
 
@@ -71,6 +73,8 @@ class ClassifierModule(LightningModule):
             raise UserError(f"compile: {compile} found, true, false or one of {', '.join(list_backends())} expected")
         self.train_means = RunningMeans()
         self._resumed: dict[str, Any] | None = None
+        self._training: dict[str, Any] | None = None
+        self._new_groups: list[dict[str, Any]] = []
         self.evaluation = EvaluationMetrics()
         self.weights_from: tuple[str, Any] | None = None
         """File whose weights alone the network was given, and what the file has for a description."""
@@ -183,6 +187,11 @@ class ClassifierModule(LightningModule):
         """Keep what the steps to come depend on, besides what Lightning keeps; and what the network is trained on."""
         if description := describe(data_of(self.trainer)):
             checkpoint.setdefault(KEY, {"network": None, **description.plain()})  # `Describer` knows the network
+        if self._training:
+            checkpoint[resuming.KEY] = self._training
+        if gradients := steps.pending_gradients(self):
+            checkpoint["gradients"] = gradients
+        checkpoint["monitored"] = steps.monitored(self.trainer)
         checkpoint["random"] = randomness.states(self.device)
         checkpoint["train_means"] = self.train_means.state()
 
@@ -194,7 +203,33 @@ class ClassifierModule(LightningModule):
         """
         if self._trainer is not None:  # else it is `load_from_checkpoint`
             self._compare_with_data(self.trainer.ckpt_path, checkpoint.get(KEY))
-        self._resumed = {name: checkpoint[name] for name in ("random", "train_means") if name in checkpoint}
+        kept_parts = ("random", "train_means", "gradients", "monitored")
+        self._resumed = {name: checkpoint[name] for name in kept_parts if name in checkpoint}
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING or not self.check_resumable(checkpoint):
+            return
+        kept = checkpoint[resuming.KEY]
+        if isinstance(kept["seed"], int):
+            os.environ[resuming.SEED] = str(kept["seed"])  # that of the order of the images
+        # Lightning would give the checkpoint's schedule to this run, whose schedule or length may be another.
+        self._resumed["schedule"] = kept["schedule"], checkpoint["lr_schedulers"]
+        checkpoint["lr_schedulers"] = []
+        steps.count_from(checkpoint)
+
+    def check_resumable(self, checkpoint: dict[str, Any]) -> bool:
+        """Compare optimizer and schedule with those of a checkpoint that a training is to go on from.
+
+        Returns:
+            Whether there is something to compare: not in checkpoints from before 0.2, and not with optimizers of a
+            subclass's own.
+
+        Raises:
+            UserError: other ones, see `resuming`.
+        """
+        own = type(self).configure_optimizers is not ClassifierModule.configure_optimizers
+        if own or not isinstance(checkpoint.get(resuming.KEY), dict):
+            return False
+        resuming.check(checkpoint[resuming.KEY], resuming.record(*self._optimizer_and_schedule()))
+        return True
 
     def _compare_with_data(self, file: Any, description: Any) -> None:
         name = f"ckpt_path: {file}"
@@ -215,7 +250,26 @@ class ClassifierModule(LightningModule):
         if self._resumed:
             randomness.restore(self._resumed["random"], self.device)
             self.train_means.load(self._resumed["train_means"], self.device)
+            self.trainer.callback_metrics.update(self._resumed.get("monitored", {}))
+            if "gradients" in self._resumed:
+                steps.restore_gradients(self, self._resumed["gradients"])
+            if "schedule" in self._resumed:
+                self._resume_schedule(*self._resumed["schedule"])
         self._resumed = None
+
+    def _resume_schedule(self, kept: Any, states: list[Any]) -> None:
+        """Restore the schedule where it is the checkpoint's; else go on with this run's own."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        config: Any = next(iter(self.trainer.lr_scheduler_configs), None)
+        scheduler = config and config.scheduler
+        assert self._training is not None
+        if resuming.same_schedule(kept, self._training["schedule"]):
+            if scheduler is not None:
+                scheduler.load_state_dict(states[0])
+            return
+        step = self.trainer.global_step if config and config.interval == "step" else self.current_epoch
+        resuming.go_on_at(step, scheduler, optimizer, self._new_groups)
+        rank_zero_info(f"lr_scheduler: this run's own, not the checkpoint's, from step {self.trainer.global_step} on")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """The loss of one batch; or nothing, once all steps that were dealt at once are taken."""
@@ -251,8 +305,15 @@ class ClassifierModule(LightningModule):
         if wrong or self._weight_that_is_not_finite():  # what the last step did, no loss has shown yet
             self._stop(wrong)
         self.log_dict({f"train/{name}": value for name, value in means.items()}, sync_dist=True)
-        if not self.automatic_optimization:
+        if self.automatic_optimization:
+            steps.advance_plateaus(self.trainer)
+        else:
             steps.advance(self.trainer, "epoch")
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule; one that watches a figure was stepped at the epoch's end, see `steps.advance_plateaus`."""
+        if metric is None or not steps.is_by_epoch(self.trainer, scheduler):
+            steps.advance_one(scheduler, *([] if metric is None else [metric]))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Measure one batch."""
@@ -311,23 +372,30 @@ class ClassifierModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build optimizer and schedule for the trainable parameters."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = _fused_if_possible(self.optimizer, parameters)
-        if self.lr_scheduler is None:
+        optimizer, scheduler = self._optimizer_and_schedule()
+        if isinstance(scheduler, CosineDecay) and scheduler.total_steps is None:
+            scheduler.run_for(self._steps_of_run())
+        self._training = resuming.record(optimizer, scheduler)
+        self._new_groups = resuming.options_of_groups(optimizer)
+        if scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if hasattr(scheduler, "total_steps"):
             config["interval"] = "step"
-        if isinstance(scheduler, CosineDecay) and scheduler.total_steps is None:
-            scheduler.run_for(self._steps_of_run())
         if isinstance(scheduler, ReduceLROnPlateau):
             if not self.automatic_optimization:
                 raise UserError(f"steps_at_once: {self.steps_at_once} found, 1 expected with ReduceLROnPlateau")
             config["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def _optimizer_and_schedule(self) -> tuple[Optimizer, Any]:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = _fused_if_possible(self.optimizer, parameters)
+        return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+
     def _steps_of_run(self) -> int:
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise UserError("lr_scheduler: CosineDecay needs the run's length: trainer.max_epochs, or its total_steps")
         if self.automatic_optimization:
             return int(self.trainer.estimated_stepping_batches)
         data = data_of(self.trainer)

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from kd_lightning.autocast import without_autocast
 from kd_lightning.batch import Batch, batch_sizes
+from kd_lightning.errors import UserError, one_line
 
 
 def may_be_taken_at_once(trainer: Trainer) -> bool:
@@ -18,10 +20,15 @@ def may_be_taken_at_once(trainer: Trainer) -> bool:
         and trainer.accumulate_grad_batches == 1
         and trainer.gradient_clip_val is None
         and trainer.max_steps == -1
-        and trainer.limit_train_batches == 1.0
-        and trainer.val_check_interval == 1.0
+        and _is_all(trainer.limit_train_batches)
+        and _is_all(trainer.val_check_interval)
         and getattr(trainer.precision_plugin, "scaler", None) is None  # of float16's gradients
     )
+
+
+def _is_all(part: float) -> bool:
+    """Whether an option is of a whole epoch: 1.0, not the whole number 1, which is of one batch."""
+    return isinstance(part, float) and part == 1.0
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
@@ -47,9 +54,95 @@ def take(module: LightningModule, batches: list[Batch], loss_of: Callable[[Batch
     module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(batches)
 
 
+def count_from(checkpoint: dict[str, Any]) -> None:
+    """Let a training go on from a checkpoint's step, whether or not it takes its steps as the checkpoint's run did.
+
+    Lightning counts the steps that it takes itself, and those that a module takes, in two places.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    for total in (
+        loops["epoch_loop.manual_optimization.optim_step_progress"]["total"],
+        loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"],
+    ):
+        total.update(ready=checkpoint["global_step"], completed=checkpoint["global_step"])
+
+
 def advance(trainer: Trainer, interval: str) -> None:
     """Move the schedules that go by the step, or by the epoch."""
     for config in trainer.lr_scheduler_configs:
         if config.interval == interval:
-            scheduler: Any = config.scheduler
-            scheduler.step()
+            advance_one(config.scheduler)
+
+
+def advance_one(scheduler: Any, *figure: Any) -> None:
+    """Step a schedule; raise `UserError` where it is shorter than the run."""
+    try:
+        scheduler.step(*figure)
+    except ValueError as error:  # of torch's `OneCycleLR`
+        raise UserError(
+            f"lr_scheduler: {type(scheduler).__name__} is shorter than the run, a larger total_steps expected "
+            f"({one_line(error)})"
+        ) from error
+
+
+def advance_plateaus(trainer: Trainer) -> None:
+    """Step the schedules that watch a figure, before the epoch's checkpoint is written.
+
+    Lightning steps them after that, and not at all at the end of an epoch in which a training was resumed: each resumed
+    training would lose a step of the schedule. Where the figure is not logged, Lightning says so a moment later.
+    """
+    if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+        return
+    for config in trainer.lr_scheduler_configs:
+        due = config.interval == "epoch" and (trainer.current_epoch + 1) % config.frequency == 0
+        if config.reduce_on_plateau and due and config.monitor in trainer.callback_metrics:
+            advance_one(config.scheduler, trainer.callback_metrics[config.monitor])
+
+
+def is_by_epoch(trainer: Trainer, scheduler: Any) -> bool:
+    """Whether a schedule goes by the epoch, not by the step."""
+    return any(config.scheduler is scheduler and config.interval == "epoch" for config in trainer.lr_scheduler_configs)
+
+
+def monitored(trainer: Trainer) -> dict[str, Tensor]:
+    """The figures that schedules watch, as last measured: the next epoch may not validate."""
+    names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
+    return {name: value for name, value in trainer.callback_metrics.items() if name in names}
+
+
+def pending_gradients(module: LightningModule) -> dict[str, Any]:
+    """The gradients of batches since the last step, where `accumulate_grad_batches` puts several into a step.
+
+    Returns:
+        The number of batches in a step and, of each process, its gradients by parameter; empty where the last batch
+        was a step's last, and for strategies that keep a part of each gradient.
+    """
+    trainer = module.trainer
+    whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+    if not (module.automatic_optimization and whole and trainer.fit_loop.epoch_loop._should_accumulate()):
+        return {}
+    ours = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+    if trainer.world_size == 1:
+        each = [ours]
+    else:
+        gathered = {name: trainer.strategy.all_gather(gradient) for name, gradient in ours.items()}
+        each = [{name: tensor[rank].clone() for name, tensor in gathered.items()} for rank in range(trainer.world_size)]
+    return {"accumulate_grad_batches": trainer.accumulate_grad_batches, "gradients": each}
+
+
+def restore_gradients(module: LightningModule, kept: dict[str, Any]) -> None:
+    """Put back what `pending_gradients` gave.
+
+    Raises:
+        UserError: a step has another number of batches, or there is another number of processes.
+    """
+    found, expected = module.trainer.accumulate_grad_batches, kept["accumulate_grad_batches"]
+    if found != expected:
+        raise UserError(
+            f"accumulate_grad_batches: {found} found, {expected} expected, as in the checkpoint, which was written "
+            "between the batches of a step"
+        )
+    gradients = kept["gradients"][module.trainer.global_rank]
+    for name, weight in module.named_parameters():
+        if name in gradients:
+            weight.grad = gradients[name].to(weight)
