@@ -1,9 +1,12 @@
 """The console command `kd-lightning`: sends a word to the command that owns it."""
 
 import os
+import shlex
 import sys
 from importlib import import_module
 from io import TextIOWrapper
+
+from kd_lightning.stopping import Stopped, stops_on_sigterm
 
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
@@ -36,13 +39,13 @@ def main(args: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error; 141 where
-        nobody reads standard output any more, as with `| head -1`.
+        nobody reads standard output any more, as with `| head -1`; 143 and 130 for a signal.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files have any bytes, and keep them
     try:
         try:
-            return _run(sys.argv[1:] if args is None else args)
+            return _run_until_stopped(sys.argv[1:] if args is None else args)
         finally:
             print(end="", flush=True)
     except BrokenPipeError:
@@ -61,6 +64,25 @@ def _reader_is_gone() -> bool:
         os.close(nowhere)
         return True
     return False
+
+
+def _run_until_stopped(words: list[str]) -> int:
+    """Run a command; on SIGTERM or Ctrl-C, say how to go on, unless a training that was stopped has said it."""
+    try:
+        with stops_on_sigterm():
+            return _run(words)
+    except Stopped as stopped:
+        status = int(stopped.code or 0)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning makes a plain exit of it
+            print("kd-lightning: interrupted", file=sys.stderr)
+            return 130
+        if words[0] not in OWN_COMMANDS or ended.code not in (130, 143):
+            raise
+        status = ended.code  # of a training that was one of several
+    name = {130: "SIGINT", 143: "SIGTERM"}[status]
+    print(f"kd-lightning: stopped by {name}; to go on: {shlex.join(['kd-lightning', *words])}", file=sys.stderr)
+    return status
 
 
 def _run(words: list[str]) -> int:

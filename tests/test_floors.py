@@ -18,6 +18,7 @@ FLOOR = {
     "download": 0,
     "errors": 0,
     "evaluation": 0,
+    "stopping": 0,
     "waiting": 0,
     "paths": 1,
     "batch": 1,

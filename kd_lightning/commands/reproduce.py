@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from kd_lightning import cli
+from kd_lightning import cli, stopping
 from kd_lightning.commands.closing import STAGE
 from kd_lightning.commands.comparison import collect
 from kd_lightning.commands.options import DEFAULT_RECIPE, reproduce_arguments
@@ -27,6 +27,7 @@ from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError
 from kd_lightning.results import label_of, read_results, update_results
+from kd_lightning.stopping import Stopped
 from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.waiting import line
 from kd_lightning.weights_file import read_weights
@@ -106,6 +107,7 @@ def main(words: list[str]) -> None:
     console = quiet_console()
     plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, pairs(overrides, "reproduce", OWN))
     for number, run in enumerate(plan, start=1):
+        stopping.check()
         label = f"[{number}/{len(plan)}] {recipe.name}: {run.stage.name}, seed {run.seed}"
         with _alone_in(run.folder, console):
             if run.done and not options.force:
@@ -209,7 +211,7 @@ def _carry_out(run: Run, goes_on: bool) -> None:
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes by repeating this command line: it must be the stage's own.
         command = [sys.executable, "-m", "kd_lightning", *fit]
-        if subprocess.run(command, env={**os.environ, STAGE: run.stage.name}, check=False).returncode:
+        if _process_of_its_own(command, {**os.environ, STAGE: run.stage.name}):
             raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
         one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
         cli.main(["test", *run.options, *one_device, f"--ckpt_path={run.folder}", "--verbose=false"])
@@ -218,6 +220,21 @@ def _carry_out(run: Run, goes_on: bool) -> None:
         checkpoint = resolve_checkpoint(run.folder, run.stage.name)
         trained.trainer.test(trained.model, trained.datamodule, ckpt_path=str(checkpoint), verbose=False)
     update_results(run.folder, settings=run.settings, fingerprint=run.fingerprint)
+
+
+def _process_of_its_own(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command to its end; where this process is stopped, have the command stop too, and wait for it.
+
+    Returns:
+        Its exit status.
+    """
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except (Stopped, KeyboardInterrupt):
+            process.terminate()
+            process.wait()
+            raise
 
 
 def spawns_processes(trainer: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kd_lightning.__main__ import main
 from kd_lightning.models import MLP
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.results import read_results
+from tests.made import in_a_process_of_its_own
 
 BATCHES, EPOCHS = 10, 4
 """Of a run: 200 images in batches of 20."""
@@ -58,20 +60,6 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def stop(number: str, batch: int | None) -> list[str]:
     init = f"--trainer.callbacks.init_args.batch={'null' if batch is None else batch}"
     return ["--trainer.callbacks=tests.harm.stop.Stop", f"--trainer.callbacks.init_args.signal_name={number}", init]
-
-
-def in_a_process_of_its_own(words: list[str]) -> int:
-    """The status that it ends with; minus the number of the signal that killed it."""
-    child = os.fork()
-    if not child:
-        status = 99
-        try:
-            status = main(words)
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kept(run: str = "logs/student/seed_0") -> Any:
@@ -235,6 +223,41 @@ def test_a_recipe_that_was_killed_goes_on_bit_for_bit(recipe: list[str], monkeyp
     assert left == 2 * BATCHES
     assert in_a_process_of_its_own(recipe) == 0
     assert_same(kept("lightning_logs/mine/student/seed_0"), expected)
+
+
+@pytest.mark.slow
+def test_a_recipe_that_sigterm_reaches_at_ten_random_moments_stops_each_time(recipe: list[str]) -> None:
+    """From loading torch to the table: status 143 within seconds, and in the end a recipe as never stopped."""
+    words = [sys.executable, "-m", "kd_lightning", *recipe]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    start = time.monotonic()
+    assert subprocess.run(words, check=False, env=environment).returncode == 0
+    length = time.monotonic() - start
+    expected = kept("lightning_logs/mine/student/seed_0")
+    clear_recipe()
+    moments = random.Random(0)
+    for number in range(10):
+        with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(max(0.5, length * moments.random() * 0.95))
+            process.send_signal(signal.SIGTERM)
+            sent = time.monotonic()
+            said = process.communicate()[1]
+        if process.returncode:  # a run that goes on takes less time than a whole one
+            assert process.returncode == 143, said
+            assert time.monotonic() - sent < 5
+            assert (
+                said.splitlines()[-1] == f"kd-lightning: stopped by SIGTERM; to go on: kd-lightning {' '.join(recipe)}"
+            )
+        if number % 3 == 2:
+            clear_recipe()
+    assert subprocess.run(words, check=False, env=environment).returncode == 0
+    assert_same(kept("lightning_logs/mine/student/seed_0"), expected)
+
+
+def clear_recipe() -> None:
+    shutil.rmtree("lightning_logs", ignore_errors=True)
+    for file in Path().glob("teacher.pt.answers-*"):
+        file.unlink()
 
 
 def test_two_of_one_recipe_wait_for_each_other(recipe: list[str], capfd: pytest.CaptureFixture[str]) -> None:
