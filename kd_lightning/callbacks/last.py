@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kd_lightning.callbacks.results import run_folder
+from kd_lightning.run_folder import run_folder
 from kd_lightning.stopping import Stopped, training_listens
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}

@@ -227,14 +227,20 @@ def _process_of_its_own(command: list[str], environment: dict[str, str]) -> int:
 
     Returns:
         Its exit status.
+
+    Raises:
+        Stopped: a signal has stopped this process, or that one.
     """
     with subprocess.Popen(command, env=environment) as process:
         try:
-            return process.wait()
+            status = process.wait()
         except (Stopped, KeyboardInterrupt):
             process.terminate()
             process.wait()
             raise
+    if status in (130, 143):
+        raise Stopped(status - 128)
+    return status
 
 
 def spawns_processes(trainer: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image
 from kd_lightning.__main__ import main
 from kd_lightning.commands import compare, reproduce
 from kd_lightning.results import read_results
+from kd_lightning.stopping import Stopped
 from tests.made import write_mnist
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -155,14 +156,20 @@ def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
 
 def test_stages_on_several_processes_are_commands_of_their_own(monkeypatch):
     calls = []
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda words, env, check: calls.append(words) or Failed())
+    monkeypatch.setattr(reproduce, "_process_of_its_own", lambda words, environment: calls.append(words) or 1)
     assert main(["reproduce", "--stages", "teacher", "--trainer.devices=2", "--trainer.accelerator=cpu"]) == 2
     assert calls[0][1:4] == ["-m", "kd_lightning", "fit"]
     assert "--trainer.devices=2" in calls[0]
 
 
-class Failed:
-    returncode = 1
+@pytest.mark.parametrize("status", [0, 1, 143])
+def test_a_process_of_its_own_ends_as_it_ends(status):
+    words = [sys.executable, "-c", f"raise SystemExit({status})"]
+    if status == 143:  # which a signal has stopped
+        with pytest.raises(Stopped):
+            reproduce._process_of_its_own(words, {})
+    else:
+        assert reproduce._process_of_its_own(words, {}) == status
 
 
 @pytest.mark.parametrize(
