@@ -1,5 +1,6 @@
 """Reading a file of weights, whoever saved it, without running anything in it."""
 
+import codecs
 import hashlib
 import os
 import struct
@@ -8,7 +9,8 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from pickletools import genops
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +36,12 @@ SLACK, GROWTH = 2**26, 8
 
 MOST_PARTS = 100_000
 """Parts of a zip archive of tensors: there is one for each tensor."""
+
+LEGACY_PICKLES = 4
+"""Pickles at the start of a file from before torch 1.6: a number, the version, the system, and the content."""
+
+LONGEST_CODEC = 32
+"""Characters of a codec's name."""
 
 CHUNK = 2**20
 """Bytes read at once."""
@@ -78,6 +86,7 @@ def read_weights(path: Path, option: str) -> Any:
         if path.suffix == ".safetensors" or _is_safetensors(path):
             return load_file(path)
         check_whole(path, option)
+        _check_calls(path, option)
         with torch.serialization.safe_globals([(_Ignored, name) for name in NUMPY]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -96,6 +105,12 @@ def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, read in parts."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seal(path: Path) -> None:
@@ -154,6 +169,41 @@ def _check_unpacked(path: Path, parts: list[zipfile.ZipInfo], option: str) -> No
         )
     if len(parts) > MOST_PARTS:
         raise UserError(f"{option}: {path} has {len(parts)} parts, at most {MOST_PARTS} expected of a checkpoint")
+
+
+def _check_calls(path: Path, option: str) -> None:
+    """Raise `UserError` where what torch lets a pickle call would make far more bytes than the pickle has."""
+    if not zipfile.is_zipfile(path):  # of before torch 1.6: the pickles stand before the numbers
+        with path.open("rb") as file:
+            grows = any(_grows(file) for _ in range(LEGACY_PICKLES))
+    else:
+        with zipfile.ZipFile(path) as parts:
+            names = [name for name in parts.namelist() if name.endswith(".pkl")]
+            grows = any(_grows(parts.open(name)) for name in names)
+    if grows:
+        raise UserError(f"{option}: {path} makes bytes of any number while it is read, which no weights need")
+
+
+def _grows(pickled: IO[bytes]) -> bool:
+    """Whether a pickle calls `bytearray`, or encodes into digits, such as hex."""
+    encodes, words = False, []
+    for code, argument, _ in genops(pickled):
+        if not isinstance(argument, str):
+            continue
+        if code.name in ("GLOBAL", "INST"):
+            if argument.endswith(" bytearray"):
+                return True
+            encodes |= argument == "_codecs encode"
+        elif len(argument) <= LONGEST_CODEC:
+            words.append(argument)
+    return encodes and any(map(_is_of_digits, words))
+
+
+def _is_of_digits(word: str) -> bool:
+    try:
+        return not codecs.lookup(word)._is_text_encoding
+    except (LookupError, ValueError):
+        return False
 
 
 def check_sizes(tensors: Mapping[str, Tensor], path: Path, option: str) -> None:

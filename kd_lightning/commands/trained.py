@@ -1,6 +1,5 @@
 """A trained network from what a user names: a checkpoint, or a run folder."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from kd_lightning.errors import UserError, one_line
 from kd_lightning.results import check_run
 from kd_lightning.shipping import ImageClassifier, check_answer, ours, plain_options, rebuild
 from kd_lightning.teachers import EnsembleTeacher, load_weights, parts_of, resolve_checkpoint
-from kd_lightning.weights_file import read_weights
+from kd_lightning.weights_file import digest_of, read_weights
 
 LARGEST_CONFIG = 2**20
 """Bytes, and values with aliases followed, of a run's config."""
@@ -55,8 +54,7 @@ class Trained:
     @property
     def digest(self) -> str:
         """SHA-256 of the checkpoint."""
-        with self.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(self.file)
 
 
 def load_trained(path: Path, config: Path | None, option: str) -> Trained:

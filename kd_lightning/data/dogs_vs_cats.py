@@ -22,6 +22,9 @@ INNER, OUTER = "train.zip", "dogs-vs-cats.zip"
 MOST_BYTES = 2**26
 """Of a photograph; an archive may say that an entry unpacks to anything."""
 
+SLACK, GROWTH = 2**26, 8
+"""All photographs take at most `SLACK` bytes and `GROWTH` times the archive, for they are compressed already."""
+
 
 class DogsVsCatsDataModule(ImageFolderDataModule):
     """About 25,000 photographs in one flat folder: `train/cat.0.jpg`, …, `train/dog.12499.jpg`.
@@ -83,11 +86,13 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
             raise UserError(f"root: cannot unpack {archive} beside itself ({one_line(error)})") from error
         try:
             with zipfile.ZipFile(archive) as outer:
+                most = SLACK + GROWTH * archive.stat().st_size
                 if INNER in outer.namelist():
+                    _check_total([outer.getinfo(INNER)], most)
                     with outer.open(INNER) as inside:
-                        _take_photographs(inside, draft)
+                        _take_photographs(inside, draft, most)
                 else:
-                    _take_photographs(archive.open("rb"), draft)
+                    _take_photographs(archive.open("rb"), draft, most)
             if not any(draft.iterdir()):
                 raise UserError(f"root: no cat.0.jpg, dog.0.jpg and so on in {archive}; Kaggle's own archive expected")
             draft.chmod(0o755)
@@ -100,14 +105,24 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _take_photographs(archive: IO[bytes], folder: Path) -> None:
-    """Unpack the photographs, by their bare names, and nothing else."""
+def _check_total(entries: list[zipfile.ZipInfo], most: int) -> None:
+    if (total := sum(entry.file_size for entry in entries)) > most:
+        raise UserError(
+            f"root: what is in the archive has {total} bytes in all, at most {most} expected of its size; is the "
+            "archive Kaggle's?"
+        )
+
+
+def _take_photographs(archive: IO[bytes], folder: Path, most: int) -> None:
+    """Unpack the photographs, by their bare names, and nothing else; `most` bytes in all."""
     with archive, zipfile.ZipFile(archive) as content:
-        for entry in bar(content.infolist(), "unpacking"):
-            if match := PHOTOGRAPH.fullmatch(entry.filename):
-                if entry.file_size > MOST_BYTES:
-                    raise UserError(
-                        f"root: {entry.filename} in the archive has {entry.file_size} bytes, a photograph of at most "
-                        f"{MOST_BYTES} expected; is the archive Kaggle's?"
-                    )
-                (folder / match[1]).write_bytes(content.read(entry))
+        named = [(entry, match) for entry in content.infolist() if (match := PHOTOGRAPH.fullmatch(entry.filename))]
+        for entry, _ in named:
+            if entry.file_size > MOST_BYTES:
+                raise UserError(
+                    f"root: {entry.filename} in the archive has {entry.file_size} bytes, a photograph of at most "
+                    f"{MOST_BYTES} expected; is the archive Kaggle's?"
+                )
+        _check_total([entry for entry, _ in named], most)
+        for entry, match in bar(named, "unpacking"):
+            (folder / match[1]).write_bytes(content.read(entry))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_lightning.batch import data_of
 from kd_lightning.errors import UserError
 from kd_lightning.teachers import CachedTeacher, parts_of, resolve_checkpoint, table_file, uses_batch_statistics
+from kd_lightning.weights_file import digest_of
 
 if TYPE_CHECKING:
     from kd_lightning.modules.distill import DistillModule
@@ -41,7 +41,7 @@ def open_table(module: DistillModule) -> tuple[CachedTeacher, Path | None] | Non
     seen = f"{digest} {module.teacher_form} {module.trainer.precision} {module.device.type}"
     parts = parts_of(module.teacher.network, module.teacher_ckpt)
     first, *others = (resolve_checkpoint(path, "teacher_ckpt") for _, path in parts)
-    seen += "".join(f" {hashlib.sha256(other.read_bytes()).hexdigest()}" for other in others)
+    seen += "".join(f" {digest_of(other)}" for other in others)
     if any(module.class_orders):  # the cached logits are in the data's order
         seen += f" {module.class_orders}"
     file = table_file(first, seen)

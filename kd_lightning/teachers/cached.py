@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.weights_file import digest_of
 from kd_lightning.whole import whole_file
 
 UNKNOWN = -torch.inf
@@ -186,7 +187,7 @@ in 54 of the cache's own; its lock file and the temporary file that it is writte
 
 def table_file(checkpoint: Path, seen: str) -> Path:
     """Name the file, beside the teacher's checkpoint, for the answers of its weights to what is seen so."""
-    digests = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16], hashlib.sha256(seen.encode()).hexdigest()[:16]
+    digests = digest_of(checkpoint)[:16], hashlib.sha256(seen.encode()).hexdigest()[:16]
     return checkpoint.with_name(f"{_shortened(checkpoint.name)}.answers-{'-'.join(digests)}.safetensors")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kd_lightning.__main__ import main
@@ -99,6 +100,20 @@ def test_every_flipped_bit_of_a_small_file_is_named_or_changes_nothing(tmp_path:
     for place in places:
         damaged.write_bytes(flipped(content, place, (place * 5 + 4) % 8))
         assert_named_or_unharmed(damaged, network.state_dict(), f"flip at {place}")
+
+
+@pytest.mark.parametrize("name", ["theirs.safetensors", "of_old.pt"])
+def test_a_changed_number_in_a_format_without_a_checksum_is_not_noticed(name: str, tmp_path: Path) -> None:
+    """As docs/reliability.md says: it is of others, and nothing in it tells."""
+    expected, file = MLP([64, 16, 10]).state_dict(), tmp_path / name
+    if name == "of_old.pt":
+        torch.save(expected, file, _use_new_zipfile_serialization=False)
+    else:
+        save_file(expected, file)
+    file.write_bytes(flipped(file.read_bytes(), file.stat().st_size - 1, 1))
+    network = MLP([64, 16, 10])
+    load_weights(network, file, "teacher_ckpt")
+    assert not same(network.state_dict(), expected)
 
 
 def test_a_folder_in_place_of_a_tensor_is_named(tmp_path: Path) -> None:
