@@ -4,7 +4,8 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -20,8 +21,10 @@ from kd_lightning.description import KEY, compare_with_data, describe, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.evaluation import evaluating
 from kd_lightning.modules import randomness, resuming, steps
+from kd_lightning.modules.loading import OPTION, check_given
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.schedules import CosineDecay
+from kd_lightning.teachers import resolve_checkpoint
 
 REMEDY = "a finite number expected; the last good checkpoint is kept; a lower lr or gradient_clip_val may help"
 
@@ -83,6 +86,24 @@ class ClassifierModule(LightningModule):
         self._is_checked = True  # by whoever calls a step without a trainer
         self.last_teacher_logits: Tensor | None = None
         """Of the batch that was last measured, for callbacks, which need not ask the teacher again."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Make a module with the weights of a checkpoint; options that are not given are at their defaults.
+
+        Args:
+            checkpoint_path: a checkpoint of ours, or a run folder: its best checkpoint, else its last.
+            *args: see Lightning's.
+            **kwargs: see Lightning's; and the module's arguments, `net` among them.
+
+        Raises:
+            UserError: no such file, or an argument that is needed is not given; the message has the call.
+        """
+        if isinstance(checkpoint_path, (str, Path)) and "://" not in str(checkpoint_path):
+            checkpoint_path = resolve_checkpoint(checkpoint_path, OPTION)
+            check_given(cls, checkpoint_path, kwargs)
+        loaded: Any = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        return loaded
 
     @abstractmethod
     def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
@@ -201,11 +222,14 @@ class ClassifierModule(LightningModule):
         Raises:
             UserError: the data has the same classes in another order; or, to go on training, it is other data.
         """
-        if self._trainer is not None:  # else it is `load_from_checkpoint`
-            self._compare_with_data(self.trainer.ckpt_path, checkpoint.get(KEY))
+        if self._trainer is None:  # by `load_from_checkpoint`: what is trained then begins anew
+            return
+        self._compare_with_data(self.trainer.ckpt_path, checkpoint.get(KEY))
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
         kept_parts = ("random", "train_means", "gradients", "monitored")
         self._resumed = {name: checkpoint[name] for name in kept_parts if name in checkpoint}
-        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING or not self.check_resumable(checkpoint):
+        if not self.check_resumable(checkpoint):
             return
         kept = checkpoint[resuming.KEY]
         if isinstance(kept["seed"], int):
