@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 HOMES = {
     "batch": ("Batch",),
     "callbacks": (
+        "BestCheckpoint",
         "BiasCorrection",
         "ConfusionMatrix",
         "Dashboard",

@@ -31,6 +31,9 @@ OWN_COMMANDS = ("reproduce", "compare", "sweep", "export")
 FILE_OPTIONS = ("--output", "--batch_size")
 """Of `predict` with image files, and not of the trainer's."""
 
+FLAGS = ("-h", "--help", "--help_all", "--print_config")
+"""Options of the trainer's that no value follows, but after `=`."""
+
 COMMANDS = (*OWN_COMMANDS, *TRAINER_COMMANDS, "completion")
 
 
@@ -136,10 +139,24 @@ def _run(words: list[str]) -> int:
 
 
 def _predicts_files(words: list[str]) -> bool:
-    """Whether `predict` is of image files, by the word after it: a model, or an option that only those have."""
-    if words[0] != "predict" or len(words) == 1:
-        return False
-    return not words[1].startswith("-") or words[1].partition("=")[0] in FILE_OPTIONS
+    """Whether `predict` is of image files: by a word that is neither an option nor its value, or an option of theirs.
+
+    The trainer's `predict` has options alone, each with a value; so has that of files, beside MODEL and IMAGE.
+    """
+    value_follows = False
+    for word in words[1:] if words[0] == "predict" else ():
+        if word == "--":
+            return True
+        if word.startswith("-") and word != "-":
+            name, equals, _ = word.partition("=")
+            if name in FILE_OPTIONS:
+                return True
+            value_follows = not equals and name not in FLAGS
+        elif value_follows:
+            value_follows = False
+        else:
+            return True
+    return False
 
 
 def _load() -> None:

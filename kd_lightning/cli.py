@@ -15,11 +15,19 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
-from kd_lightning.callbacks import Dashboard, Describer, Gallery, LastCheckpoint, PredictionWriter, ResultsWriter
+from kd_lightning.callbacks import (
+    BestCheckpoint,
+    Dashboard,
+    Describer,
+    Gallery,
+    LastCheckpoint,
+    PredictionWriter,
+    ResultsWriter,
+)
 from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.description import KEY, plain_network
@@ -30,6 +38,7 @@ from kd_lightning.network_options import (
     accept_factories,
     as_function,
     fit_to_classes,
+    leave_out_classes,
     leave_out_weights,
     takes_any_options,
     without_classes,
@@ -39,6 +48,7 @@ from kd_lightning.run_config import expand_paths, is_saved, named_run, saved_run
 from kd_lightning.run_folder import run_folder
 from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.whole import write_text
+from kd_lightning.whole_numbers import try_int_before_float
 
 PROGRESS_EVERY = 50
 """Steps between two refreshes of the progress bar: at every step it would cost more than a small network's step."""
@@ -48,6 +58,12 @@ LONGEST_VALUE = 120
 
 CONFIG_OPTIONS = ("--config", "-c")
 
+OPTIONS_ERRORS = (
+    "Early stopping conditioned on metric",
+    "Found more than one stateful callback",
+)
+"""How errors of Lightning's begin that are about a user's options, though their class does not say so."""
+
 NOISE = (
     r".*does not have many workers.*",  # what is loaded are indices
     r".*LeafSpec.*",
@@ -56,7 +72,7 @@ NOISE = (
     r".*Total length of `list` across ranks is zero.*",  # no validation images asked for
     r"LightningCLI's args parameter is intended.*",  # the words are the command line's, or a recipe's
     r"You're resuming from a checkpoint that ended before the epoch ended.*",  # our sampler leaves out what was dealt
-    r".*could not find the monitored key.*",  # no validation: there is no best checkpoint, only the last
+    r".*could not find the monitored key.*",  # no validation: `BestCheckpoint` sees to it
     r".*Checkpoint directory .* exists and is not empty.*",  # a stage run again replaces its checkpoint
     r".*The number of training batches .* is smaller than the logging interval.*",  # logging is by the epoch
 )
@@ -141,6 +157,12 @@ class _CLI(LightningCLI):
         )
         parser.add_argument("--label", type=str | None, default=None, help="A word for the run; else a random one.")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Note apart from all options those that were given: a default may give way to the data."""
+        super().parse_arguments(parser, args)
+        parse: Any = parser.parse_args if isinstance(args, list) else parser.parse_object
+        self._given: Any = parse(args, defaults=False)
+
     def _parse_ckpt_path(self) -> None:
         """Options on the command line stand; hyperparameters of a checkpoint do not replace them."""
 
@@ -173,10 +195,17 @@ class _CLI(LightningCLI):
         """Let what a class says of its options reach the user, without the parser's attempts around it."""
         try:
             config = self.config[self.subcommand]
-            tried = fit_to_classes(config.model, lambda: getattr(build_data(config.data.as_dict()), "num_classes", 0))
+            given = self._given[self.subcommand].get("model")
+            tried = fit_to_classes(
+                config.model, given, lambda: getattr(build_data(config.data.as_dict()), "num_classes", 0)
+            )
             self._make(tried)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(_one_line(str(_origin(error)))) from error
+        except RuntimeError as error:
+            if not str(error).startswith(OPTIONS_ERRORS):
+                raise
+            raise UserError(_one_line(str(error))) from error
         path = self.config_init[self.subcommand].get("ckpt_path")
         if path and Path(path).is_file():
             # Lightning reads it again, and would answer a damaged or unfitting one with a traceback.
@@ -225,29 +254,49 @@ class _CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]
-        asked_for = config.get("callbacks") or []
-        callbacks: list[Any] = [*asked_for] if isinstance(asked_for, list) else [asked_for]
-        if config.get("enable_progress_bar") is None:
-            kwargs["enable_progress_bar"] = sys.stdout.isatty()  # a bar in a file is a line an epoch
-        shown = kwargs.get("enable_progress_bar", config.get("enable_progress_bar"))
-        if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        callbacks = self._callbacks(config)
+        if any(isinstance(callback, ProgressBar) for callback in callbacks):
+            pass  # the user's own, with the user's own `enable_progress_bar`
+        elif config.get("enable_progress_bar") is False or not (config.get("enable_progress_bar") or _is_terminal()):
+            kwargs["enable_progress_bar"] = False  # a bar in a file is a line an epoch
+        else:
             callbacks.append(TQDMProgressBar(refresh_rate=PROGRESS_EVERY))
-        if config.get("enable_checkpointing") is not False:
-            callbacks += [
-                ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False),
-                LastCheckpoint(),
-            ]
-        network = (self.config[self.subcommand].model.get("init_args") or {}).get("net")
-        callbacks.append(Describer(plain_network(network)))
-        callbacks += [ResultsWriter(self.config[self.subcommand].label), Dashboard(), Gallery()]
-        if self.subcommand == "predict":
-            callbacks.append(PredictionWriter())
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         if self.subcommand != "fit" or self.config[self.subcommand].get("ckpt_path"):
             _keep_metrics(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's, or the strategy's own
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
         return trainer
+
+    def _callbacks(self, trainer: Any) -> list[Any]:
+        """The user's callbacks, and each of ours of which the user has not given one."""
+        given = trainer.get("callbacks") or []
+        callbacks: list[Any] = [*given] if isinstance(given, list) else [given]
+        network = (self.config[self.subcommand].model.get("init_args") or {}).get("net")
+        label = self.config[self.subcommand].label
+        ours: list[Any] = [Describer(plain_network(network)), ResultsWriter(label), Dashboard(), Gallery()]
+        if trainer.get("enable_checkpointing") is not False:
+            ours += [BestCheckpoint(), LastCheckpoint()]
+        if self.subcommand == "predict":
+            ours.append(PredictionWriter())
+        for own in ours:
+            theirs = [callback for callback in callbacks if isinstance(callback, type(own))]
+            if not theirs:
+                callbacks.append(own)
+            elif label and isinstance(own, ResultsWriter):
+                theirs[0].label = label
+        return callbacks
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; what Lightning says of a user's options is one line, of anything else a traceback."""
+        try:
+            super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise UserError(_one_line(str(error))) from error
+        except RuntimeError as error:
+            if not str(error).startswith(OPTIONS_ERRORS):
+                raise
+            raise UserError(_one_line(str(error))) from error
 
 
 class _Built(_CLI):
@@ -261,7 +310,7 @@ class _Parsed(_Built):
     """The command line and its configs, read and not acted on."""
 
     def before_instantiate_classes(self) -> None:
-        pass
+        leave_out_classes(self.config[self.subcommand].model, self._given[self.subcommand].get("model"))
 
     def instantiate_classes(self) -> None:
         pass
@@ -319,21 +368,30 @@ def _not_a_tip(record: logging.LogRecord) -> bool:
 
 
 def _with_paths(words: list[str]) -> list[str]:
-    """Replace `~` and environment variables in the names of config files; in options it is done later."""
+    """Replace `~` and environment variables in the names of config files; in options it is done later.
+
+    What can be read once alone, such as a pipe, is replaced by its content: configs are read twice.
+    """
     done: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
-        if equals and name in CONFIG_OPTIONS and not _is_content(value):
-            word = f"{name}={expand(value, name)}"
-        elif done and done[-1] in CONFIG_OPTIONS and not _is_content(word):
-            word = expand(word, done[-1])
+        if equals and name in CONFIG_OPTIONS:
+            word = f"{name}={_config_word(value, name)}"
+        elif done and done[-1] in CONFIG_OPTIONS:
+            word = _config_word(word, done[-1])
         done.append(word)
     return done
 
 
-def _is_content(word: str) -> bool:
-    """Whether a word is a config itself, not the path of one."""
-    return word.lstrip().startswith("{") or "\n" in word
+def _config_word(word: str, option: str) -> str:
+    if word.lstrip().startswith("{") or "\n" in word:  # a config itself, not the path of one
+        return word
+    path = Path(expand(word, option))
+    return path.read_text() if path.is_fifo() or path.is_char_device() else str(path)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
@@ -344,6 +402,7 @@ def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)
     make_cpu_fast()
     accept_factories()
+    try_int_before_float()
     if not torch.cuda.is_available():
         # Lightning asks for CUDA checks through NVML, which then re-opens it at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -392,7 +451,8 @@ def parse(args: list[str]) -> dict[str, Any]:
     """Read a command line and its configs as `main` would, and stop there: nothing is built or run.
 
     Returns:
-        Every option with its value, plain types, without the command itself.
+        Every option with its value, plain types, without the command itself; of networks without a `num_classes` that
+        was not given, which the data settles.
 
     Raises:
         UserError: a mistake in the command line or a config.

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import isclass, ismodule
+from itertools import zip_longest
 from pydoc import locate
 from traceback import walk_tb
 from types import FrameType
 from typing import Any, get_args, get_type_hints
 
-from jsonargparse import ArgumentParser, _typehints
+from jsonargparse import ArgumentParser, Namespace, _typehints
 from jsonargparse._typehints import is_subclass_or_implements_protocol as is_by_annotation
 from torch import nn
 
@@ -124,16 +125,17 @@ def _parts(network: Any) -> list[Any]:
         raise UserError(
             f"model: {type(network).__name__} found, made already; a class or a function that makes it expected"
         )
-    members = (network.get("init_args") or {}).get("members")
+    members = _options(network).get("members")
     return members if isinstance(members, list) else [network]
 
 
-def fit_to_classes(model: Any, count: Callable[[], int]) -> list[Any]:
-    """Give each network that takes `num_classes`, and was left at its own default, as many as the data has.
+def fit_to_classes(model: Any, given: Any, count: Callable[[], int]) -> list[Any]:
+    """Give each network that takes `num_classes`, and for which none was given, as many as the data has.
 
     Args:
-        model: a config's `model`.
-        count: says how many; 0 where the data does not know before setup. Is asked only where it matters.
+        model: a config's `model`, with all defaults.
+        given: the same without what the user has not given; None where nothing was.
+        count: says how many; 0 where the data does not know before setup. Is called only where it matters.
 
     Returns:
         The networks of which only their being made tells whether they take it, see `without_classes`.
@@ -141,20 +143,18 @@ def fit_to_classes(model: Any, count: Callable[[], int]) -> list[Any]:
     Raises:
         UserError: published weights for other classes than the data has.
     """
-    options = model.get("init_args") or {}
-    networks = [part for name in ("net", "teacher") for part in _parts(options.get(name))]
-    unset = [network for network in networks if _is_unset(network)]
+    unset = _unset(model, given)
     classes = count() if unset else 0
     tried = []
     for network in unset if classes else ():  # a module of the user's own may know it after setup alone
-        given = network.get("init_args") or {}
-        if _home(network).startswith(TORCHVISION) and given.get("weights"):
+        options = network.get("init_args") or {}
+        if _home(network).startswith(TORCHVISION) and options.get("weights"):
             raise UserError(
                 f"model: {network.class_path} with weights has 1000 classes, the data {classes}; "
                 "kd_lightning.models.pretrained gives such a network a head of its own"
             )
-        if "num_classes" in given:
-            given["num_classes"] = classes
+        if "num_classes" in options:
+            options["num_classes"] = classes
         else:
             network.dict_kwargs = {**(network.get("dict_kwargs") or {}), "num_classes": classes}
             tried.append(network)
@@ -195,17 +195,34 @@ def _is_made_in(frame: FrameType, network: Any) -> bool:
     return all(frame.f_locals.get(name, value) == value for name, value in given.items())
 
 
-def _is_unset(network: Any) -> bool:
-    """Whether a network takes `num_classes`, and was left at its own default."""
-    given = {**(network.get("init_args") or {}), **(network.get("dict_kwargs") or {})}
-    if "num_classes" in given:
-        return bool(given["num_classes"] == _default_classes(network.class_path))
-    return takes_any_options(_named(network.class_path), _defaults(network.class_path))
+def leave_out_classes(model: Any, given: Any) -> None:
+    """Take every `num_classes` that was not given out of a config's `model`; see `fit_to_classes`."""
+    for network in _unset(model, given):
+        if "num_classes" in (network.get("init_args") or {}):
+            del network.init_args["num_classes"]
 
 
-def _default_classes(class_path: str) -> int | None:
-    """The `num_classes` of a network class, or of a function that makes one, where nothing else is said."""
-    return _defaults(class_path).get("num_classes")
+def _unset(model: Any, given: Any) -> list[Any]:
+    """The networks of a config that take `num_classes`, and for which none was given."""
+    unset = []
+    for name in ("net", "teacher"):
+        networks, theirs = _parts(_options(model).get(name)), _parts(_options(given).get(name))
+        for network, said in zip_longest(networks, theirs[: len(networks)]):
+            if "num_classes" not in _options(said) and _takes_classes(network):
+                unset.append(network)
+    return unset
+
+
+def _takes_classes(network: Any) -> bool:
+    known = "num_classes" in _options(network)
+    return known or takes_any_options(_named(network.class_path), _defaults(network.class_path))
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """All options of what a config makes; none of what was given as a mere class, or not at all."""
+    parts = [config.get(name) for name in ("init_args", "dict_kwargs")] if hasattr(config, "get") else []
+    plain = (vars(part) if isinstance(part, Namespace) else part or {} for part in parts)
+    return {name: value for part in plain for name, value in part.items()}
 
 
 def _defaults(class_path: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ FLOOR = {
     "evaluation": 0,
     "stopping": 0,
     "waiting": 0,
+    "whole_numbers": 0,
     "paths": 1,
     "batch": 1,
     "weights_file": 1,

@@ -1,5 +1,6 @@
 """What happens beside training: results, pictures and the bias fix."""
 
+from kd_lightning.callbacks.best import BestCheckpoint
 from kd_lightning.callbacks.bias_correction import BiasCorrection
 from kd_lightning.callbacks.confusion import ConfusionMatrix
 from kd_lightning.callbacks.dashboard import Dashboard
@@ -12,6 +13,7 @@ from kd_lightning.callbacks.reliability import ReliabilityDiagram
 from kd_lightning.callbacks.results import ResultsWriter
 
 __all__ = [
+    "BestCheckpoint",
     "BiasCorrection",
     "ConfusionMatrix",
     "Dashboard",

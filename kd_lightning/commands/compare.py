@@ -23,7 +23,7 @@ def main(words: list[str]) -> None:
     Raises:
         UserError: a mistake in the command line, or nothing to compare.
     """
-    options = compare_arguments().parse_args(words)
+    options = compare_arguments().parse_intermixed_args(words)
     parts: dict[str, Comparison] = {}
     for source, part in _parts(options.what, options.runs):
         if part.rows:

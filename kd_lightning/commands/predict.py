@@ -33,7 +33,7 @@ def main(words: list[str]) -> None:
         UserError: a mistake in the command line, a model that cannot be read, no image; or, once the others are
             written, images that cannot be read.
     """
-    options = predict_arguments().parse_args(words)
+    options = predict_arguments().parse_intermixed_args(words)
     files, notes = find_images(options.images)
     console = quiet_console()
     for note in notes:

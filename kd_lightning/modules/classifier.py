@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -414,7 +415,14 @@ class ClassifierModule(LightningModule):
 
     def _optimizer_and_schedule(self) -> tuple[Optimizer, Any]:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = _fused_if_possible(self.optimizer, parameters)
+        # Lightning does not clip gradients that a fused step would unscale.
+        trainer = self._trainer
+        clipped = trainer and trainer.gradient_clip_val and isinstance(trainer.precision_plugin, MixedPrecision)
+        optimizer = self.optimizer(parameters) if clipped else _fused_if_possible(self.optimizer, parameters)
+        if trainer and clipped and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise UserError(
+                f"optimizer: fused: true found, false expected with gradient_clip_val under {trainer.precision}"
+            )
         return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
 
     def _steps_of_run(self) -> int:
