@@ -15,7 +15,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateFinder, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
@@ -61,6 +61,8 @@ CONFIG_OPTIONS = ("--config", "-c")
 OPTIONS_ERRORS = (
     "Early stopping conditioned on metric",
     "Found more than one stateful callback",
+    "`val_check_interval`",
+    "`DeviceStatsMonitor` cannot log",
 )
 """How errors of Lightning's begin that are about a user's options, though their class does not say so."""
 
@@ -200,12 +202,10 @@ class _CLI(LightningCLI):
                 config.model, given, lambda: getattr(build_data(config.data.as_dict()), "num_classes", 0)
             )
             self._make(tried)
-        except (ValueError, MisconfigurationException) as error:
-            raise UserError(_one_line(str(_origin(error)))) from error
-        except RuntimeError as error:
-            if not str(error).startswith(OPTIONS_ERRORS):
+        except Exception as error:
+            if not isinstance(error, ValueError) and not _is_about_options(error):
                 raise
-            raise UserError(_one_line(str(error))) from error
+            raise UserError(_one_line(str(_origin(error)))) from error
         path = self.config_init[self.subcommand].get("ckpt_path")
         if path and Path(path).is_file():
             # Lightning reads it again, and would answer a damaged or unfitting one with a traceback.
@@ -254,6 +254,8 @@ class _CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]
+        if config.get("accumulate_grad_batches") == 0:
+            raise UserError("accumulate_grad_batches: 0 found, at least 1 expected")
         callbacks = self._callbacks(config)
         if any(isinstance(callback, ProgressBar) for callback in callbacks):
             pass  # the user's own, with the user's own `enable_progress_bar`
@@ -272,10 +274,17 @@ class _CLI(LightningCLI):
         """The user's callbacks, and each of ours of which the user has not given one."""
         given = trainer.get("callbacks") or []
         callbacks: list[Any] = [*given] if isinstance(given, list) else [given]
+        for callback in callbacks:
+            names = (callback._attr_name, "lr", "learning_rate") if isinstance(callback, LearningRateFinder) else ()
+            if names and not any(name and hasattr(self.model, name) for name in names):
+                raise UserError(
+                    "callbacks: LearningRateFinder found, which sets the attribute `lr` of a module, and "
+                    f"{type(self.model).__name__} has none; compare rates with --model.optimizer.lr"
+                )
         network = (self.config[self.subcommand].model.get("init_args") or {}).get("net")
         label = self.config[self.subcommand].label
         ours: list[Any] = [Describer(plain_network(network)), ResultsWriter(label), Dashboard(), Gallery()]
-        if trainer.get("enable_checkpointing") is not False:
+        if trainer.get("enable_checkpointing") is not False and not trainer.get("barebones"):
             ours += [BestCheckpoint(), LastCheckpoint()]
         if self.subcommand == "predict":
             ours.append(PredictionWriter())
@@ -291,10 +300,8 @@ class _CLI(LightningCLI):
         """Run the command; what Lightning says of a user's options is one line, of anything else a traceback."""
         try:
             super()._run_subcommand(subcommand)
-        except MisconfigurationException as error:
-            raise UserError(_one_line(str(error))) from error
-        except RuntimeError as error:
-            if not str(error).startswith(OPTIONS_ERRORS):
+        except Exception as error:
+            if not _is_about_options(error):
                 raise
             raise UserError(_one_line(str(error))) from error
 
@@ -361,6 +368,11 @@ def _one_line(message: str) -> str:
 def _origin(error: BaseException) -> BaseException:
     """What was raised first, or what of ours says it better."""
     return error if isinstance(error, UserError) or not error.__cause__ else _origin(error.__cause__)
+
+
+def _is_about_options(error: Exception) -> bool:
+    """Whether an error is Lightning's word on options that it cannot honour; any other may be a fault of the code."""
+    return isinstance(error, MisconfigurationException) or str(error).strip().startswith(OPTIONS_ERRORS)
 
 
 def _not_a_tip(record: logging.LogRecord) -> bool:

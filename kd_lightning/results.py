@@ -1,7 +1,7 @@
 """The schema of `results.json`: what one run measured, and what it takes to measure it again.
 
     {"fit":  {"seconds", "epochs", "steps", "seed"},
-     "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error",
+     "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "loss",
               "agreement", "teacher_kl"},   # of a distilled student, where its teacher was there
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
      "export": {"threads", "forms": {NAME: {"mebibytes", "difference", "agreement", "errors", "images", "latency"}}},

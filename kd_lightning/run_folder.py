@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -16,15 +17,15 @@ def run_folder(trainer: Trainer) -> Path:
 
     The processes of a run agree on it: each has to call this function.
     """
-    logger = leading_logger(trainer.loggers)
-    folder = Path(trainer.default_root_dir) if logger is None else folder_of(logger, trainer.default_root_dir)
-    return Path(trainer.strategy.broadcast(str(folder)))
+    logger = leading_logger(trainer.loggers) if trainer.logger else None
+    if logger is None:
+        return Path(trainer.log_dir or trainer.default_root_dir)
+    return Path(trainer.strategy.broadcast(str(folder_of(logger, trainer.default_root_dir))))
 
 
 def has_own_folder(trainer: Trainer) -> bool:
     """Whether the run folder is a logger's, made for the run; else it may hold files of the user's."""
-    logger = leading_logger(trainer.loggers)
-    return logger is not None and (logger.name, logger.version) != ("", "")  # Lightning's, of `fast_dev_run`
+    return trainer.logger is not None and not isinstance(trainer.logger, DummyLogger)  # which is of `fast_dev_run`
 
 
 def leading_logger(loggers: Sequence[Logger]) -> Logger | None:

@@ -157,6 +157,96 @@ def test_what_lightning_cannot_do_with_callbacks_is_one_line(callbacks, trainer,
     assert message in refused(capsys, "fit", write_config(named, **trainer))
 
 
+LOGGED = ("train/loss", "val/accuracy", "val/loss", "val/nll")
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "words", "logged"),
+    [
+        ([("EarlyStopping", {"monitor": "val/losss"})], [], LOGGED),
+        ([("ModelCheckpoint", {"monitor": "val/losss"})], [], LOGGED),
+        (
+            [("ModelCheckpoint", {"monitor": "val/loss"})],
+            ["--data.val_size=0"],
+            ["train/loss", "val/… takes"],
+        ),
+        ([("EarlyStopping", {"monitor": "val/loss"})], ["--data.val_size=0"], ["train/loss"]),
+        (
+            [],
+            ["--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/losss"],
+            LOGGED,
+        ),
+    ],
+)
+def test_a_name_that_is_not_logged_is_one_line_with_those_that_are(callbacks, words, logged, capsys):
+    named = [(f"lightning.pytorch.callbacks.{name}", options) for name, options in callbacks]
+    line = refused(capsys, "fit", write_config(named), *words)
+    assert all(name in line for name in logged)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "--trainer.callbacks=lightning.pytorch.callbacks.LearningRateFinder",
+            "the attribute `lr` of a module",
+        ),
+        ("--trainer.val_check_interval=100", "`val_check_interval` (100) must be less than or equal to the number of"),
+        ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches: 0 found, at least 1 expected"),
+        ("--trainer.limit_train_batches=2.5", "invalid value 2.5 for limit_train_batches"),
+    ],
+)
+def test_options_that_lightning_cannot_honour_are_one_line(option, message, capsys):
+    assert message in refused(capsys, "fit", write_config(), option)
+
+
+@pytest.mark.parametrize("options", [{"callbacks": [("BatchSizeFinder", {"max_trials": 1})]}, {"barebones": True}])
+def test_options_of_lightning_s_that_do_work(options):
+    named = [(f"lightning.pytorch.callbacks.{name}", init) for name, init in options.pop("callbacks", [])]
+    assert main(["fit", write_config(named, **options)]) == 0
+
+
+class Broken(ModelCheckpoint):
+    def on_train_epoch_end(self, trainer, pl_module):
+        raise RuntimeError("a fault of the code")
+
+
+def test_a_fault_of_the_code_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="a fault of the code"):
+        main(["fit", write_config([("tests.test_choices.Broken", {})])])
+
+
+def test_everybody_s_monitor_is_logged_and_is_the_training_loss():
+    """A batch that is the whole validation set: its loss by hand; the last layer's weights are those of the start."""
+    monitor = [("lightning.pytorch.callbacks.EarlyStopping", {"monitor": "val/loss"})]
+    words = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0", "--data.eval_batch_size=20"]
+    done = cli.main(["fit", write_config(monitor), *words])
+    figures = done.trainer.callback_metrics
+    assert figures["val/loss"].item() == pytest.approx(figures["val/nll"].item(), rel=1e-6)
+    run = "lightning_logs/version_0"
+    student = ["--model=kd_lightning.modules.DistillModule", "--model.teacher=kd_lightning.models.MLP"]
+    student += ["--model.teacher.widths=[64,10]", f"--model.teacher_ckpt={run}", "--model.temperature=1", *words]
+    student += ["--model.hard_weight=0.25", "--model.soft_weight=0.5", "--model.net.widths=[64,12,10]"]
+    asked = []
+    done = cli.build(["fit", write_config(), *student])
+    done.model.teacher.network.register_forward_hook(lambda *_: asked.append(1))
+    done.trainer.fit(done.model, done.datamodule)
+    figures = done.trainer.callback_metrics
+    expected = 0.25 * figures["val/nll"] + 0.5 * figures["val/teacher_kl"]
+    assert figures["val/loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    before = len(asked)
+    (figures,) = done.trainer.test(done.model, done.datamodule, verbose=False)
+    assert figures["test/loss"] == pytest.approx(
+        0.25 * figures["test/nll"] + 0.5 * figures["test/teacher_kl"], rel=1e-5
+    )
+    assert len(asked) - before == 360 // 20
+    Path(run).rename("gone")
+    done.model._teacher_loaded = False
+    (figures,) = done.trainer.test(done.model, done.datamodule, verbose=False)
+    assert "test/nll" in figures
+    assert "test/loss" not in figures
+
+
 def images(root, classes):
     for part in ("train", "test"):
         for c in range(classes):

@@ -40,7 +40,7 @@ LAYOUT = {
         "calibration error": _chart("val/calibration_error", "test/calibration_error"),
     },
     "Loss by part": {
-        "total": _chart("train/loss"),
+        "total": _chart("train/loss", "val/loss"),
         "hard: from the labels": _chart("train/hard_loss"),
         "soft: from the teacher": _chart("train/soft_loss"),
         "all parts, before their weights": _chart("train/hard_loss", "train/soft_loss", "train/feature_loss"),

@@ -34,7 +34,7 @@ class ClassifierModule(LightningModule):
     """A network that tells classes apart; a subclass says by which losses it learns.
 
     Training logs `train/…` once an epoch: every part of the loss, and the accuracy. Validation and test log the
-    figures of `EvaluationMetrics` as `val/…` and `test/…`.
+    figures of `EvaluationMetrics` as `val/…` and `test/…`; their `loss` is the mean of the training loss.
 
     Args:
         net: images (B, C, H, W) to logits (B, classes).
@@ -357,8 +357,17 @@ class ClassifierModule(LightningModule):
     def _evaluate(self, batch: Batch) -> Tensor:
         logits = self(batch.image).float()
         self.last_teacher_logits = self.teacher_logits(batch)
-        self.evaluation.update(logits, batch.label, self.last_teacher_logits)
+        loss = self.evaluation_loss(batch, logits, self.last_teacher_logits)
+        self.evaluation.update(logits, batch.label, self.last_teacher_logits, loss)
         return logits
+
+    def evaluation_loss(self, batch: Batch, logits: Tensor, teacher_logits: Tensor | None) -> Tensor | None:
+        """The training loss of a validation or test batch, a scalar, from logits (B, classes) that are there already.
+
+        Returns:
+            The `loss` of `losses`; None where it needs a teacher that is not there.
+        """
+        return self.losses(batch, logits)["loss"]
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures; stop before a checkpoint is written if the likelihood is no number."""

@@ -135,6 +135,8 @@ class DistillModule(ClassifierModule):
         self.features = tuple(features)
         self.feature_losses = nn.ModuleList(match.loss for match in features)
         self._student_outputs: dict[str, Tensor] = {}
+        self._teacher_outputs: dict[str, Tensor] = {}
+        self._evaluated: Tensor | None = None
         self._teacher_loaded = False
         self._teacher_fits = True
         self._teacher_files: list[tuple[Path, Any]] = []  # each with its description
@@ -306,10 +308,24 @@ class DistillModule(ClassifierModule):
         return self.teacher(self.as_input(image)).float()
 
     def _answer(self, batch: Batch) -> Tensor:
-        """The teacher's logits of a training batch: (B, classes)."""
+        """The teacher's logits (B, classes) of a training batch, or of the batch that is being evaluated."""
+        if self._evaluated is not None:
+            return self._evaluated
         if self._answers is None:
             return self._ask(batch.image)
         return self._answers.look_up(batch.index, batch.view, lambda rows: self._ask(batch.image[rows]))
+
+    def _evaluate(self, batch: Batch) -> Tensor:
+        with self._student_taps() as self._student_outputs, self._teacher_taps() as self._teacher_outputs:
+            return super()._evaluate(batch)
+
+    def evaluation_loss(self, batch: Batch, logits: Tensor, teacher_logits: Tensor | None) -> Tensor | None:
+        """The training loss of a validation or test batch, without another pass of the teacher; None without one."""
+        self._evaluated = teacher_logits
+        try:
+            return None if teacher_logits is None else super().evaluation_loss(batch, logits, teacher_logits)
+        finally:
+            self._evaluated = None
 
     def loss_of(self, batch: Batch) -> Tensor:
         """The loss of one training batch."""
@@ -321,6 +337,8 @@ class DistillModule(ClassifierModule):
         hard = F.cross_entropy(logits, batch.label)
         with self._teacher_taps() as teacher_outputs:
             teacher_logits = self._answer(batch)
+            if self._evaluated is not None:
+                teacher_outputs = self._teacher_outputs
             features = [
                 loss(self._student_outputs[match.student_layer], teacher_outputs[match.teacher_layer])
                 for match, loss in zip(self.features, self.feature_losses, strict=True)

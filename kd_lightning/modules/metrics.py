@@ -135,7 +135,8 @@ class EvaluationMetrics(InFloat32):
     `accuracy` in [0, 1]; `errors`, the number of wrong images; `nll`, mean negative log-likelihood of the label in
     nats; `calibration_error`, the expected calibration error in [0, 1] (15 bins, weighted by images);
     where there is a teacher, `agreement`, the part of the images on which student and teacher name the same class, and
-    `teacher_kl`, the mean of KL(teacher || student) at temperature 1 in nats.
+    `teacher_kl`, the mean of KL(teacher || student) at temperature 1 in nats; where it is given, `loss`, the mean of
+    the training loss.
     """
 
     def __init__(self) -> None:
@@ -146,10 +147,13 @@ class EvaluationMetrics(InFloat32):
         self.calibration_error = CalibrationError()
         self.agreement = MeanMetric()
         self.teacher_kl = MeanMetric()
+        self.loss = MeanMetric()
         self._range = nn.ModuleList([MinMetric(), MaxMetric(), MinMetric(), MaxMetric()])  # of predictions, of labels
 
-    def update(self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None) -> None:
-        """Add a batch: logits (B, classes), label (B,), the teacher's logits (B, classes) if any."""
+    def update(
+        self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None, loss: Tensor | None = None
+    ) -> None:
+        """Add a batch: logits (B, classes), label (B,), the teacher's logits (B, classes) and a scalar loss if any."""
         logits = logits.float()
         confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
         right = predicted == label
@@ -163,6 +167,8 @@ class EvaluationMetrics(InFloat32):
         if teacher_logits is not None:
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
             self.teacher_kl.update(soft_target_loss(logits, teacher_logits, temperature=1.0), weight=len(label))
+        if loss is not None:
+            self.loss.update(loss.float(), weight=len(label))
 
     def images(self) -> int:
         """How many images were measured so far, by all processes: each has to ask."""
