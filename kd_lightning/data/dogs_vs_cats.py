@@ -1,10 +1,9 @@
 """Kaggle's Dogs vs. Cats."""
 
 import re
-import shutil
-import tempfile
 import zipfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +11,7 @@ from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.data.tree import WHOLE, Labelled
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.waiting import bar
+from kd_lightning.whole import temporary_folder
 
 PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
 
@@ -80,29 +80,30 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                 f"root: neither train/ nor {INNER} nor {OUTER} in {self.root}; download them from "
                 "kaggle.com/c/dogs-vs-cats, or name the folder with --data.root"
             )
-        try:
-            draft = Path(tempfile.mkdtemp(dir=self.root, prefix=".unpacking-"))
-        except OSError as error:
-            raise UserError(f"root: cannot unpack {archive} beside itself ({one_line(error)})") from error
-        try:
-            with zipfile.ZipFile(archive) as outer:
-                most = SLACK + GROWTH * archive.stat().st_size
-                if INNER in outer.namelist():
-                    _check_total([outer.getinfo(INNER)], most)
-                    with outer.open(INNER) as inside:
-                        _take_photographs(inside, draft, most)
-                else:
-                    _take_photographs(archive.open("rb"), draft, most)
-            if not any(draft.iterdir()):
-                raise UserError(f"root: no cat.0.jpg, dog.0.jpg and so on in {archive}; Kaggle's own archive expected")
-            draft.chmod(0o755)
-            draft.rename(self.root / "train")
-        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
-        except (OSError, RuntimeError) as error:  # no room; a password, or another kind of compression
-            raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)})") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with ExitStack() as stack:
+            try:
+                draft = stack.enter_context(temporary_folder(self.root, "train"))
+            except OSError as error:
+                raise UserError(f"root: cannot unpack {archive} beside itself ({one_line(error)})") from error
+            try:
+                with zipfile.ZipFile(archive) as outer:
+                    most = SLACK + GROWTH * archive.stat().st_size
+                    if INNER in outer.namelist():
+                        _check_total([outer.getinfo(INNER)], most)
+                        with outer.open(INNER) as inside:
+                            _take_photographs(inside, draft, most)
+                    else:
+                        _take_photographs(archive.open("rb"), draft, most)
+                if not any(draft.iterdir()):
+                    raise UserError(
+                        f"root: no cat.0.jpg, dog.0.jpg and so on in {archive}; Kaggle's own archive expected"
+                    )
+                draft.chmod(0o755)
+                draft.rename(self.root / "train")
+            except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+                raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
+            except (OSError, RuntimeError) as error:  # no room; a password, or another kind of compression
+                raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)})") from error
 
 
 def _check_total(entries: list[zipfile.ZipInfo], most: int) -> None:

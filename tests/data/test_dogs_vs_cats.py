@@ -1,4 +1,5 @@
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kd_lightning import whole
 from kd_lightning.data import DogsVsCatsDataModule
 from kd_lightning.errors import UserError
 
@@ -147,3 +149,17 @@ def test_an_archive_with_a_password_is_one_line(tmp_path: Path, inner: bytes) ->
     with pytest.raises(UserError, match=r"cannot be unpacked \(.*password[^;]*$"):
         set_up(tmp_path)
     assert not (tmp_path / "train").exists()
+
+
+def test_what_a_killed_unpacking_left_is_removed_by_the_next(tmp_path: Path, inner: bytes) -> None:
+    (tmp_path / "train.zip").write_bytes(inner)
+    left = tmp_path / f"{whole._prefix('train')}abc"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    set_up(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["train", "train.zip"]
+
+
+def test_its_classes_are_two_and_none_is_left_out(flat: Path) -> None:
+    with pytest.raises(UserError, match="leave_out_classes: found, but DogsVsCatsDataModule has a fixed list"):
+        DogsVsCatsDataModule(str(flat), leave_out_classes=["cat"])
