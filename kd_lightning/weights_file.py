@@ -231,35 +231,3 @@ def check_sizes(tensors: Mapping[str, Tensor], path: Path, option: str) -> None:
 
 def _mebibytes(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
-
-
-def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a file's tensors from being a network's: names that only one has, shapes and types that differ."""
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is not in the network" for name in found if name not in expected]
-    both = [(name, found[name], tensor) for name, tensor in expected.items() if name in found]
-    problems += [
-        f"{name} is {_shape(mine)} in the file and {_shape(its)} in the network"
-        for name, mine, its in both
-        if mine.shape != its.shape
-    ]
-    return problems + [
-        f"{name} is {_kind(mine)} in the file and {_kind(its)} in the network"
-        for name, mine, its in both
-        if mine.shape == its.shape and not _has_values_for(mine, its)
-    ]
-
-
-def _has_values_for(found: Tensor, expected: Tensor) -> bool:
-    """Whether a tensor has a number for each place of another; one of quantised integers has none for floats."""
-    is_dense = found.layout is torch.strided and not found.is_meta
-    return is_dense and (found.is_floating_point() or not expected.is_floating_point())
-
-
-def _kind(tensor: Tensor) -> str:
-    layout = "" if tensor.layout is torch.strided else f"{tensor.layout} "
-    return f"{'empty ' if tensor.is_meta else ''}{layout}{tensor.dtype}".replace("torch.", "")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a scalar"

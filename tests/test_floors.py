@@ -23,6 +23,7 @@ FLOOR = {
     "whole_numbers": 0,
     "paths": 1,
     "batch": 1,
+    "state_dicts": 1,
     "weights_file": 1,
     "whole": 1,
     "losses": 2,

@@ -1,21 +1,21 @@
 """torchvision's networks with weights that they were published with, and a head for classes of one's own."""
 
-import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from kd_lightning.download import short_patience
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.weights_file import misfits, read_weights
+from kd_lightning.state_dicts import Wanted, candidates
+from kd_lightning.weights_file import read_weights
 
-OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
-"""A layer named as in torchvision's published files of a DenseNet: `norm.1`, today `norm1`."""
+OLD_NAMES = r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1"
+"""A layer named as in torchvision's published files of a DenseNet, `norm.1`, and as today, `norm1`."""
 
 
 def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10) -> nn.Module:
@@ -69,18 +69,15 @@ def _read(file: Path, entries: list[str]) -> Any:
 
 
 def _load_body(network: nn.Module, content: Any, refusal: str) -> None:
-    """Load what a state dict holds of all layers but the last, every name and shape matched."""
-    state = network.state_dict()
-    head = [*state][-1].rpartition(".")[0] + "."
-    found = {
-        OLD_NAME.sub(r"\1", name): tensor
-        for name, tensor in (content.items() if isinstance(content, dict) else ())
-        if isinstance(name, str) and not name.startswith(head) and isinstance(tensor, Tensor)
-    }
-    expected = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
-    # Batch norm did not count its batches yet when the oldest of torchvision's files were made.
-    counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    problems = misfits(found, {name: expected[name] for name in expected if name in found or name not in counters})
-    if problems:
-        raise UserError(f"{refusal}: {problems[0]}")
-    network.load_state_dict(found, strict=False)
+    """Load what a file holds of all layers but the last, under any key and prefix, every name and shape matched."""
+    head = [*network.state_dict()][-1].rpartition(".")[0] + "."
+    wanted = Wanted.of(network, head=head, old_names=OLD_NAMES)
+    found = candidates(wanted, content)
+    if not found:
+        raise UserError(f"{refusal}: {next(iter(wanted.tensors))} is missing")
+    first, *others = found
+    if first.problems:
+        raise UserError(f"{refusal}: {first.problems[0]}")
+    if other := next((other for other in others if not other.equals(first)), None):
+        raise UserError(f"{refusal} alone, but twice, with other values: {first}; {other}")
+    network.load_state_dict(first.weights, strict=False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kd_lightning.errors import UserError
 from kd_lightning.paths import expand
 from kd_lightning.results import check_run
-from kd_lightning.teachers.candidates import Candidate, candidates
+from kd_lightning.state_dicts import Candidate, Wanted, candidates
 from kd_lightning.weights_file import check_sizes, read_weights
 
 NETWORK_PREFIX = "net."
@@ -82,8 +82,8 @@ def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -
     Raises:
         UserError: there are none, those of another architecture, or several with different values.
     """
-    parts = [*_of_lightning(content), content]
-    tried = [found for part in parts if (found := candidates(network, part))]
+    parts, wanted = [*_of_lightning(content), content], Wanted.of(network)
+    tried = [found for part in parts if (found := candidates(wanted, part))]
     if not tried:
         raise UserError(f"{option}: {path} holds no state dict: names with tensors were expected")
     first, *others = next((found for found in tried if not found[0].problems), tried[0])

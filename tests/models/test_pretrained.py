@@ -91,6 +91,15 @@ def test_the_head_in_the_file_may_be_any_or_none(tmp_path: Path, published: Stat
     assert_same(body(pretrained(NAME, str(tmp_path / "weights.pt")).state_dict()), body(published))
 
 
+def test_key_and_prefix_may_be_any_and_two_networks_in_a_file_are_named(tmp_path: Path, published: State) -> None:
+    path = tmp_path / "weights.pt"
+    wrapped = {f"module.encoder.{name}": tensor for name, tensor in published.items()}
+    torch.save({"model": {**wrapped, "module.projector.weight": torch.zeros(2)}, "epoch": 3}, path)
+    assert_same(body(pretrained(NAME, str(path), num_classes=3).state_dict()), body(published))
+    torch.save({"model": wrapped, "ema": {name: tensor + 1 for name, tensor in wrapped.items()}}, path)
+    assert "twice, with other values: key model, prefix module.encoder.; key ema" in refusal(path)
+
+
 def test_a_file_may_be_older_than_batch_norms_counters(tmp_path: Path, published: State) -> None:
     old = {name: tensor for name, tensor in published.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)

@@ -5,6 +5,7 @@ State dicts come under many keys (`model`, `state_dict`, `ema`, …) and their n
 network's own names, whatever stands before them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-
-from kd_lightning.weights_file import misfits
 
 DEEPEST = 4
 """Dicts within dicts that are searched."""
@@ -62,24 +61,49 @@ class Candidate:
         return all(torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items())
 
 
-def candidates(network: nn.Module, content: Any) -> list[Candidate]:
+@dataclass(frozen=True)
+class Wanted:
+    """What is searched for.
+
+    Attributes:
+        tensors: by their names, with their shapes; their values play no part.
+        counters: names of batch norm's counters among them, which an old file may lack.
+        head: beginning of the names of a last layer that is not wanted, which a file may have in any shape.
+        old_names: regular expression of what old files have within names, and what stands there today.
+    """
+
+    tensors: Mapping[str, Tensor]
+    counters: frozenset[str]
+    head: str | None = None
+    old_names: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, network: nn.Module, **kwargs: Any) -> "Wanted":
+        """All tensors of a network; of one without its `head`, those of the other layers."""
+        head = kwargs.get("head")
+        tensors = {name: it for name, it in network.state_dict().items() if not (head and name.startswith(head))}
+        norms = [name for name, module in network.named_modules() if isinstance(module, _NormBase)]
+        counters = frozenset(f"{name}.{COUNTER}".lstrip(".") for name in norms) & tensors.keys()
+        return cls(tensors, counters, **kwargs)
+
+    def current(self, name: str) -> str:
+        """A name as it is today."""
+        return re.sub(*self.old_names, name) if self.old_names else name
+
+
+def candidates(wanted: Wanted, content: Any) -> list[Candidate]:
     """Find what may be a network's weights in a file's content.
 
     Args:
-        network: whose names and shapes they must have; its own values play no part.
+        wanted: names and shapes that they must have.
         content: of the file, as `read_weights` gives it.
 
     Returns:
         All that fit. Where none does, the one that comes closest, with its problems. Empty where the content holds no
         dict of tensors.
     """
-    expected = network.state_dict()
-    norms = [name for name, module in network.named_modules() if isinstance(module, _NormBase)]
-    counters = {f"{name}.{COUNTER}".lstrip(".") for name in norms} & expected.keys()
     found = [
-        candidate
-        for keys, tensors in _state_dicts(content)
-        for candidate in _in_state_dict(keys, tensors, expected, counters)
+        candidate for keys, tensors in _state_dicts(content) for candidate in _in_state_dict(keys, tensors, wanted)
     ]
     fitting = [candidate for candidate in found if not candidate.problems]
     return fitting or sorted(found, key=lambda candidate: len(candidate.problems))[:1]
@@ -102,19 +126,17 @@ def _state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tens
         level = inner
 
 
-def _in_state_dict(
-    keys: tuple[str, ...], tensors: dict[str, Tensor], expected: dict[str, Tensor], counters: set[str]
-) -> list[Candidate]:
+def _in_state_dict(keys: tuple[str, ...], tensors: dict[str, Tensor], wanted: Wanted) -> list[Candidate]:
     """All that fit in one state dict; else the one that comes closest."""
     closest: list[Candidate] = []
-    for inner, spelled in _spellings(tensors, expected):
-        counts = _prefixes(spelled, expected)
-        enough = len(expected) - len(counters)
+    for inner, spelled in _spellings([*tensors], wanted):
+        counts = _prefixes(spelled, wanted)
+        enough = len(wanted.tensors) - len(wanted.counters)
         likely = [prefix for prefix, count in counts.items() if count >= enough]
         tried = []
         for prefix in likely or [prefix for prefix, _ in counts.most_common(1)] or [""]:
             under = {name.removeprefix(prefix): own for name, own in spelled.items() if name.startswith(prefix)}
-            weights, problems = _compare({name: tensors[own] for name, own in under.items()}, expected, counters)
+            weights, problems = _compare({name: tensors[own] for name, own in under.items()}, wanted)
             taken = {under[name] for name in weights if name in under}
             left_out = [name for name in tensors if name not in taken]
             tried.append(Candidate(keys, prefix, inner, weights, left_out, problems))
@@ -124,50 +146,86 @@ def _in_state_dict(
     return sorted(closest, key=lambda candidate: len(candidate.problems))[:1]
 
 
-def _spellings(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, str]]]:
+def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
     """Ways to read the names of a state dict: what is left out within some of them, and each name by its spelling."""
-    yield "", {name: name for name in tensors}
-    bare = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in tensors}
-    within = sorted({part for name in tensors for part in name.split(".") if part in WRAPPERS})
-    if len(bare) == len(tensors) and within:
+    today = {wanted.current(name): name for name in names}
+    yield "", today
+    bare = {".".join(part for part in name.split(".") if part not in WRAPPERS): own for name, own in today.items()}
+    within = sorted({part for name in names for part in name.split(".") if part in WRAPPERS})
+    if len(bare) == len(today) and within:
         yield " and ".join(f"{part}." for part in within), bare
-    counts = _prefixes(tensors, expected)
+    counts = _prefixes(today, wanted)
     for (short, some), (long, others) in product(counts.items(), repeat=2):
-        if short != long and long.startswith(short) and some + others <= len(expected):
-            spelled = {(short + name.removeprefix(long) if name.startswith(long) else name): name for name in tensors}
-            if len(spelled) == len(tensors):
+        if short != long and long.startswith(short) and some + others <= len(wanted.tensors):
+            spelled = {
+                (short + name.removeprefix(long) if name.startswith(long) else name): own for name, own in today.items()
+            }
+            if len(spelled) == len(today):
                 yield long.removeprefix(short), spelled
 
 
-def _prefixes(names: Iterable[str], expected: Mapping[str, Tensor]) -> Counter[str]:
+def _prefixes(names: Iterable[str], wanted: Wanted) -> Counter[str]:
     """What stands before the network's names, and how often."""
     counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
         for start in range(len(parts)):
-            if ".".join(parts[start:]) in expected:
+            if ".".join(parts[start:]) in wanted.tensors:
                 counts["".join(f"{part}." for part in parts[:start])] += 1
     return counts
 
 
-def _compare(
-    found: dict[str, Tensor], expected: dict[str, Tensor], counters: set[str]
-) -> tuple[dict[str, Tensor], list[str]]:
+def _compare(found: dict[str, Tensor], wanted: Wanted) -> tuple[dict[str, Tensor], list[str]]:
     """The network's weights among what is found under a prefix, and what keeps them from fitting."""
+    expected = wanted.tensors
     weights = {name: found[name] for name in expected if name in found}
-    if counters.isdisjoint(found):  # the file is older than they are; torch starts them at 0, too
-        zeros = {name: torch.zeros_like(expected[name], device="cpu") for name in counters}
+    if wanted.counters.isdisjoint(found):  # the file is older than they are; torch starts them at 0, too
+        zeros = {name: torch.zeros_like(expected[name], device="cpu") for name in wanted.counters}
         weights, found = weights | zeros, found | zeros
-    beside = {name for name in found if name not in expected and not _is_of_its_kind(name, expected)}
+    beside = {name for name in found if name not in expected and not _is_of_its_kind(name, wanted)}
     return weights, misfits({name: tensor for name, tensor in found.items() if name not in beside}, expected)
 
 
-def _is_of_its_kind(name: str, expected: Mapping[str, Tensor]) -> bool:
+def _is_of_its_kind(name: str, wanted: Wanted) -> bool:
     """Whether a name that the network lacks tells of a larger network of its kind, not of a part beside it.
 
     `layer1.3.weight` and `linear3.weight` do, beside `layer1.2.weight` and `linear2.weight`; `head.weight` does not.
     """
-    tops = {other.partition(".")[0] for other in expected}
+    if wanted.head and name.startswith(wanted.head):
+        return False
+    tops = {other.partition(".")[0] for other in wanted.tensors}
     series = {top.rstrip(digits) for top in tops if top.endswith(tuple(digits))}
     top = name.partition(".")[0]
     return not tops or top in tops or (top.endswith(tuple(digits)) and top.rstrip(digits) in series)
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a file's tensors from being a network's: names that only one has, shapes and types that differ."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not in the network" for name in found if name not in expected]
+    both = [(name, found[name], tensor) for name, tensor in expected.items() if name in found]
+    problems += [
+        f"{name} is {_shape(mine)} in the file and {_shape(its)} in the network"
+        for name, mine, its in both
+        if mine.shape != its.shape
+    ]
+    return problems + [
+        f"{name} is {_kind(mine)} in the file and {_kind(its)} in the network"
+        for name, mine, its in both
+        if mine.shape == its.shape and not _has_values_for(mine, its)
+    ]
+
+
+def _has_values_for(found: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor has a number for each place of another; one of quantised integers has none for floats."""
+    is_dense = found.layout is torch.strided and not found.is_meta
+    return is_dense and (found.is_floating_point() or not expected.is_floating_point())
+
+
+def _kind(tensor: Tensor) -> str:
+    layout = "" if tensor.layout is torch.strided else f"{tensor.layout} "
+    return f"{'empty ' if tensor.is_meta else ''}{layout}{tensor.dtype}".replace("torch.", "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
