@@ -28,6 +28,7 @@ from kd_lightning.callbacks import (
     PredictionWriter,
     ResultsWriter,
 )
+from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.description import KEY, plain_network
@@ -71,6 +72,7 @@ NOISE = (
     r".*LeafSpec.*",
     r".*is not supported by the model summary.*",
     r".*The dirpath has changed from.*",  # a checkpoint of another folder was asked for
+    r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",  # it has the averages
     r".*Total length of `list` across ranks is zero.*",  # no validation images asked for
     r"LightningCLI's args parameter is intended.*",  # the words are the command line's, or a recipe's
     r"You're resuming from a checkpoint that ended before the epoch ended.*",  # our sampler leaves out what was dealt
@@ -263,6 +265,8 @@ class _CLI(LightningCLI):
             kwargs["enable_progress_bar"] = False  # a bar in a file is a line an epoch
         else:
             callbacks.append(TQDMProgressBar(refresh_rate=PROGRESS_EVERY))
+        if self.subcommand == "fit":
+            check_callbacks(callbacks, self.model, resumes=bool(self.config[self.subcommand].get("ckpt_path")))
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         if self.subcommand != "fit" or self.config[self.subcommand].get("ckpt_path"):
             _keep_metrics(trainer)

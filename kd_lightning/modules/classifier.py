@@ -227,6 +227,7 @@ class ClassifierModule(LightningModule):
             return
         self._compare_with_data(self.trainer.ckpt_path, checkpoint.get(KEY))
         if self.trainer.state.fn != TrainerFn.FITTING:
+            resuming.take_averages(self.trainer)
             return
         kept_parts = ("random", "train_means", "gradients", "monitored")
         self._resumed = {name: checkpoint[name] for name in kept_parts if name in checkpoint}
@@ -276,6 +277,7 @@ class ClassifierModule(LightningModule):
             randomness.restore(self._resumed["random"], self.device)
             self.train_means.load(self._resumed["train_means"], self.device)
             self.trainer.callback_metrics.update(self._resumed.get("monitored", {}))
+            resuming.restore_callbacks(self, self.trainer.optimizers[0])
             if "gradients" in self._resumed:
                 steps.restore_gradients(self, self._resumed["gradients"])
             if "schedule" in self._resumed:

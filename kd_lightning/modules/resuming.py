@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning, GradientAccumulationScheduler
+from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import Optimizer
 
@@ -81,6 +84,35 @@ def go_on_at(step: int, scheduler: Any, optimizer: Optimizer, groups: list[dict[
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # before a step of the optimizer
         for _ in range(step):
             scheduler.step()
+
+
+def restore_callbacks(module: LightningModule, optimizer: Optimizer) -> None:
+    """Do for Lightning's callbacks what they do at the start of an epoch that a resumed training is in already.
+
+    The layers that a finetuning has unfrozen are trained on; a scheduled accumulation is the epoch's.
+    """
+    trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    for callback in module.trainer.callbacks:
+        if isinstance(callback, BaseFinetuning):
+            layers = [
+                layer
+                for layer in module.modules()
+                if trained & {id(weight) for weight in layer.parameters(recurse=False)}
+            ]
+            callback.make_trainable(layers)
+        if isinstance(callback, GradientAccumulationScheduler):
+            epoch = module.current_epoch
+            module.trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(epoch)
+
+
+def take_averages(trainer: Trainer) -> None:
+    """Let a checkpoint's averaged weights be those that are measured, behind a training in the same process too.
+
+    Lightning would load the weights that were averaged, from which a training goes on.
+    """
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):
+            callback._average_model = None
 
 
 def options_of_groups(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -23,6 +25,16 @@ def may_be_taken_at_once(trainer: Trainer) -> bool:
         and _is_all(trainer.limit_train_batches)
         and _is_all(trainer.val_check_interval)
         and getattr(trainer.precision_plugin, "scaler", None) is None  # of float16's gradients
+        and not any(map(_needs_single_steps, trainer.callbacks))
+    )
+
+
+def _needs_single_steps(callback: Callback) -> bool:
+    """Whether a callback does something between a batch and its step, or after each step, that is no mere look."""
+    hooks = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
+    overrides = any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in hooks)
+    return overrides or isinstance(
+        callback, (GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging)
     )
 
 
