@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kd_lightning.data.copies import DIGEST_BYTES, digest_of
-from kd_lightning.data.formats import PIXELS_AT_ONCE, PixelBudget, check_size, open_image
+from kd_lightning.data.formats import check_size, decode_in_turn, open_image
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.waiting import bar
 from kd_lightning.whole import temporary_folder
@@ -84,17 +85,15 @@ class Decoder:
             if held in ("I", "F") and image.format != "PNG":  # of PNG, 16 bits have that name too
                 raise ValueError(f"32-bit pixels ({held}), whose range is unknown; save them with 8 or 16 bits")
             image.draft(None, (2 * self.size, 2 * self.size))  # a JPEG far larger than that is decoded smaller
-            with _budget.take(check_size(image)):
-                sized = self._sized(_in_mode(ImageOps.exif_transpose(image), self.mode))
+            sized = decode_in_turn(check_size(image), partial(self._sized, image))
         pixels = np.array(sized).reshape(self.size, self.size, self.channels)
         return torch.from_numpy(pixels).permute(2, 0, 1), held
 
     def _sized(self, image: Image.Image) -> Image.Image:
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _in_mode(image, self.mode)
         size, resample = (self.size, self.size), Image.Resampling.BILINEAR
         return ImageOps.fit(image, size, resample) if self.crop else image.resize(size, resample)
-
-
-_budget = PixelBudget(PIXELS_AT_ONCE)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -103,7 +102,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
         image = Image.fromarray((np.asarray(image, dtype=np.float64) * (255 / 65535)).astype(np.uint8))
     if image.has_transparency_data:  # what lies under full transparency is anything: show it on white
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
 

@@ -2,8 +2,8 @@
 
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -23,8 +23,10 @@ EMF), and those that it recognises, but cannot decode (MPEG, GRIB, HDF5, BUFR).
 MOST_PIXELS = 100_000_000
 """Pixels that are decoded of one image, at most: 10,000 x 10,000. JPEGs are decoded at a lower resolution first."""
 
-PIXELS_AT_ONCE = 2 * MOST_PIXELS
-"""Pixels that all threads of a process decode at a time, at most."""
+LARGE_IMAGE = 2**24
+"""Pixels above which a process decodes one image at a time; a decoded pixel takes 4 to 12 bytes."""
+
+_one_large_image = threading.Lock()
 
 
 def image_suffixes() -> frozenset[str]:
@@ -56,29 +58,18 @@ def check_size(image: Image.Image) -> int:
     return width * height
 
 
-class PixelBudget:
-    """Bounds the pixels, and with them the memory, that threads decode at a time.
+def decode_in_turn(pixels: int, decode: Callable[[], Image.Image]) -> Image.Image:
+    """Decode an image, a large one when no other thread decodes another: else each core would take memory for one.
 
     Args:
-        pixels: how many there are to share; no request may be larger.
+        pixels: how many it has.
+        decode: what decodes it.
     """
-
-    def __init__(self, pixels: int) -> None:
-        self._free = pixels
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def take(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and hold them."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += pixels
-                self._changed.notify_all()
+    if pixels <= LARGE_IMAGE:
+        return decode()
+    # In a new thread, since the C library keeps memory that a thread has freed for that thread.
+    with _one_large_image, ThreadPoolExecutor(1) as one:
+        return one.submit(decode).result()
 
 
 def _readable() -> tuple[str, ...]:

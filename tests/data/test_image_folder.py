@@ -553,24 +553,29 @@ def test_an_image_of_too_many_pixels_is_named_before_it_is_decoded(
     assert photograph.is_file()
 
 
-def test_threads_share_the_pixels_that_are_decoded_at_a_time() -> None:
-    budget, most, now = formats.PixelBudget(100), 0, 0
-    lock = threading.Lock()
+def test_large_images_are_decoded_one_at_a_time(split_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LARGE_IMAGE", 20 * 20)
+    files = [write(split_tree / f"{i}.png", (i, 0, 0), (21, 21)) for i in range(8)]
+    small = write(split_tree / "small.png", (9, 0, 0), (20, 20))
+    real, now, most = decode._in_mode, 0, 0
 
-    def decode_one(pixels: int) -> None:
-        nonlocal most, now
-        with budget.take(pixels):
-            with lock:
-                now += pixels
-                most = max(most, now)
-            time.sleep(0.001)
-            with lock:
-                now -= pixels
+    def counted(image: Image.Image, mode: str) -> Image.Image:
+        nonlocal now, most
+        if image.width == 20:
+            assert threading.current_thread() is threading.main_thread()
+            return real(image, mode)
+        now += 1
+        most = max(most, now)
+        time.sleep(0.002)
+        now -= 1
+        return real(image, mode)
 
+    monkeypatch.setattr(decode, "_in_mode", counted)
+    read = decode.Decoder(3, 4, crop=True).read
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(decode_one, [30, 100, 1, 60, 50] * 8))
-    assert now == 0
-    assert 60 <= most <= 100
+        assert [int(image[0, 0, 0]) for image, _ in pool.map(read, files)] == list(range(8))
+    assert most == 1
+    assert int(read(small)[0][0, 0, 0]) == 9
 
 
 def test_a_pipe_is_no_image_and_is_not_waited_for(split_tree: Path) -> None:
