@@ -99,12 +99,19 @@ class Decoder:
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode:
         return image
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) * (255 / 65535)).astype(np.uint8))
+    if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+        image = Image.fromarray(_eight_bits(np.arange(2**16))[np.asarray(image)])
+    elif image.mode == "I":  # 16 bits of a PNG, as older versions of Pillow call them
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:  # what lies under full transparency is anything: show it on white
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
+
+
+def _eight_bits(levels: Any) -> Any:
+    """Levels from 0 to 65535 as levels from 0 to 255."""
+    return (levels.astype(np.float64) * (255 / 65535)).astype(np.uint8)
 
 
 @dataclass(frozen=True)

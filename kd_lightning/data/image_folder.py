@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor
@@ -118,7 +119,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
         self._told: set[str] = set()
-        self._digests_by_part: dict[bool, list[bytes]] = {}
+        self._digests_by_part: dict[bool, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         self.leave_out_classes = tuple(leave_out_classes)
         if self.class_names and self.leave_out_classes:
             raise UserError(f"leave_out_classes: found, but {type(self).__name__} has a fixed list of classes")
@@ -190,7 +191,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         return super().part_digests() if True in self._digests_by_part else {}
 
     def _digests(self, part: ImageSet | StreamedSet | None, train: bool) -> list[bytes]:
-        return self._digests_by_part.get(train, [])
+        return [digest.tobytes() for digest in self._digests_by_part[train]] if train in self._digests_by_part else []
 
     def load(self, train: bool) -> ImageSet | StreamedSet:
         """Map the decoded images of one part, or get ready to stream them."""
@@ -230,7 +231,7 @@ class ImageFolderDataModule(ClassificationDataModule):
             self._told.add(part)
             kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(decoded.converted.items()))
             log.warning(f"{self.root}: {part}: images converted to {self.decoder.mode}: {kinds}")
-        self._digests_by_part[train] = [row.tobytes() for row in decoded.digests]
+        self._digests_by_part[train] = decoded.digests
         readable = [place for place in range(len(files.paths)) if place not in decoded.unreadable]
         return files.at(torch.tensor(readable, dtype=torch.int64)), decoded.image
 
