@@ -28,6 +28,7 @@ from kd_lightning.callbacks import (
     PredictionWriter,
     ResultsWriter,
 )
+from kd_lightning.callbacks.results import RESUME_WORDS
 from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
@@ -46,7 +47,7 @@ from kd_lightning.network_options import (
 )
 from kd_lightning.paths import expand
 from kd_lightning.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
-from kd_lightning.run_folder import run_folder
+from kd_lightning.run_folder import folder_of, has_own_folder, leading_logger, run_folder
 from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.whole import write_text
 from kd_lightning.whole_numbers import try_int_before_float
@@ -122,17 +123,20 @@ class _Parser(LightningArgumentParser):
 
 
 class _FitConfig(SaveConfigCallback):
-    """Keeps `config.yaml` as it was for training; neither a later test of the run, nor resuming it, replaces it.
+    """Writes `config.yaml` with the options of the training, also of one that is resumed; no test replaces it.
 
-    Where runs have no folder of their own, it may be the user's own file.
+    The options that belong to one command alone (the checkpoint that it went on from) are left out. Where runs have no
+    folder of their own, the file may be the user's own: it stays.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         target = run_folder(trainer) / self.config_filename  # on every process: they agree on it
-        named = [Path(str(file)).resolve() for file in self.config.get("config") or []]
         theirs = target.is_file() and not is_saved(target)
-        if stage == "fit" and trainer.is_global_zero and target.resolve() not in named and not theirs:
-            write_text(target, self.parser.dump(self.config, skip_none=False))
+        if stage == "fit" and trainer.is_global_zero and not theirs:
+            config = self.config.clone()
+            for option, value in {"ckpt_path": None, "label": None, "overwrite": False}.items():
+                config[option] = value
+            write_text(target, self.parser.dump(config, skip_none=False))
 
 
 class _CLI(LightningCLI):
@@ -160,6 +164,15 @@ class _CLI(LightningCLI):
             help="of float32 matrix products: highest is float32; high lets a GPU take tf32, medium bfloat16.",
         )
         parser.add_argument("--label", type=str | None, default=None, help="A word for the run; else a random one.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Let `fit` replace a run of `reproduce` in the run folder."
+        )
+        parser.add_argument(
+            "--pictures",
+            type=bool,
+            default=True,
+            help="Of each test: confusion matrix and counts, reliability, worst mistakes.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Note apart from all options those that were given: a default may give way to the data."""
@@ -181,7 +194,7 @@ class _CLI(LightningCLI):
         if options.get("teacher_ckpt") is not None:
             leave_out_weights(options.get("teacher"))  # those of the file follow
         path = config.get("ckpt_path")
-        if path in ("last", "hpc", "registry"):  # Lightning's own words, for resuming
+        if path in RESUME_WORDS:
             return
         run = saved_run(config.get("config") or [])
         if path is None and self.subcommand != "fit":
@@ -286,8 +299,14 @@ class _CLI(LightningCLI):
                     f"{type(self.model).__name__} has none; compare rates with --model.optimizer.lr"
                 )
         network = (self.config[self.subcommand].model.get("init_args") or {}).get("net")
-        label = self.config[self.subcommand].label
-        ours: list[Any] = [Describer(plain_network(network)), ResultsWriter(label), Dashboard(), Gallery()]
+        options = self.config[self.subcommand]
+        ours: list[Any] = [
+            Describer(plain_network(network)),
+            ResultsWriter(options.label, options.overwrite),
+            Dashboard(),
+        ]
+        if options.pictures:
+            ours.append(Gallery())
         if trainer.get("enable_checkpointing") is not False and not trainer.get("barebones"):
             ours += [BestCheckpoint(), LastCheckpoint()]
         if self.subcommand == "predict":
@@ -296,8 +315,9 @@ class _CLI(LightningCLI):
             theirs = [callback for callback in callbacks if isinstance(callback, type(own))]
             if not theirs:
                 callbacks.append(own)
-            elif label and isinstance(own, ResultsWriter):
-                theirs[0].label = label
+            elif isinstance(own, ResultsWriter):
+                theirs[0].label = options.label or theirs[0].label
+                theirs[0].overwrite |= options.overwrite
         return callbacks
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -308,6 +328,13 @@ class _CLI(LightningCLI):
             if not _is_about_options(error):
                 raise
             raise UserError(_one_line(str(error))) from error
+
+    def before_fit(self) -> None:
+        """See that the run folder may be used, before the loggers write to it."""
+        logger, config = leading_logger(self.trainer.loggers), self.config_init["fit"]
+        if logger is not None and has_own_folder(self.trainer):
+            run = folder_of(logger, self.trainer.default_root_dir)
+            ResultsWriter(config.label, config.overwrite).check_place(run, config.get("ckpt_path"))
 
 
 class _Built(_CLI):

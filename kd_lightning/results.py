@@ -1,8 +1,15 @@
 """The schema of `results.json`: what one run measured, and what it takes to measure it again.
 
-    {"fit":  {"seconds", "epochs", "steps", "seed"},
+    {"fit":  {"seconds", "epochs", "steps", "seed",
+              "weights": DIGEST, "teacher": DIGEST,   # of the network's last weights, and of its teacher's
+              "earlier": [{"config": DIGEST, "steps"}, …]},   # trainings with other options that this one continued
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "loss",
               "agreement", "teacher_kl"},   # of a distilled student, where its teacher was there
+     "measured_on": {"images", "of",   # images measured, and how many the test set has
+                     "data": DIGEST, "mean", "std",   # of test images, labels, class names and normalisation
+                     "checkpoint": NAME,   # "best" or "last", of the run; else the path of another file
+                     "weights": DIGEST, "precision", "code"},   # see `CODE`
+     "class_images": [COUNT, …],   # images of the test, by label
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
      "export": {"threads", "forms": {NAME: {"mebibytes", "difference", "agreement", "errors", "images", "latency"}}},
      "network": {"name", "parameters", "mebibytes"},
@@ -16,16 +23,19 @@
      "threads": NUMBER,   # that torch had on the CPU
      "label": WORD,   # of `fit --label`, or a random one, as in the run's checkpoints; `reproduce`: its fingerprint
      "settings": DIGEST, "fingerprint": DIGEST,   # of all that `reproduce` says the figures depend on; with the seed
+     "reproduced": {…},   # `measured_on` of the test that `reproduce` made
      "command": [WORD, …]}
 
-Each part is written when it is known; a new fit starts a new file.
+Each part is written when it is known; a new fit starts a new file. A test replaces all parts of an earlier test.
 """
 
+import hashlib
 import json
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,10 +45,24 @@ from kd_lightning.whole import write_text
 
 RESULTS_FILE = "results.json"
 
-_OF_A_RUN = ("label", "settings", "fingerprint", "fit", "test", "latency", "export", "bias_correction", "confusion")
-_OF_ITS_SETTING = ("class_names", "data", "network", "versions", "machine", "device", "devices", "threads")
+TEST_PARTS = ("test", "measured_on", "class_images", "class_names", "confusion", "bias_correction", "latency")
+"""What a test writes. They belong together: a new test replaces or removes all of them."""
+
+_OF_A_RUN = ("label", "settings", "fingerprint", "reproduced", "fit", "export", *TEST_PARTS)
+_OF_ITS_SETTING = ("data", "network", "versions", "machine", "device", "devices", "threads")
 PARTS = frozenset((*_OF_A_RUN, *_OF_ITS_SETTING, "config", "commit", "command"))
 """All that a run's results can have."""
+
+CODE = 1
+"""Version of the code that makes numbers. Raise it with a change after which the same options give other figures:
+`reproduce` then trains and tests finished runs again."""
+
+_NO_SETTING = {
+    "": ("config", "seed_everything", "label", "ckpt_path", "overwrite", "pictures"),
+    "trainer": ("logger", "default_root_dir"),
+    "data": ("seed",),
+}
+"""Options that no figure depends on, or that say which run it is."""
 
 PACKAGES = ("kd-lightning", "torch", "torchvision", "lightning", "torchmetrics")
 
@@ -53,8 +77,9 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def update_results(run: Path, **parts: Any) -> None:
-    """Set parts of a run's results, the others stay; the file is replaced whole or not at all."""
-    text = json.dumps({**read_results(run), **parts}, indent=2)
+    """Set parts of a run's results, remove those that are None; the file is replaced whole or not at all."""
+    together = {**read_results(run), **parts}
+    text = json.dumps({name: part for name, part in together.items() if part is not None}, indent=2)
     # A list of whole numbers takes one line, not one a number. No string is touched: it has no line break as such.
     text = re.sub(r"\[\n\s*(\d+(?:,\n\s*\d+)*)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     write_text(run / RESULTS_FILE, text + "\n")
@@ -88,6 +113,52 @@ def check_run(path: Path, checkpoint: Any, option: str) -> None:
             f"{option}: {path} is a checkpoint of another run: label {found} found, {expected} expected, as in "
             f"{run / RESULTS_FILE}"
         )
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """A digest of a config of `fit`, without the seed, the run's name and place, and what no figure depends on."""
+    kept = {name: value for name, value in config.items() if name not in _NO_SETTING[""]}
+    for part, options in (("trainer", kept.get("trainer")), ("data", (kept.get("data") or {}).get("init_args"))):
+        plain = {name: value for name, value in (options or {}).items() if name not in _NO_SETTING[part]}
+        kept[part] = plain if part == "trainer" else {**(kept.get("data") or {}), "init_args": plain}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def is_recipes(run: Path) -> bool:
+    """Whether a run folder holds a run of `reproduce`, finished or not."""
+    return is_fingerprint(read_results(run).get("label"))
+
+
+def is_fingerprint(label: Any) -> bool:
+    """Whether a run's label is one that `reproduce` gives: a digest and the seed."""
+    return isinstance(label, str) and re.fullmatch(r"[0-9a-f]{64}-\d+", label) is not None
+
+
+FEW = 10
+"""Images of a class below which its errors say next to nothing: one of them is a tenth or more."""
+
+MOST_NAMED = 10
+"""Class names in one line."""
+
+
+def with_few_images(class_images: Sequence[int], class_names: Sequence[str]) -> str:
+    """Name the classes of which a test has no image, or too few; empty where there are none."""
+    named = dict(enumerate(map(str, class_names)))
+    groups = (
+        ("no image of", [place for place, count in enumerate(class_images) if count == 0]),
+        (f"fewer than {FEW} images of", [place for place, count in enumerate(class_images) if 0 < count < FEW]),
+    )
+    return "; ".join(f"{words} {_listed([named.get(p, str(p)) for p in places])}" for words, places in groups if places)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def code_version() -> str:
+    """The version of the code that makes numbers: this package's, and `CODE`."""
+    return f"{version('kd-lightning')}-{CODE}"
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ FLOOR = {
     "stopping": 0,
     "waiting": 0,
     "whole_numbers": 0,
+    "weights_digest": 0,
     "paths": 1,
     "batch": 1,
     "state_dicts": 1,

@@ -14,7 +14,14 @@ from kd_lightning.commands.comparison import Comparison
 from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import Row
 from kd_lightning.commands.scale import Scale, spread
-from kd_lightning.commands.table import batch_sizes, mean_and_spread, median_latency
+from kd_lightning.commands.table import (
+    accuracies_in_words,
+    batch_sizes,
+    decimals,
+    figures_in_words,
+    mean_and_spread,
+    median_latency,
+)
 
 GUTTER = 13.0
 """% of the width that stay empty on the left where ticks are written."""
@@ -79,8 +86,8 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     strips: list[Strip] = []
     top = 0.0
     for row, pair in zip(comparison.rows, published, strict=True):
-        dots = _swarm(row, scale)
-        ours = mean_and_spread(row.figures, 2 if comparison.metric == "accuracy" else 1)
+        dots = _swarm(row, scale, comparison.metric)
+        ours = figures_in_words(row, comparison.metric)
         words = f"{_shortened(row.name, LONGEST_LINE - len(ours))}: {ours}"
         line = top + LINE + 2 * DOT - min(dot.y for dot in dots)
         bar = (scale.across(pair[0]), scale.across(pair[1])) if pair else None
@@ -92,14 +99,15 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     return SeedChart(strips, ticks, top + BOTTOM, axis, bool(told))
 
 
-def _swarm(row: Row, scale: Scale) -> list[Dot]:
+def _swarm(row: Row, scale: Scale, metric: str) -> list[Dot]:
     """Dots upon each other where they would hide each other."""
     dots: list[Dot] = []
     for seed, figure in sorted(zip(row.seeds, row.figures, strict=True), key=lambda pair: pair[1]):
         x = scale.across(figure)
         taken = {dot.y for dot in dots if abs(dot.x - x) < CLOSE}
         free = next(-DOT * level for level in range(len(dots) + 1) if -DOT * level not in taken)
-        dots.append(Dot(x, free, f"seed {seed}: {figure:g}"))
+        shown = mean_and_spread([figure], decimals(row.images) if metric == "accuracy" else 1)
+        dots.append(Dot(x, free, f"seed {seed}: {shown}"))
     return dots
 
 
@@ -173,7 +181,7 @@ def _cost_chart(title: str, unit: str, known: Sequence[tuple[str, Row, float]]) 
     points: list[Point] = []
     for name, row, cost in known:
         mean, x = at(statistics.fmean(row.accuracies)), across.across(cost, GUTTER)
-        words = f"{row.name}: {mean_and_spread(row.accuracies, 2)} %, {cost:.4g} {unit}"
+        words = f"{row.name}: {accuracies_in_words(row)} %, {cost:.4g} {unit}"
         distilled = row.reduction is not None or bool(row.agreement)
         ends = at(min(row.accuracies)), at(max(row.accuracies))
         points.append(Point(name, words, x, mean, *ends, label=mean, to_the_left=x > 50, distilled=distilled))

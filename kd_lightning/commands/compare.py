@@ -10,8 +10,8 @@ from kd_lightning.commands.comparison import Comparison, compare_groups, merge, 
 from kd_lightning.commands.options import compare_arguments
 from kd_lightning.commands.recipe import CONFIGS, Recipe, find_recipe
 from kd_lightning.commands.report import write_report
-from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, find_runs
-from kd_lightning.commands.table import as_csv, terminal_table
+from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, comparable, find_runs
+from kd_lightning.commands.table import as_csv, print_warnings, terminal_table
 from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.errors import UserError
 from kd_lightning.results import RESULTS_FILE
@@ -39,6 +39,7 @@ def main(words: list[str]) -> None:
         print(as_csv(comparison), end="")
     else:
         quiet_console().print(terminal_table(comparison))
+    print_warnings(comparison)
     if options.output or options.format == "table":
         report = write_report(comparison, options.output or options.runs / "compare")
         print(f"report: {report}", file=sys.stdout if options.format == "table" else sys.stderr)
@@ -84,6 +85,8 @@ def _of_runs(folder: Path, paths: list[Path], recipe: Recipe | None) -> Comparis
         known = (CONFIGS / folder.name / "recipe.yaml").is_file()
         recipe = find_recipe(folder.name, CONFIGS) if known else Recipe(folder.name, {}, f"Runs in {folder.name}", "")
     runs, left_out = read_runs(list({path.resolve(): path for path in paths}.values()))
+    runs, others = comparable(runs)
+    left_out |= others
     stages: dict[str, list[MeasuredRun]] = {stage: [] for stage in recipe.stages}
     for run in runs:
         stages.setdefault(run.folder.resolve().parent.name, []).append(run)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kd_lightning.commands.cautions import cautions
 from kd_lightning.commands.origin import origin_of
 from kd_lightning.commands.recipe import METRICS, Recipe, Stage
 from kd_lightning.commands.rows import DAMAGED, Row, check, confusion_of, figures_of, measured, rows_of
-from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, natural, read_run
+from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, comparable, natural, read_run
 from kd_lightning.errors import UserError, one_line
 
 
@@ -25,6 +26,7 @@ class Comparison:
         versions: of what the figures depend on.
         machine: that they were measured on.
         rows: at least one.
+        warnings: what a reader has to know of the figures, a line each.
         groups: the runs behind the rows; empty where they are not known.
     """
 
@@ -35,6 +37,7 @@ class Comparison:
     versions: dict[str, Any]
     machine: dict[str, Any]
     rows: list[Row]
+    warnings: list[str] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, st
                     check(row)
                 confusion_of(run)
                 origin_of(alone)
+                cautions(Recipe("", {}, ""), [alone])
         except DAMAGED:
             run = "results.json is damaged"
         if isinstance(run, MeasuredRun):
@@ -65,7 +69,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, st
     return runs, left_out
 
 
-def collect(recipe: Recipe, runs: Path, command: str) -> Comparison:
+def collect(recipe: Recipe, runs: Path, command: str, settings: dict[str, str] | None = None) -> Comparison:
     """Read what was measured of a recipe; a stage of which no run was tested is left out.
 
     Runs of a stage are put together only where they differ in nothing but the seed: seeds left over from an earlier
@@ -75,13 +79,22 @@ def collect(recipe: Recipe, runs: Path, command: str) -> Comparison:
         recipe: what to look for.
         runs: folder that holds `<recipe>/<stage>/seed_<n>/`.
         command: what asked for it.
+        settings: of the stages that were just run, those of their runs (see `MeasuredRun`).
     """
+    found = [read_runs(sorted((runs / recipe.name / stage).glob("seed_*"), key=natural))[0] for stage in recipe.stages]
+    _, left_out = comparable([run for its in found for run in its])
     groups: list[Group] = []
-    for stage in recipe.stages:
-        found, _ = read_runs(sorted((runs / recipe.name / stage).glob("seed_*"), key=natural))
-        if found:
-            groups.append(Group(stage, stage, by_settings(found)[0]))
-    return compare_groups(recipe, groups, command)
+    for stage, its in zip(recipe.stages, found, strict=True):
+        kinds = by_settings([run for run in its if run.folder not in left_out])
+        wanted = (settings or {}).get(stage)
+        chosen = next((kind for kind in kinds if kind[0].settings == wanted), kinds[0] if kinds else [])
+        others = (run.folder for kind in kinds if kind is not chosen for run in kind)
+        left_out |= dict.fromkeys(others, f"of other options, data, teacher or test than {stage} in this table")
+        if chosen:
+            groups.append(Group(stage, stage, chosen))
+    comparison = compare_groups(recipe, groups, command)
+    lines = [f"left out: {folder} ({reason})" for folder, reason in left_out.items()]
+    return replace(comparison, warnings=comparison.warnings + lines)
 
 
 def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Comparison:
@@ -101,6 +114,7 @@ def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Compari
         versions=_together([one.get("versions", {}) for one in results]),
         machine=_together([one.get("machine", {}) for one in results]),
         rows=rows,
+        warnings=cautions(recipe, groups),
         groups=groups,
     )
 
@@ -133,6 +147,7 @@ def read_comparison(file: Path) -> Comparison:
             versions=dict(record["versions"]),
             machine=dict(record["machine"]),
             rows=rows,
+            warnings=[str(line) for line in record.get("warnings", [])],
         )
     except (OSError, *DAMAGED) as error:
         raise UserError(f"{file}: not a comparison ({one_line(error)}), a comparison.json expected") from error
@@ -157,6 +172,7 @@ def _read_row(row: dict[str, Any]) -> Row:
         device=str(row.get("device", "")),
         threads=row.get("threads"),
         seconds=[float(seconds) for seconds in row["seconds"]],
+        of=None if row.get("of") is None else int(row["of"]),
     )
     if not errors or {len(read.seeds), len(read.figures), len(read.seconds)} != {len(errors)}:
         raise ValueError(f"{read.name}: {len(errors)} runs, or figures of other runs")
@@ -169,8 +185,9 @@ def merge(parts: dict[str, Comparison], command: str) -> Comparison:
     several = len(parts) > 1
     metrics = {part.metric for part in parts.values()}
     metric = metrics.pop() if len(metrics) == 1 else "accuracy"
-    rows, groups = [], []
+    rows, groups, warnings = [], [], []
     for name, part in parts.items():
+        warnings += [f"{name}: {line}" if several else line for line in part.warnings]
         rows += [_renamed(row, f"{name} {row.name}" if several else row.name, part.metric, metric) for row in part.rows]
         groups += [replace(group, name=f"{name} {group.name}") if several else group for group in part.groups]
     return Comparison(
@@ -181,6 +198,7 @@ def merge(parts: dict[str, Comparison], command: str) -> Comparison:
         versions=_together([part.versions for part in parts.values()]),
         machine=_together([part.machine for part in parts.values()]),
         rows=rows,
+        warnings=warnings,
         groups=groups,
     )
 

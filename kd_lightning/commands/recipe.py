@@ -99,7 +99,12 @@ def find_recipe(name: str, configs: Path) -> Recipe:
     folder = configs / name if (configs / name / "recipe.yaml").is_file() else Path(name)
     file = folder if folder.is_file() else folder / "recipe.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(f.parent.name for f in configs.glob("*/recipe.yaml"))) or f"none in {configs}"
+        known = ", ".join(sorted(f.parent.name for f in configs.glob("*/recipe.yaml")))
+        if not known:
+            raise UserError(
+                f"recipe: {name} found, but there are no recipes in {configs.absolute()}: they are looked for below "
+                "the working folder; go to the repository's folder, or give the path of a recipe's file or folder"
+            )
         raise UserError(f"recipe: {name} found, one of {known} expected, or a recipe's file or folder")
     try:
         return _read(file)

@@ -14,7 +14,7 @@ from kd_lightning.commands.origin import origin_of
 from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import confusion_of
 from kd_lightning.commands.runs import Group
-from kd_lightning.commands.table import batch_sizes, cells, run_lines
+from kd_lightning.commands.table import batch_sizes, cells, decimals, images_in_words, run_lines
 from kd_lightning.whole import write_text
 
 MOST_CLASSES = 30
@@ -76,14 +76,25 @@ def render(comparison: Comparison) -> str:
         seeds=seed_chart(comparison),
         costs=cost_charts(rows),
         numbered=len(rows) > MOST_NAMES,
-        runs=_told(run_lines(comparison)),
+        runs=_told(_readable(comparison)),
         timed=dict.fromkeys(f"{row.device}, CPU threads: {row.threads}" for row in rows if batch_sizes([row])),
-        images=sorted({row.images for row in rows}),
+        images=list(dict.fromkeys(images_in_words(row) for row in rows)),
         confusions=[_confusion(group) for group in comparison.groups if any(map(confusion_of, group.runs))],
         most_classes=MOST_CLASSES,
         origins=[origin_of(group) for group in comparison.groups],
         version=__version__,
     )
+
+
+def _readable(comparison: Comparison) -> list[dict[str, object]]:
+    """The lines of all runs, with accuracy and agreement in the decimals that their test images bear."""
+    lines = run_lines(comparison)
+    for one in lines:
+        for column in ("accuracy", "agreement"):
+            if isinstance(value := one[column], float):
+                one[column] = f"{value:.{decimals(int(str(one['images']))) + 2}f}"
+        one["of"] = None if one["of"] == one["images"] else one["of"]
+    return lines
 
 
 def _told(lines: list[dict[str, object]]) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,27 @@ from kd_lightning.commands.comparison import collect
 from kd_lightning.commands.options import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.commands.recipe import CONFIGS, Recipe, Stage, find_recipe
 from kd_lightning.commands.report import write_report
-from kd_lightning.commands.table import terminal_table
+from kd_lightning.commands.table import print_warnings, terminal_table
 from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError
-from kd_lightning.results import label_of, read_results, update_results
+from kd_lightning.results import code_version, label_of, read_results, update_results
 from kd_lightning.stopping import Stopped
 from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.waiting import line
+from kd_lightning.weights_digest import weights_digest
 from kd_lightning.weights_file import read_weights
 
-OWN = ("--seed_everything", "--trainer.logger", "--ckpt_path", "--label")
+OWN = ("--seed_everything", "--ckpt_path", "--label", "--overwrite")
 """Options of `fit` that say which run it is."""
 
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+
+PLACE = ("save_dir", "name", "version", "sub_dir")
+"""Options of `LOGGER` that say where a run is."""
+
+WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
+"""How the names of files of weights end, whose content is a part of a run's settings."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,20 @@ class Run:
     folder: Path
     options: list[str]
     config: dict[str, Any]
-    settings: str
-    """A digest of every option but the seed, of the data's files and of the teacher's run."""
+    data: str
+    """A digest of the images and labels."""
+
+    @cached_property
+    def settings(self) -> str:
+        """A digest of all that figures depend on but the seed: options, data, weights that options name, and the code.
+
+        It is known once the run's teacher is trained.
+        """
+        unimportant = dict.fromkeys(("seed_everything", "label", "overwrite", "pictures"))
+        weights = _weights_in(self.config["model"])
+        depends_on = {**self.config, **unimportant, "data": [self.config["data"], self.data], "weights": weights}
+        text = json.dumps([depends_on, code_version()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
@@ -57,17 +77,27 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether it was trained and tested with these very options."""
+        """Whether it was trained and tested with these very options, and no other test has replaced its figures."""
         results = read_results(self.folder)
-        return results.get("fingerprint") == self.fingerprint and "test" in results
+        finished = results.get("fingerprint") == self.fingerprint and "test" in results
+        return finished and results.get("measured_on") == results.get("reproduced")
+
+    @property
+    def trained(self) -> bool:
+        """Whether it was trained with these very options, so that a test is all that it lacks."""
+        results = read_results(self.folder)
+        is_its = results.get("label") == self.fingerprint and not results.get("fit", {"earlier": True}).get("earlier")
+        return is_its and any(self.last.parent.glob("*.ckpt"))
 
     @property
     def begun(self) -> bool:
-        """Whether a training with these very options was interrupted, or not tested, and can go on."""
+        """Whether a training with these very options was interrupted and can go on."""
         try:
-            return label_of(read_weights(self.last, "ckpt_path")) == self.fingerprint
+            checkpoint = read_weights(self.last, "ckpt_path")
         except (OSError, UserError):  # none, or a damaged one
             return False
+        # One that was resumed with other options keeps its label.
+        return label_of(checkpoint) == self.fingerprint and not checkpoint["callbacks"]["ResultsWriter"].get("earlier")
 
     @property
     def last(self) -> Path:
@@ -113,14 +143,20 @@ def main(words: list[str]) -> None:
             if run.done and not options.force:
                 console.print(f"{label}: finished before, kept ({run.folder})")
                 continue
-            goes_on = run.begun and not options.force
-            console.print(f"{label}{', which was interrupted, goes on' if goes_on else ''}")
-            _carry_out(run, goes_on)
+            if run.trained and not options.force:
+                console.print(f"{label}: trained before, tested again ({run.folder})")
+                _test(run)
+            else:
+                goes_on = run.begun and not options.force
+                console.print(f"{label}{', which was interrupted, goes on' if goes_on else ''}")
+                _train_and_test(run, goes_on)
             results = read_results(run.folder)
             console.print(f"    {results['test']['errors']} errors, {results['fit']['seconds']:.1f} s")
-    comparison = collect(recipe, options.runs, shlex.join(["kd-lightning", "reproduce", *words]))
+    settings = {run.stage.name: run.settings for run in plan}
+    comparison = collect(recipe, options.runs, shlex.join(["kd-lightning", "reproduce", *words]), settings)
     report = write_report(comparison, options.runs / recipe.name)
     console.print(terminal_table(comparison))
+    print_warnings(comparison)
     console.print(f"results: {report}")
     console.print(f"next: tensorboard --logdir {options.runs / recipe.name}")
 
@@ -135,17 +171,15 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
             fitting = [pair for pair in overrides if _fits(stage, pair)]
         taken.update(pair[0] for pair in fitting)
         teacher = next((run for run in plan if run.stage.name == stage.teacher), None)
-        options = [
-            *stage.config_words,
-            "--trainer.enable_model_summary=false",
-            f"--trainer.logger={LOGGER}",
-            "--trainer.logger.save_dir=lightning_logs",  # the class asks for one; each run then has its own
-        ]
-        options += stage.option_words
+        options = [*stage.config_words, "--trainer.enable_model_summary=false", *stage.option_words]
         options += [f"--model.teacher_ckpt={teacher.folder}"] if teacher else []
+        options += (
+            ["--trainer.logger=null"] if any(pair[0].split("=")[0] == "--trainer.logger" for pair in fitting) else []
+        )
         options += [word for pair in fitting for word in pair]
         with line(f"reading the config of {stage.name}"):
             config = cli.parse(["fit", *options])
+        _check_logger(config["trainer"]["logger"], fitting)
         options_of_data = json.dumps(config["data"], sort_keys=True, default=str)
         if options_of_data not in data:
             data[options_of_data] = _look_at(config["data"])
@@ -159,11 +193,63 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
 
 
 def _look_at(data: dict[str, Any]) -> str:
-    """See that there is something to test on; what tells the data from other data under the same options."""
+    """See that there is something to test on; a digest of the images and labels, or of their files."""
     module = cli.build_data(data)
     module.prepare_data()
     module.setup("test")
-    return getattr(module, "fingerprint", "")
+    files = getattr(module, "fingerprint", "")
+    if files or not hasattr(module, "content_digest"):
+        return str(files)
+    module.setup("fit")
+    return f"{module.content_digest(train=True)} {module.content_digest(train=False)}"
+
+
+def _weights_in(options: Any) -> dict[str, str]:
+    """Digests of the weights in the files and run folders that a model's options name, by their paths."""
+    if isinstance(options, dict | list):
+        each = options.values() if isinstance(options, dict) else options
+        return {path: digest for option in each for path, digest in _weights_in(option).items()}
+    if not isinstance(options, str) or not options:
+        return {}
+    path = Path(options)
+    if (path / "checkpoints").is_dir():
+        try:
+            path = resolve_checkpoint(path, options)
+        except UserError:  # of a finished run, the checkpoints may be gone
+            return {options: str(read_results(path).get("measured_on", {}).get("weights"))}
+    elif not path.name.endswith(WEIGHTS) or not path.is_file():
+        return {}
+    content = read_weights(path, options) if path.suffix == ".ckpt" else None
+    if not isinstance(content, dict) or "state_dict" not in content:
+        return {options: hashlib.sha256(path.read_bytes()).hexdigest()}
+    # A checkpoint holds the time that training took, too: the same training gives the same weights, but not that.
+    network = {name[4:]: value for name, value in content["state_dict"].items() if name.startswith("net.")}
+    return {options: weights_digest(network or content["state_dict"])}
+
+
+def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
+    """Refuse options of the logger that `reproduce` has to set itself."""
+    if logger is False:
+        raise UserError(
+            "reproduce: --trainer.logger false found, but each run is in the folder of a logger; see --help"
+        )
+    if isinstance(logger, dict) and logger["class_path"] == LOGGER:
+        pairs([word for pair in overrides for word in pair], "reproduce", tuple(f"--trainer.logger.{p}" for p in PLACE))
+
+
+def _loggers(chosen: Any, folder: Path, place: dict[str, str]) -> list[dict[str, Any]]:
+    """The loggers of a run: TensorBoard's, which gives the run folder, and those that were chosen, inside of it."""
+    found: list[dict[str, Any]] = [
+        each for each in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(each, dict)
+    ]
+    first: dict[str, Any] = next((each for each in found if each["class_path"] == LOGGER), {"class_path": LOGGER})
+    loggers = [{**first, "init_args": {**first.get("init_args", {}), "sub_dir": None, **place}}]
+    for each in found:
+        if each is not first:
+            options = each.get("init_args", {})
+            inside = {"save_dir": str(folder)} if "save_dir" in options else {}
+            loggers.append({**each, "init_args": {**options, **inside}})
+    return loggers
 
 
 def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
@@ -193,33 +279,44 @@ def _run(
     files: str,
     teacher: Run | None,
 ) -> Run:
+    place = {"save_dir": str(runs), "name": f"{recipe.name}/{stage.name}", "version": f"seed_{seed}"}
+    folder = runs / recipe.name / stage.name / f"seed_{seed}"
+    loggers = _loggers(config["trainer"]["logger"], folder, place)
     own = [
         f"--seed_everything={seed}",
-        f"--trainer.logger.save_dir={runs}",
-        f"--trainer.logger.name={recipe.name}/{stage.name}",
-        f"--trainer.logger.version=seed_{seed}",
+        "--trainer.logger=null",  # of another class, options of the config's would be left
+        f"--trainer.logger={json.dumps(loggers if len(loggers) > 1 else loggers[0])}",
     ]
-    teacher_run = teacher.fingerprint if teacher else None
-    depends_on = {**config, "seed_everything": None, "files": files, "teacher": teacher_run}
-    settings = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
-    folder = runs / recipe.name / stage.name / f"seed_{seed}"
-    return Run(stage, seed, folder, [*options, *own], config, settings)
+    return Run(stage, seed, folder, [*options, *own], config, files)
 
 
-def _carry_out(run: Run, goes_on: bool) -> None:
+def _train_and_test(run: Run, goes_on: bool) -> None:
     fit = ["fit", *run.options, f"--label={run.fingerprint}", *([f"--ckpt_path={run.last}"] if goes_on else [])]
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes by repeating this command line: it must be the stage's own.
         command = [sys.executable, "-m", "kd_lightning", *fit]
         if _process_of_its_own(command, {**os.environ, STAGE: run.stage.name}):
             raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
-        one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
-        cli.main(["test", *run.options, *one_device, f"--ckpt_path={run.folder}", "--verbose=false"])
+        _test(run)
     else:
         trained = cli.main(fit)
         checkpoint = resolve_checkpoint(run.folder, run.stage.name)
         trained.trainer.test(trained.model, trained.datamodule, ckpt_path=str(checkpoint), verbose=False)
-    update_results(run.folder, settings=run.settings, fingerprint=run.fingerprint)
+        _sign(run)
+
+
+def _test(run: Run) -> None:
+    one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+    several = spawns_processes(run.config["trainer"])
+    words = [*run.options, *(one_device if several else []), f"--ckpt_path={run.folder}", "--verbose=false"]
+    cli.main(["test", *words])
+    _sign(run)
+
+
+def _sign(run: Run) -> None:
+    """Note in a run's results what its figures depend on."""
+    tested = read_results(run.folder).get("measured_on")
+    update_results(run.folder, settings=run.settings, fingerprint=run.fingerprint, reproduced=tested)
 
 
 def _process_of_its_own(command: list[str], environment: dict[str, str]) -> int:
@@ -245,9 +342,16 @@ def _process_of_its_own(command: list[str], environment: dict[str, str]) -> int:
 
 def spawns_processes(trainer: dict[str, Any]) -> bool:
     """Whether Lightning starts further processes for a config's `trainer`."""
-    devices = trainer["devices"]
     if trainer["num_nodes"] > 1:
         return True
-    if devices in ("auto", -1, "-1"):
+    devices = trainer["devices"]
+    if isinstance(devices, str) and "," in devices:
+        devices = [place for place in devices.split(",") if place.strip()]
+    if isinstance(devices, list):
+        return len(devices) > 1
+    if devices is None or str(devices).strip() in ("auto", "-1"):
         return trainer["accelerator"] != "cpu" and torch.cuda.device_count() > 1
-    return (len(devices) if isinstance(devices, list) else int(devices)) > 1
+    try:
+        return int(devices) > 1
+    except ValueError as error:
+        raise UserError(f"trainer.devices: {devices} found, a number, a list of numbers or auto expected") from error

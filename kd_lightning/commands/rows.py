@@ -23,7 +23,8 @@ class Row:
     """A stage, or a stage under one rule of the bias fix, over all seeds that were run.
 
     Lists have one entry a run. Those of `agreement` (in [0, 1]) and `latency` (milliseconds, by batch size) hold None
-    for a run of which it was not measured, and are empty where it was of none.
+    for a run of which it was not measured, and are empty where it was of none. `images` is how many each run's test
+    measured, `of` how many the test set has, None where that was not kept.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     device: str
     threads: int | None
     seconds: list[float]
+    of: int | None = None
 
     @property
     def accuracies(self) -> list[float]:
@@ -80,6 +82,9 @@ def _row(
 ) -> Row:
     found = [run.results for run in runs]
     images = int(found[0]["test"]["images"])
+    if any(int(results["test"]["images"]) != images for results in found):
+        raise ValueError(f"{name}: tests of different numbers of images")
+    of = runs[0].measured_on.get("of")
     part = [results["bias_correction"][rule] if rule else results["test"] for results in found]
     errors = [int(figures["errors"]) for figures in part]
     # Every rule of the bias fix has the same network; it was compared with its teacher as it was trained.
@@ -102,6 +107,7 @@ def _row(
         device=str(found[0]["device"]),
         threads=found[0].get("threads"),
         seconds=[float(results["fit"]["seconds"]) for results in found],
+        of=None if of is None else int(of),
     )
 
 
@@ -113,6 +119,8 @@ def check(row: Row) -> None:
     """
     if row.images < 1 or not all(0 <= wrong <= row.images for wrong in row.errors):
         raise ValueError(f"{row.name}: errors {row.errors} of {row.images} images")
+    if row.of is not None and row.of < row.images:
+        raise ValueError(f"{row.name}: {row.images} images of {row.of}")
     if not all(0 <= figure < math.inf for figure in row.figures):
         raise ValueError(f"{row.name}: figures {row.figures}")
     if isinstance(row.published, int | float) and not 0 <= float(row.published) < math.inf:

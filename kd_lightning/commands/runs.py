@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.results import RESULTS_FILE, read_results
+from kd_lightning.results import RESULTS_FILE, config_digest, read_results
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,39 @@ class MeasuredRun:
         config = self.results.get("config")
         if not config:
             return str(self.folder.resolve())
-        config = deepcopy(config)
-        for options, names in (
-            (config, ("seed_everything", "label", "ckpt_path")),
-            (config["trainer"], ("logger", "default_root_dir")),
-            (config["data"].get("init_args") or {}, ("seed",)),
-        ):
-            for name in names:
-                options.pop(name, None)
-        depends_on = [config, self.results.get("data")]
+        fit, data = self.results["fit"], self.results.get("data", {})
+        depends_on = [config_digest(config), data.get("train"), fit.get("teacher"), fit.get("earlier")]
         return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def measured_on(self) -> dict[str, Any]:
+        """What its test was made on; empty of a run from before that was kept."""
+        return dict(self.results.get("measured_on") or {})
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether its test measured a part of the test set only."""
+        of = self.measured_on.get("of")
+        return of is not None and int(self.results["test"]["images"]) < int(of)
+
+    @property
+    def other_weights(self) -> str:
+        """The checkpoint of another run that its folder's test measured; empty if it was its own."""
+        if "checkpoint" not in self.measured_on:
+            return ""
+        checkpoint = self.measured_on["checkpoint"]
+        return "no checkpoint of its own" if checkpoint is None else checkpoint if "/" in checkpoint else ""
+
+    @property
+    def kind(self) -> str:
+        """What runs share whose figures may be averaged: their settings, and what their tests were made on."""
+        names = ("of", "data", "checkpoint", "precision", "code")
+        tested = [self.measured_on.get(name) for name in names] if self.measured_on else self._test_data
+        return json.dumps([self.settings, self.results["test"]["images"], tested])
+
+    @property
+    def _test_data(self) -> Any:
+        return self.results.get("data", {}).get("test")
 
 
 @dataclass(frozen=True)
@@ -77,9 +100,30 @@ def read_run(folder: Path) -> MeasuredRun | str:
     return missing[0] if missing else MeasuredRun(folder, results)
 
 
-def by_settings(runs: list[MeasuredRun]) -> list[list[MeasuredRun]]:
-    """Put together the runs that differ in nothing but the seed."""
+def by_settings(runs: Sequence[MeasuredRun]) -> list[list[MeasuredRun]]:
+    """Put together the runs that differ in nothing but the seed, in training and in test."""
     groups: dict[str, list[MeasuredRun]] = {}
     for run in runs:
-        groups.setdefault(run.settings, []).append(run)
+        groups.setdefault(run.kind, []).append(run)
     return list(groups.values())
+
+
+def comparable(runs: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], dict[Path, str]]:
+    """Leave out runs whose tests do not compare with those of the others, each with the reason.
+
+    A test with the weights of another run is no figure of this one; a test of a part of the test set does not stand
+    beside tests of all of it.
+    """
+    some_are_whole = not all(run.is_partial for run in runs)
+    kept: list[MeasuredRun] = []
+    left_out: dict[Path, str] = {}
+    for run in runs:
+        again = f"kd-lightning test --config {run.folder}/config.yaml --ckpt_path {run.folder} measures it whole"
+        if run.other_weights:
+            left_out[run.folder] = f"its test measured {run.other_weights}; {again}"
+        elif run.is_partial and some_are_whole:
+            images, of = run.results["test"]["images"], run.measured_on["of"]
+            left_out[run.folder] = f"its test measured {images} of {of} images; {again}"
+        else:
+            kept.append(run)
+    return kept, left_out

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 import statistics
+import sys
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -12,12 +14,40 @@ from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import Row
 from kd_lightning.csv_text import csv_cell
 
+MOST_DECIMALS = 2
+"""Of a percentage."""
+
 
 def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
-    """Write `mean ± standard deviation`; a single value as it is."""
+    """Write `mean ± standard deviation` with so many decimals; a single value with so many at most."""
     if len(values) == 1:
-        return f"{values[0]:g}"
+        text = f"{values[0]:.{digits}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def decimals(images: int, runs: int = 1) -> int:
+    """Decimals that a percentage of so many images bears: one image of 360 is 0.28 %, which shows in the first.
+
+    The mean over several runs is of as many images as all of them together; two decimals are enough.
+    """
+    return min(MOST_DECIMALS, max(0, math.ceil(math.log10(images * runs / 100))))
+
+
+def figures_in_words(row: Row, metric: str) -> str:
+    """A row's figures, mean and spread, with the decimals that its test images bear."""
+    runs = len(row.figures)
+    return mean_and_spread(row.figures, decimals(row.images, runs) if metric == "accuracy" else 1)
+
+
+def accuracies_in_words(row: Row) -> str:
+    """A row's accuracies in %, likewise."""
+    return mean_and_spread(row.accuracies, decimals(row.images, len(row.accuracies)))
+
+
+def images_in_words(row: Row) -> str:
+    """How many images each run's test measured; of how many, where it was a part of the test set."""
+    return str(row.images) if row.of in (None, row.images) else f"{row.images} of {row.of}"
 
 
 def median_latency(row: Row, size: str) -> float | None:
@@ -34,21 +64,26 @@ def batch_sizes(rows: Sequence[Row]) -> list[str]:
 def cells(comparison: Comparison) -> list[dict[str, str]]:
     """What each row shows, by column; a column that says nothing, or nothing new, is left out."""
     metric, sizes = comparison.metric, batch_sizes(comparison.rows)
-    table = [_cells(row, metric, sizes) for row in comparison.rows]
+    # How many images is said below the table where it is the same whole test set for all rows.
+    same_images = len({row.images for row in comparison.rows}) == 1
+    same_images &= all(row.of in (None, row.images) for row in comparison.rows)
+    table = [_cells(row, metric, sizes, same_images) for row in comparison.rows]
     return [{column: row[column] for column in row if any(other[column] for other in table)} for row in table]
 
 
-def _cells(row: Row, metric: str, sizes: Sequence[str]) -> dict[str, str]:
+def _cells(row: Row, metric: str, sizes: Sequence[str], same_images: bool) -> dict[str, str]:
     agreement = [100 * value for value in row.agreement if value is not None]
+    agrees = mean_and_spread(agreement, decimals(row.images, len(agreement))) + "%" if agreement else ""
     latency = {size: median_latency(row, size) for size in sizes}
     return {
         "stage": row.name,
         "published": "" if row.published is None else str(row.published),
-        "ours": mean_and_spread(row.figures, 2 if metric == "accuracy" else 1),
+        "ours": figures_in_words(row, metric),
         "n": str(len(row.figures)),
+        "images": "" if same_images else images_in_words(row),
         "errors": "" if metric == "errors" else mean_and_spread(row.errors),
         "on these classes": mean_and_spread(row.class_errors) if row.class_errors else "",
-        "agrees with teacher": f"{mean_and_spread(agreement, 2)}%" if agreement else "",
+        "agrees with teacher": agrees,
         "parameters": f"{row.parameters:,}",
         "MiB": f"{row.mebibytes:.3f}",
         "smaller by": "" if row.reduction is None else f"{row.reduction:.2%}",
@@ -73,6 +108,12 @@ def terminal_table(comparison: Comparison) -> Table:
     return table
 
 
+def print_warnings(comparison: Comparison) -> None:
+    """Print what a reader of the table has to know, on standard error."""
+    for warning in comparison.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
 def run_lines(comparison: Comparison) -> list[dict[str, object]]:
     """A line a row and run, with the figures as `results.json` has them; what was not measured is None."""
     sizes = batch_sizes(comparison.rows)
@@ -83,6 +124,7 @@ def run_lines(comparison: Comparison) -> list[dict[str, object]]:
             "published": row.published,
             "errors": row.errors[place],
             "images": row.images,
+            "of": row.of,
             "accuracy": round(1 - row.errors[place] / row.images, 6),
             "class_errors": _at(row.class_errors, place, len(row.seeds)),
             "agreement": _at(row.agreement, place, len(row.seeds)),

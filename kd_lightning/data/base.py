@@ -159,6 +159,28 @@ class ClassificationDataModule(LightningDataModule):
         result.update(repr((type(self), *shapes, self.mean.tolist(), self.std.tolist(), self.views)).encode())
         return result.hexdigest()
 
+    def content_digest(self, train: bool) -> str:
+        """A digest of the images and labels of the training set or of the test set; known after setup.
+
+        Of a streamed set, whose pixels would have to be read for it, it is the `fingerprint`.
+        """
+        part = self._dealers[train].part
+        if isinstance(part, StreamedSet):
+            return self.fingerprint
+        digest = hashlib.sha256(part.image.contiguous().numpy().data)
+        digest.update(part.label.numpy().data)
+        return digest.hexdigest()
+
+    def test_digest(self) -> str:
+        """A digest of the test images, their labels and class names, and how they are normalised; after setup."""
+        shown = [list(self.class_names), self.stored_shape, self.image_shape, self.mean.tolist(), self.std.tolist()]
+        return hashlib.sha256(f"{self.content_digest(train=False)} {shown}".encode()).hexdigest()
+
+    @property
+    def test_count(self) -> int:
+        """How many images the test set has; known after setup."""
+        return len(self._dealers[False].part.label)
+
     @property
     def num_classes(self) -> int:
         """How many classes the dataset has, left out of training or not."""
