@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kd_lightning.batch import Batch, as_batch, data_of
 from kd_lightning.callbacks.results import leaves_files, record, run_folder
@@ -115,6 +116,13 @@ class BiasCorrection(Callback):
         self._logits.append(outputs.cpu())
         self._labels.append(as_batch(batch).label.cpu())
 
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put together what all processes measured."""
+        if trainer.world_size > 1:
+            device = pl_module.device
+            self._logits = [each.cpu() for each in gather_all_tensors(torch.cat(self._logits).to(device))]
+            self._labels = [each.cpu() for each in gather_all_tensors(torch.cat(self._labels).to(device))]
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both rules' offsets and count the errors under each."""
         data = data_of(trainer)
@@ -124,7 +132,7 @@ class BiasCorrection(Callback):
         kept = [c for c in range(data.num_classes) if c not in missing]
         classes = torch.tensor(missing if len(missing) <= len(kept) else kept)
         logits, label = torch.cat(self._logits), torch.cat(self._labels)
-        train_logits, train_label = _training_set(data, pl_module)
+        train_logits, train_label = _training_set(data, trainer, pl_module)
         frequency = train_label.bincount(minlength=data.num_classes) / len(train_label)
         rules: dict[str, Callable[[], Tensor]] = {
             "as_trained": lambda: torch.zeros(data.num_classes),
@@ -144,13 +152,17 @@ class BiasCorrection(Callback):
 
 
 @torch.no_grad()
-def _training_set(data: Any, module: LightningModule) -> tuple[Tensor, Tensor]:
-    """Logits and labels of all training images, untouched by views, those left out of training among them."""
+def _training_set(data: Any, trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor]:
+    """Logits and labels of all training images, untouched by views, those left out of training among them.
+
+    They are computed in the precision of the test, to whose logits the offsets are added.
+    """
     data.setup("fit")
     module.eval()
     logits, labels = [], []
     for index in bar(torch.arange(data.train_count).split(CHUNK), "bias of the classes left out"):
         batch = data.deal(index.to(module.device))
-        logits.append(module(batch.image).float().cpu())
+        with trainer.precision_plugin.test_step_context():
+            logits.append(module(batch.image).float().cpu())
         labels.append(batch.label.cpu())
     return torch.cat(logits), torch.cat(labels)

@@ -48,6 +48,13 @@ class Mistakes(NamedTuple):
         """Those of the highest loss, the highest first."""
         return Mistakes(*(tensor[_highest(self.loss)] for tensor in self))
 
+    def padded(self) -> "Mistakes":
+        """As many as there are at most, the rest not wrong: what processes exchange has to be of one size."""
+        missing = MOST - len(self.loss)
+        padded = [torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) for tensor in self]
+        padded[0][len(self.loss) :] = RIGHT
+        return Mistakes(*padded)
+
 
 class WorstMistakes(Callback):
     """Draws, for every test, the mistakes of the highest loss, with the probabilities behind them.
@@ -82,7 +89,7 @@ class WorstMistakes(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was found."""
         assert self._worst is not None  # a test has images
-        worst: Any = pl_module.all_gather(self._worst)
+        worst: Any = pl_module.all_gather(self._worst.padded() if trainer.world_size > 1 else self._worst)
         data, file = data_of(trainer), run_folder(trainer) / "mistakes.png"
         if not trainer.is_global_zero or not leaves_files(trainer):
             return

@@ -230,9 +230,7 @@ def _weights_in(options: Any) -> dict[str, str]:
 def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
     """Refuse options of the logger that `reproduce` has to set itself."""
     if logger is False:
-        raise UserError(
-            "reproduce: --trainer.logger false found, but each run is in the folder of a logger; see --help"
-        )
+        raise UserError("reproduce: trainer.logger false found, but each run lies in a logger's folder")
     if isinstance(logger, dict) and logger["class_path"] == LOGGER:
         pairs([word for pair in overrides for word in pair], "reproduce", tuple(f"--trainer.logger.{p}" for p in PLACE))
 

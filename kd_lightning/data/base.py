@@ -1,6 +1,7 @@
 """What all data modules share: the loader deals indices, the device deals images."""
 
 import hashlib
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,26 @@ class _ResumingSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[Any]:
         begin, self.skip = self.skip, 0
         return islice(super().__iter__(), begin, None)
+
+
+class _Shares(DistributedSampler[Any]):
+    """Deals each process its share of an evaluation set, batch by batch: every image once, and none twice.
+
+    All processes get the same number of batches, for some networks wait for each other in each batch. A process whose
+    share is one image larger than another's may get a batch of one image more than `batch_size`.
+    """
+
+    def __init__(self, count: int, batch_size: int, processes: int, rank: int) -> None:
+        super().__init__(range(count), processes, rank, shuffle=False)  # type: ignore[arg-type]  # all it needs is len
+        smallest, largest = count // processes, math.ceil(count / processes)
+        batches = min(math.ceil(largest / batch_size), smallest)
+        self._batches = [part.tolist() for part in torch.arange(rank, count, processes).tensor_split(batches)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 class ClassificationDataModule(LightningDataModule):
@@ -300,16 +321,18 @@ class ClassificationDataModule(LightningDataModule):
         return train, val
 
     def _loader(
-        self, train: bool, positions: Tensor, batch_size: int, sampler: DistributedSampler[Any] | None = None
+        self, train: bool, positions: Tensor, batch_size: int | None, sampler: DistributedSampler[Any] | None = None
     ) -> Any:
+        """Make a loader; without a `batch_size`, the sampler gives whole batches."""
         # Images that stay in a memory map are gathered by the workers, where those are forked: others would copy it.
         forked = (get_start_method(allow_none=True) or get_all_start_methods()[0]) == "fork"
         gather = self.num_workers > 0 and forked and not self._dealers[train].is_resident
+        leaves_one = batch_size and sampler is not None and sum(batch_sizes(len(sampler), batch_size)) < len(sampler)
         return DataLoader(
             Indices(positions, self._dealers[train].part, gather),
             batch_size=batch_size,
             sampler=sampler,
-            drop_last=sampler is not None and sum(batch_sizes(len(sampler), batch_size)) < len(sampler),
+            drop_last=bool(leaves_one),
             num_workers=self.num_workers,
             collate_fn=_as_dealt,
             generator=torch.Generator(),  # whose draws are not the network's: a resumed run draws as one never stopped
@@ -393,15 +416,34 @@ class ClassificationDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Deal the held-out indices; no loader at all where none are held out."""
-        return self._loader(True, self.val_positions, self.eval_batch_size) if len(self.val_positions) else []
+        return self._evaluation_loader(True, self.val_positions) if len(self.val_positions) else []
 
     def test_dataloader(self) -> Any:
         """Deal the indices of the test set."""
-        return self._loader(False, torch.arange(len(self._dealers[False].part.label)), self.eval_batch_size)
+        return self._evaluation_loader(False, torch.arange(self.test_count))
 
     def predict_dataloader(self) -> Any:
-        """Deal the indices of the test set."""
-        return self.test_dataloader()
+        """Deal the indices of the test set; Lightning shares them out among processes, each once."""
+        return self._loader(False, torch.arange(self.test_count), self.eval_batch_size)
+
+    def _evaluation_loader(self, train: bool, positions: Tensor) -> Any:
+        """Deal images to be measured, each of several processes its share.
+
+        Lightning's own sampler would repeat images until all shares are equal, and they would be counted twice.
+        """
+        trainer = self.trainer
+        if trainer is None or trainer.world_size == 1:
+            return self._loader(train, positions, self.eval_batch_size)
+        if len(positions) < trainer.world_size:
+            name = "validation" if train else "test"
+            expected = f"at least {trainer.world_size} expected, one for each process (--trainer.devices)"
+            raise UserError(f"{name} images: {len(positions)} found, {expected}")
+        return self._loader(
+            train,
+            positions,
+            None,
+            _Shares(len(positions), self.eval_batch_size, trainer.world_size, trainer.global_rank),
+        )
 
     @property
     def _seed(self) -> int:

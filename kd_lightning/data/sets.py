@@ -46,8 +46,8 @@ class Indices(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, item: int) -> Any:
-        return self.__getitems__([item])
+    def __getitem__(self, item: int | list[int]) -> Any:
+        return self.__getitems__(item if isinstance(item, list) else [item])
 
     def __getitems__(self, items: list[int]) -> Any:
         index = self.positions[torch.tensor(items)]

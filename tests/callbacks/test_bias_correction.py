@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
 
 # `optimal_bias` is reached through its module: pytest would take it for a test.
@@ -77,7 +78,9 @@ def run_test(folder: Path, **options: Any) -> dict[str, Any]:
     with torch.no_grad():
         network[1].bias.copy_(torch.tensor([0.0, 0.0, -5.0]))
     module, data = TeacherModule(network), made("test", **options)
-    trainer: Any = SimpleNamespace(datamodule=data, is_global_zero=True, logger=None, log_dir=folder)
+    strategy = SimpleNamespace(broadcast=lambda path: path)
+    trainer: Any = SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=folder)
+    trainer.strategy, trainer.precision_plugin = strategy, Precision()
     callback = BiasCorrection()
     callback.on_test_epoch_start(trainer, module)
     for i, index in enumerate(data.test_dataloader()):
@@ -102,6 +105,18 @@ def test_where_fewer_classes_were_kept_theirs_are_the_offsets(tmp_path: Path) ->
     assert figures["classes"] == ["ant"]
     # 12 of the 24 training labels: exp(b) = 1 + exp(-5).
     assert figures["frequency"]["bias"]["ant"] == pytest.approx(math.log(1 + math.exp(-5)), abs=1e-3)
+
+
+def test_the_training_images_are_shown_in_the_precision_of_the_test() -> None:
+    data = made("test", omit_classes=[2])
+    module = TeacherModule(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
+    trainer: Any = SimpleNamespace(precision_plugin=MixedPrecision("bf16-mixed", "cpu"))
+    logits, label = bias_correction._training_set(data, trainer, module)
+    with torch.no_grad():
+        expected = module(data.deal(torch.arange(24)).image)
+    assert len(logits) == len(label) == 24
+    assert not torch.equal(logits, expected)
+    assert torch.equal(logits, logits.bfloat16().float())
 
 
 def test_where_training_saw_every_class_nothing_is_written(tmp_path: Path) -> None:
