@@ -71,7 +71,7 @@ def read_results(run: Path) -> dict[str, Any]:
     """The results of a run folder; empty where there are none, or none that can be read."""
     try:
         results = json.loads((run / RESULTS_FILE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return results if isinstance(results, dict) else {}
 

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from kd_lightning.batch import data_of
+from kd_lightning.batch import as_batch, class_names_of, data_of
 from kd_lightning.errors import UserError
 from kd_lightning.latency import BATCH_SIZES, measure_latency
 from kd_lightning.results import (
@@ -42,6 +42,9 @@ from kd_lightning.weights_digest import weights_digest
 log = logging.getLogger(__name__)
 
 MEBIBYTE = 2**20
+
+MOST_CLASSES = 1000
+"""Above which the results hold neither their names nor their images."""
 
 RESUME_WORDS = ("last", "hpc", "registry")
 """Lightning's own words for a checkpoint to go on from."""
@@ -217,10 +220,8 @@ class ResultsWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the images of each class."""
-        label = getattr(batch, "label", None)
-        if isinstance(outputs, Tensor) and isinstance(label, Tensor):
-            counts = torch.bincount(label, minlength=outputs.shape[-1])
-            self._class_images = counts if self._class_images is None else self._class_images + counts
+        counts = torch.bincount(as_batch(batch).label, minlength=outputs.shape[-1])
+        self._class_images = counts if self._class_images is None else self._class_images + counts
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note how many images were measured: a part of the set, under `limit_test_batches`."""
@@ -244,14 +245,14 @@ class ResultsWriter(Callback):
         test["images"] = self._images
         test["right"] = test["images"] - test["errors"]
         class_images = None if self._class_images is None else self._class_images.tolist()
-        names = list(getattr(data_of(trainer), "class_names", ()))
+        names = class_names_of(trainer, len(class_images or []))
         if few := with_few_images(class_images or [], names):
             log.warning(f"test: {few}")
         parts = {
             "test": test,
             "measured_on": _measured_on(trainer, pl_module, run, self._images),
-            "class_images": class_images,
-            "class_names": names if names and len(names) == len(class_images or []) else None,
+            "class_images": class_images if len(names) <= MOST_CLASSES else None,
+            "class_names": names if len(names) <= MOST_CLASSES else None,
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},
         }
         record(trainer, run, **{**dict.fromkeys(TEST_PARTS), **parts, **collected}, **_setting(trainer, pl_module))

@@ -10,7 +10,7 @@ from kd_lightning.commands.cautions import cautions
 from kd_lightning.commands.origin import origin_of
 from kd_lightning.commands.recipe import METRICS, Recipe, Stage
 from kd_lightning.commands.rows import DAMAGED, Row, check, confusion_of, figures_of, measured, rows_of
-from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, comparable, natural, read_run
+from kd_lightning.commands.runs import MOST_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
 from kd_lightning.errors import UserError, one_line
 
 
@@ -135,6 +135,8 @@ def read_comparison(file: Path) -> Comparison:
         UserError: it is none.
     """
     try:
+        if file.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{file.stat().st_size / 2**20:.1f} MiB, at most {MOST_BYTES / 2**20:.0f} are read")
         record = json.loads(file.read_text(encoding="utf-8"))
         rows = [_read_row(row) for row in record["rows"]]
         if record["metric"] not in METRICS or not rows:

@@ -1,11 +1,15 @@
 """How a stage was measured, as the report tells it."""
 
+import json
 import shlex
 from typing import Any, NamedTuple
 
 import yaml
 
 from kd_lightning.commands.runs import Group
+
+LONGEST_CONFIG = 100_000
+"""Characters, as JSON, of a config that is shown: a longer one takes seconds to write as YAML."""
 
 
 class Origin(NamedTuple):
@@ -52,5 +56,12 @@ def origin_of(group: Group) -> Origin:
         name=group.name,
         facts={name: str(value) for name, value in facts.items() if value not in (None, "")},
         runs=runs,
-        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
+        config=_shown(config) if config else "",
     )
+
+
+def _shown(config: Any) -> str:
+    length = len(json.dumps(config))
+    if length > LONGEST_CONFIG:
+        return f"(of {length:,} characters, at most {LONGEST_CONFIG:,} are shown; see the run's config.yaml)"
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

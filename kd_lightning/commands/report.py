@@ -1,5 +1,6 @@
 """The report: one HTML file that shows a comparison whole, from disk, without a script."""
 
+import heapq
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,9 @@ def render(comparison: Comparison) -> str:
         runs=_told(_readable(comparison)),
         timed=dict.fromkeys(f"{row.device}, CPU threads: {row.threads}" for row in rows if batch_sizes([row])),
         images=list(dict.fromkeys(images_in_words(row) for row in rows)),
-        confusions=[_confusion(group) for group in comparison.groups if any(map(confusion_of, group.runs))],
+        confusions=[
+            _confusion(group) for group in comparison.groups if any(run.results.get("confusion") for run in group.runs)
+        ],
         most_classes=MOST_CLASSES,
         origins=[origin_of(group) for group in comparison.groups],
         version=__version__,
@@ -104,10 +107,10 @@ def _told(lines: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def _confusion(group: Group) -> Confusion:
-    counted = [run for run in group.runs if confusion_of(run)]
+    counted = [run for run in group.runs if run.results.get("confusion")]
     names = [str(name) for name in counted[0].results["class_names"]]
     its = [counts for run in counted if len(counts := confusion_of(run)) == len(names)]
-    total = [[sum(cell) for cell in zip(*rows, strict=True)] for rows in zip(*its, strict=True)]
+    total = [[*map(sum, zip(*rows, strict=True))] for rows in zip(*its, strict=True)] if len(its) > 1 else its[0]
     images, right = sum(map(sum, total)), sum(total[place][place] for place in range(len(names)))
     few = len(names) <= MOST_CLASSES
     return Confusion(
@@ -136,10 +139,14 @@ def _shaded(counts: list[list[int]]) -> list[list[Cell]]:
 
 def most_confused(counts: list[list[int]], names: Sequence[str]) -> list[dict[str, Any]]:
     """The pairs of label and prediction with the most errors, the most first, twenty at most."""
-    pairs: list[dict[str, Any]] = [
-        {"label": names[label], "taken for": names[place], "times": count, "of its images": sum(row)}
+    found = (
+        (count, label, place)
         for label, row in enumerate(counts)
         for place, count in enumerate(row)
-        if place != label and count
+        if count and place != label
+    )
+    worst = heapq.nsmallest(PAIRS, found, key=lambda pair: (-pair[0], pair[1], pair[2]))
+    return [
+        {"label": names[label], "taken for": names[place], "times": count, "of its images": sum(counts[label])}
+        for count, label, place in worst
     ]
-    return sorted(pairs, key=lambda pair: -pair["times"])[:PAIRS]

@@ -14,7 +14,7 @@ RULES = {
     "test_optimal": "bias chosen on the test set",
 }
 
-DAMAGED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What reading figures raises where a file does not hold what its schema says."""
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from kd_lightning.results import RESULTS_FILE, config_digest, read_results
 
+MOST_BYTES = 8 * 2**20
+"""Of a file that is compared: results of a thousand classes, the most that are kept, have 4 MiB."""
+
 
 @dataclass(frozen=True)
 class MeasuredRun:
@@ -93,6 +96,9 @@ def find_runs(folder: Path) -> list[Path]:
 
 def read_run(folder: Path) -> MeasuredRun | str:
     """Read a run, or say in a word or two what keeps it from being compared."""
+    file = folder / RESULTS_FILE
+    if file.is_file() and file.stat().st_size > MOST_BYTES:
+        return f"{RESULTS_FILE} of {file.stat().st_size / 2**20:.1f} MiB, at most {MOST_BYTES / 2**20:.0f} are read"
     results = read_results(folder)
     if not results:
         return f"no {RESULTS_FILE} that can be read"

@@ -436,8 +436,10 @@ class ClassificationDataModule(LightningDataModule):
             return self._loader(train, positions, self.eval_batch_size)
         if len(positions) < trainer.world_size:
             name = "validation" if train else "test"
-            expected = f"at least {trainer.world_size} expected, one for each process (--trainer.devices)"
-            raise UserError(f"{name} images: {len(positions)} found, {expected}")
+            raise UserError(
+                f"{name} images: {len(positions)} found, at least {trainer.world_size} expected, one for each process "
+                "(--trainer.devices)"
+            )
         return self._loader(
             train,
             positions,
