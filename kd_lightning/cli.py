@@ -33,7 +33,7 @@ from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoint_io import WholeCheckpointIO
 from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.description import KEY, plain_network
-from kd_lightning.errors import UserError
+from kd_lightning.errors import UserError, one_line
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.modules.resuming import KEY as TRAINING
 from kd_lightning.network_options import (
@@ -280,7 +280,12 @@ class _CLI(LightningCLI):
             callbacks.append(TQDMProgressBar(refresh_rate=PROGRESS_EVERY))
         if self.subcommand == "fit":
             check_callbacks(callbacks, self.model, resumes=bool(self.config[self.subcommand].get("ckpt_path")))
-        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except TypeError as error:
+            if "devices" not in str(error):
+                raise
+            raise UserError(f"trainer.devices: {config.get('devices')} found ({one_line(error)})") from error
         if self.subcommand != "fit" or self.config[self.subcommand].get("ckpt_path"):
             _keep_metrics(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's, or the strategy's own

@@ -180,6 +180,7 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
         with line(f"reading the config of {stage.name}"):
             config = cli.parse(["fit", *options])
         _check_logger(config["trainer"]["logger"], fitting)
+        spawns_processes(config["trainer"])  # says what is wrong with its devices
         options_of_data = json.dumps(config["data"], sort_keys=True, default=str)
         if options_of_data not in data:
             data[options_of_data] = _look_at(config["data"])

@@ -173,6 +173,62 @@ def test_a_process_of_its_own_ends_as_it_ends(status):
 
 
 @pytest.mark.parametrize(
+    ("devices", "several"),
+    [
+        *((devices, True) for devices in ("0,1", "0, 1", [0, 1], 2, "2", "auto", -1, "-1", None)),
+        *((devices, False) for devices in ("1,", "0,", [0], 1, "1")),
+    ],
+)
+def test_devices_are_read_as_lightning_reads_them(devices, several, monkeypatch):
+    monkeypatch.setattr(reproduce.torch.cuda, "device_count", lambda: 2)
+    trainer = {"devices": devices, "num_nodes": 1, "accelerator": "gpu"}
+    assert reproduce.spawns_processes(trainer) == several
+    assert reproduce.spawns_processes({**trainer, "num_nodes": 2})
+
+
+@pytest.mark.parametrize(("command", "devices"), [("reproduce", "0,1"), ("fit", "0,"), ("fit", "[0]")])
+def test_devices_that_a_cpu_does_not_have_are_one_line(command, devices, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda words, env, check: calls.append(words) or Failed())
+    words = {"reproduce": ["digits", "--stages", "teacher"], "fit": ["--config", str(CONFIGS / "digits/teacher.yaml")]}
+    assert main([command, *words[command], f"--trainer.devices={devices}", "--trainer.accelerator=cpu"]) == 2
+    assert calls or f"trainer.devices: {devices} found (`devices` selected" in capsys.readouterr().err
+
+
+CSV = "lightning.pytorch.loggers.CSVLogger"
+
+
+def tables():
+    found = Path("lightning_logs").rglob("metrics.csv")
+    return sorted(str(file.relative_to("lightning_logs/digits/baseline").parts[0]) for file in found)
+
+
+@pytest.mark.parametrize("given", ["class", "list", "config"])
+def test_loggers_of_one_s_own_are_used_inside_each_run_s_folder(given):
+    words = ["reproduce", "digits", "--stages", "baseline", "--seeds", "2", "--pictures=false", *SHORT]
+    logger = {"class_path": CSV, "init_args": {"save_dir": "elsewhere"}}
+    if given == "class":
+        words += [f"--trainer.logger={CSV}", "--trainer.logger.save_dir=elsewhere"]
+    elif given == "list":
+        words += [f"--trainer.logger={json.dumps([logger])}"]
+    else:
+        config = yaml.safe_load((CONFIGS / "digits/baseline.yaml").read_text())
+        config["data"] = str(CONFIGS / "digits/data.yaml")
+        config["trainer"]["logger"] = [config["trainer"]["logger"], logger]
+        stages = {"baseline": {"config": config}}
+        Path("digits").mkdir()
+        Path("digits/recipe.yaml").write_text(yaml.safe_dump({"title": "Own", "stages": stages}))
+        words[1] = str(Path("digits").absolute())
+    assert main(words) == 0
+    assert tables() == ["seed_0", "seed_1"]
+    assert not Path("elsewhere").exists()
+    for seed in (0, 1):
+        run = Path(f"lightning_logs/digits/baseline/seed_{seed}")
+        assert list(run.glob("events*"))
+        assert {"fit", "test"} <= set(read_results(run))
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("mnist",), "digits, dogs_vs_cats, mnist_hinton, mnist_transfer expected, or a recipe"),
@@ -183,6 +239,13 @@ def test_a_process_of_its_own_ends_as_it_ends(status):
         (("digits", "--nonsense=1"), "nonsense"),
         (("digits", "--seed_everything=3"), "--seed_everything=3 found, but reproduce sets it for each run"),
         (("digits", "--data.train_size=5000"), "train_size: 5000 found"),
+        (("digits", "--trainer.logger=false"), "trainer.logger false found, but each run lies in a logger's folder"),
+        (("digits", "--trainer.logger.version=3"), "--trainer.logger.version=3 found, but reproduce sets it for each"),
+        (("digits", "--overwrite=true"), "--overwrite=true found, but reproduce sets it for each run"),
+        (
+            ("digits", "--trainer.devices=two"),
+            "trainer.devices: two found, a number, a list of numbers or auto expected",
+        ),
         (("digits", "more"), "reproduce: more found, an option (--name value) expected"),
         (("mnist_transfer", "--data.root=nowhere"), "nowhere/MNIST/raw"),
     ],
