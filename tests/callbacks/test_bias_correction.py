@@ -78,9 +78,8 @@ def run_test(folder: Path, **options: Any) -> dict[str, Any]:
     with torch.no_grad():
         network[1].bias.copy_(torch.tensor([0.0, 0.0, -5.0]))
     module, data = TeacherModule(network), made("test", **options)
-    strategy = SimpleNamespace(broadcast=lambda path: path)
-    trainer: Any = SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=folder)
-    trainer.strategy, trainer.precision_plugin = strategy, Precision()
+    trainer: Any = SimpleNamespace(datamodule=data, is_global_zero=True, logger=None, log_dir=folder)
+    trainer.precision_plugin = Precision()
     callback = BiasCorrection()
     callback.on_test_epoch_start(trainer, module)
     for i, index in enumerate(data.test_dataloader()):

@@ -189,7 +189,7 @@ def test_devices_are_read_as_lightning_reads_them(devices, several, monkeypatch)
 @pytest.mark.parametrize(("command", "devices"), [("reproduce", "0,1"), ("fit", "0,"), ("fit", "[0]")])
 def test_devices_that_a_cpu_does_not_have_are_one_line(command, devices, capsys, monkeypatch):
     calls = []
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda words, env, check: calls.append(words) or Failed())
+    monkeypatch.setattr(reproduce, "_process_of_its_own", lambda words, environment: calls.append(words) or 1)
     words = {"reproduce": ["digits", "--stages", "teacher"], "fit": ["--config", str(CONFIGS / "digits/teacher.yaml")]}
     assert main([command, *words[command], f"--trainer.devices={devices}", "--trainer.accelerator=cpu"]) == 2
     assert calls or f"trainer.devices: {devices} found (`devices` selected" in capsys.readouterr().err
