@@ -23,6 +23,9 @@ EMF), and those that it recognises, but cannot decode (MPEG, GRIB, HDF5, BUFR).
 MOST_PIXELS = 100_000_000
 """Pixels that are decoded of one image, at most: 10,000 x 10,000. JPEGs are decoded at a lower resolution first."""
 
+NESTED = frozenset({"BLP", "ICNS", "ICO"})
+"""Formats that hold another image, whose size may not be the one that they give; each counts as a large image."""
+
 LARGE_IMAGE = 2**24
 """Pixels above which a process decodes one image at a time; a decoded pixel takes 4 to 12 bytes."""
 
@@ -47,7 +50,7 @@ def open_image(file: Path) -> Image.Image:
 
 
 def check_size(image: Image.Image) -> int:
-    """Count the pixels that are about to be decoded.
+    """Count the pixels that are about to be decoded, at least.
 
     Raises:
         ValueError: they are more than `MOST_PIXELS`.
@@ -55,7 +58,7 @@ def check_size(image: Image.Image) -> int:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are read; make the image smaller")
-    return width * height
+    return MOST_PIXELS if image.format in NESTED else width * height
 
 
 def decode_in_turn(pixels: int, decode: Callable[[], Image.Image]) -> Image.Image:

@@ -578,6 +578,13 @@ def test_large_images_are_decoded_one_at_a_time(split_tree: Path, monkeypatch: p
     assert int(read(small)[0][0, 0, 0]) == 9
 
 
+@pytest.mark.parametrize("kind", ["ICO", "ICNS"])
+def test_a_format_that_holds_another_image_counts_as_large(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "icon", format=kind)
+    with formats.open_image(tmp_path / "icon") as image:
+        assert formats.check_size(image) > formats.LARGE_IMAGE
+
+
 def test_a_pipe_is_no_image_and_is_not_waited_for(split_tree: Path) -> None:
     os.mkfifo(split_tree / "train" / "ant" / "pipe.png")
     assert "pipe.png (no regular file)" in message_of(split_tree)
