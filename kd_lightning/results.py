@@ -23,7 +23,7 @@
      "threads": NUMBER,   # that torch had on the CPU
      "label": WORD,   # of `fit --label`, or a random one, as in the run's checkpoints; `reproduce`: its fingerprint
      "settings": DIGEST, "fingerprint": DIGEST,   # of all that `reproduce` says the figures depend on; with the seed
-     "reproduced": {…},   # `measured_on` of the test that `reproduce` made
+     "reproduced": {…},   # `measured_on` of the test that `reproduce` made, and the "parts" that it wrote
      "command": [WORD, …]}
 
 Each part is written when it is known; a new fit starts a new file. A test replaces all parts of an earlier test.

@@ -16,6 +16,9 @@ class Gallery(Callback):
     See `ConfusionMatrix`, `ReliabilityDiagram` and `WorstMistakes`.
     """
 
+    draws_pictures = True
+    """Says to `ResultsWriter` that those of an earlier test will be replaced."""
+
     def __init__(self) -> None:
         self._pictures: tuple[Callback, ...] = (ConfusionMatrix(), ReliabilityDiagram(), WorstMistakes())
 

@@ -116,6 +116,7 @@ class ResultsWriter(Callback):
         self._resumed: dict[str, Any] = {}
         self._earlier: list[dict[str, Any]] = []
         self._is_stale = False
+        self._run = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the options of this training."""
@@ -135,7 +136,7 @@ class ResultsWriter(Callback):
         """Start the clock on a clean folder."""
         self.collected = None
         self._start = time.perf_counter()
-        run = run_folder(trainer)
+        self._run = run = run_folder(trainer)
         if has_own_folder(trainer) and leaves_files(trainer):
             self.check_place(run, trainer.ckpt_path)
         self._note_earlier_options()
@@ -158,9 +159,8 @@ class ResultsWriter(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remove the figures of a training that was resumed: this checkpoint is of a longer one."""
-        run = run_folder(trainer)  # on every process: they agree on it
         if trainer.is_global_zero and trainer.state.fn == "fit":
-            self._remove_earlier_figures(trainer, run)
+            self._remove_earlier_figures(trainer, self._run)
 
     def _remove_earlier_figures(self, trainer: Trainer, run: Path) -> None:
         if not self._is_stale or trainer.global_step == self._resumed["steps"]:
@@ -206,9 +206,14 @@ class ResultsWriter(Callback):
             record(trainer, run, fit=fit, command=sys.argv[1:], **shown, **_setting(trainer, pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collect the parts of this test."""
+        """Collect the parts of this test; where it draws no pictures, those of the test before go."""
         self.collected = {}
         self._class_images = None
+        run = run_folder(trainer)  # on every process: they agree on it
+        draws = any(getattr(callback, "draws_pictures", False) for callback in getattr(trainer, "callbacks", ()))
+        if not draws and trainer.is_global_zero and leaves_files(trainer) and has_own_folder(trainer):
+            for name in PICTURES:
+                (run / name).unlink(missing_ok=True)
 
     def on_test_batch_end(
         self,

@@ -27,7 +27,7 @@ from kd_lightning.commands.table import print_warnings, terminal_table
 from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError
-from kd_lightning.results import code_version, label_of, read_results, update_results
+from kd_lightning.results import TEST_PARTS, code_version, label_of, read_results, update_results
 from kd_lightning.stopping import Stopped
 from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.waiting import line
@@ -80,7 +80,7 @@ class Run:
         """Whether it was trained and tested with these very options, and no other test has replaced its figures."""
         results = read_results(self.folder)
         finished = results.get("fingerprint") == self.fingerprint and "test" in results
-        return finished and results.get("measured_on") == results.get("reproduced")
+        return finished and _tested(results) == results.get("reproduced")
 
     @property
     def trained(self) -> bool:
@@ -314,8 +314,13 @@ def _test(run: Run) -> None:
 
 def _sign(run: Run) -> None:
     """Note in a run's results what its figures depend on."""
-    tested = read_results(run.folder).get("measured_on")
+    tested = _tested(read_results(run.folder))
     update_results(run.folder, settings=run.settings, fingerprint=run.fingerprint, reproduced=tested)
+
+
+def _tested(results: dict[str, Any]) -> dict[str, Any]:
+    """What tells the test of a run from another one of it: what it was made on, and what it wrote."""
+    return {**results.get("measured_on", {}), "parts": [part for part in TEST_PARTS if part in results]}
 
 
 def _process_of_its_own(command: list[str], environment: dict[str, str]) -> int:

@@ -93,6 +93,25 @@ def test_another_test_of_a_run_is_not_averaged_and_reproduce_tests_again(
 
 
 @pytest.mark.usefixtures("runs")
+def test_a_test_replaces_all_parts_of_the_one_before_and_reproduce_tests_again_what_lacks_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = read_results(SEED_1)
+    rules = {rule: {"errors": 1, "class_errors": 1} for rule in ("as_trained", "frequency", "test_optimal")}
+    results["bias_correction"] = rules
+    results["reproduced"]["parts"].insert(-1, "bias_correction")
+    (SEED_1 / "results.json").write_text(json.dumps(results))
+    (SEED_1 / "confusion.png").write_bytes(b"of an earlier test")
+    assert main([*REPRODUCE, "--stages", "distill"]) == 0
+    assert capsys.readouterr().out.count("kept") == 3
+    assert main(["test", "--config", f"{SEED_1}/config.yaml", "--trainer.callbacks=null", "--verbose=false"]) == 0
+    assert "bias_correction" not in read_results(SEED_1)
+    assert not (SEED_1 / "confusion.png").exists()  # `--pictures false`, of the run's config
+    assert main([*REPRODUCE, "--stages", "distill"]) == 0
+    assert "seed 1: trained before, tested again" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("runs")
 def test_a_run_that_is_extended_says_so_and_has_a_row_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", f"{SEED_1}/config.yaml", "--ckpt_path", str(SEED_1)]
     assert main(["fit", *words, "--trainer.max_epochs=3"]) == 0
