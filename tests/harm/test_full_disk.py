@@ -11,7 +11,7 @@ import yaml
 from kd_lightning.__main__ import main
 
 RUN = Path("lightning_logs/digits/teacher/seed_0")
-FIT = ["fit", "--config=teacher.yaml"]
+FIT = ["fit", "--config=teacher.yaml", "--overwrite=true"]  # of a run of `reproduce`
 TEST = ["test", "--config=teacher.yaml"]
 REPRODUCE = ["reproduce", "digits.yaml"]
 
