@@ -169,7 +169,7 @@ def test_a_loss_of_ones_own_is_run_as_shown() -> None:
     configs = []
     for command in commands("docs/extend.md"):
         run(command)
-        configs.append(Path("lightning_logs/digits/distill/seed_0/config.yaml").read_text())
+        configs.append(Path("lightning_logs/digits/distill/mine/config.yaml").read_text())
     assert ["soft_loss: mine.logit_distance" in config for config in configs] == [True, False]
 
 
