@@ -124,7 +124,8 @@ def comparable(runs: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], dict[Pat
     kept: list[MeasuredRun] = []
     left_out: dict[Path, str] = {}
     for run in runs:
-        again = f"kd-lightning test --config {run.folder}/config.yaml --ckpt_path {run.folder} measures it whole"
+        words = f"--config {run.folder}/config.yaml --ckpt_path {run.folder} --trainer.limit_test_batches 1.0"
+        again = f"kd-lightning test {words} measures it whole"
         if run.other_weights:
             left_out[run.folder] = f"its test measured {run.other_weights}; {again}"
         elif run.is_partial and some_are_whole:
