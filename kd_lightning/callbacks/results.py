@@ -17,13 +17,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from kd_lightning.batch import as_batch, class_names_of, data_of
+from kd_lightning.callbacks.measured_on import measured_on, weights_of
 from kd_lightning.errors import UserError
 from kd_lightning.latency import BATCH_SIZES, measure_latency
 from kd_lightning.results import (
     PARTS,
     RESULTS_FILE,
     TEST_PARTS,
-    code_version,
     commit,
     config_digest,
     is_fingerprint,
@@ -37,7 +37,6 @@ from kd_lightning.results import (
 from kd_lightning.run_folder import has_own_folder as has_own_folder
 from kd_lightning.run_folder import run_folder as run_folder
 from kd_lightning.waiting import line
-from kd_lightning.weights_digest import weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +151,8 @@ class ResultsWriter(Callback):
     def _note_earlier_options(self) -> None:
         """Keep, of a training that is resumed with other options, with which ones it began."""
         before, now = self._resumed.get("config"), config_digest(self._config) if self._config else None
+        if self._resumed and not before and (config := read_results(self._run).get("config")):
+            before = config_digest(config)  # its checkpoint is from before this was kept
         self._earlier = [*self._resumed.get("earlier", [])]
         if before and now and before != now:
             self._earlier.append({"config": before, "steps": self._resumed["steps"]})
@@ -199,7 +200,7 @@ class ResultsWriter(Callback):
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),
-                **_weights(pl_module),
+                **weights_of(pl_module),
                 **({"earlier": self._earlier} if self._earlier else {}),
             }
             shown = {"data": {"train": _digest(trainer, train=True)}, "config": self._config, "commit": commit()}
@@ -225,6 +226,8 @@ class ResultsWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the images of each class."""
+        if not isinstance(outputs, Tensor):  # of a module of the user's
+            return
         counts = torch.bincount(as_batch(batch).label, minlength=outputs.shape[-1])
         self._class_images = counts if self._class_images is None else self._class_images + counts
 
@@ -255,7 +258,7 @@ class ResultsWriter(Callback):
             log.warning(f"test: {few}")
         parts = {
             "test": test,
-            "measured_on": _measured_on(trainer, pl_module, run, self._images),
+            "measured_on": measured_on(trainer, pl_module, run, self._images),
             "class_images": class_images if len(names) <= MOST_CLASSES else None,
             "class_names": names if len(names) <= MOST_CLASSES else None,
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},
@@ -292,52 +295,6 @@ def _config(trainer: Trainer, run: Path) -> Any:
     try:
         return yaml.safe_load((run / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError):
-        return None
-
-
-def _weights(module: LightningModule) -> dict[str, str]:
-    """Digests of the weights of a network and, where it has one, of its teacher."""
-    teacher: Any = getattr(module, "teacher", None)
-    networks: dict[str, Any] = {"weights": module.net, "teacher": getattr(teacher, "network", None)}
-    found = {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
-    # Of a teacher that was cast or sharded, the digest is not that of its own run.
-    if getattr(teacher, "sharded", False) or any(p.dtype != torch.float32 for p in module.parameters()):
-        found.pop("teacher", None)
-    return {name: weights_digest(network) for name, network in found.items()}
-
-
-def _measured_on(trainer: Trainer, module: LightningModule, run: Path, images: int) -> dict[str, Any]:
-    """What tells the figures of a test from those of another: images, normalisation, weights, precision, code."""
-    weights = _weights(module)["weights"]
-    path = Path(trainer.ckpt_path) if trainer.ckpt_path else None
-    checkpoint = str(path.resolve()) if path else None
-    if path and path.resolve().parent == (run / "checkpoints").resolve():
-        checkpoint = path.stem
-    elif weights == read_results(run).get("fit", {}).get("weights"):
-        checkpoint = "last"
-    data = data_of(trainer)
-    known = hasattr(data, "test_digest")
-    return {
-        "images": images,
-        "of": _test_count(trainer),
-        "data": data.test_digest() if known else "",
-        **({"mean": data.mean.tolist(), "std": data.std.tolist()} if known else {}),
-        "checkpoint": checkpoint,
-        "weights": weights,
-        "precision": str(trainer.precision),
-        "code": code_version(),
-    }
-
-
-def _test_count(trainer: Trainer) -> int | None:
-    """How many images the test set has; None where its loaders do not say."""
-    data = data_of(trainer)
-    if hasattr(data, "test_count"):
-        return int(data.test_count)
-    loaders: Any = trainer.test_dataloaders
-    try:
-        return sum(len(each.dataset) for each in (loaders if isinstance(loaders, list) else [loaders]))
-    except (AttributeError, TypeError):
         return None
 
 

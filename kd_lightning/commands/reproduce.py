@@ -20,6 +20,8 @@ from rich.console import Console
 from kd_lightning import cli, stopping
 from kd_lightning.commands.closing import STAGE
 from kd_lightning.commands.comparison import collect
+from kd_lightning.commands.dependencies import look_at, weights_in
+from kd_lightning.commands.loggers import check_logger, loggers_of
 from kd_lightning.commands.options import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.commands.recipe import CONFIGS, Recipe, Stage, find_recipe
 from kd_lightning.commands.report import write_report
@@ -31,19 +33,10 @@ from kd_lightning.results import TEST_PARTS, code_version, label_of, read_result
 from kd_lightning.stopping import Stopped
 from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.waiting import line
-from kd_lightning.weights_digest import weights_digest
 from kd_lightning.weights_file import read_weights
 
 OWN = ("--seed_everything", "--ckpt_path", "--label", "--overwrite")
 """Options of `fit` that say which run it is."""
-
-LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
-
-PLACE = ("save_dir", "name", "version", "sub_dir")
-"""Options of `LOGGER` that say where a run is."""
-
-WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
-"""How the names of files of weights end, whose content is a part of a run's settings."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class Run:
         It is known once the run's teacher is trained.
         """
         unimportant = dict.fromkeys(("seed_everything", "label", "overwrite", "pictures"))
-        weights = _weights_in(self.config["model"])
+        weights = weights_in(self.config["model"])
         depends_on = {**self.config, **unimportant, "data": [self.config["data"], self.data], "weights": weights}
         text = json.dumps([depends_on, code_version()], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -179,11 +172,11 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
         options += [word for pair in fitting for word in pair]
         with line(f"reading the config of {stage.name}"):
             config = cli.parse(["fit", *options])
-        _check_logger(config["trainer"]["logger"], fitting)
+        check_logger(config["trainer"]["logger"], fitting)
         spawns_processes(config["trainer"])  # says what is wrong with its devices
         options_of_data = json.dumps(config["data"], sort_keys=True, default=str)
         if options_of_data not in data:
-            data[options_of_data] = _look_at(config["data"])
+            data[options_of_data] = look_at(config["data"])
         files = data[options_of_data]
         for seed in range(stage.seeds or seeds):
             plan.append(_run(recipe, stage, seed, runs, options, config, files, teacher))
@@ -191,64 +184,6 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
         if pair[0] not in taken:
             _parse_with(stages[-1], pair)  # says what is wrong with it
     return plan
-
-
-def _look_at(data: dict[str, Any]) -> str:
-    """See that there is something to test on; a digest of the images and labels, or of their files."""
-    module = cli.build_data(data)
-    module.prepare_data()
-    module.setup("test")
-    files = getattr(module, "fingerprint", "")
-    if files or not hasattr(module, "content_digest"):
-        return str(files)
-    module.setup("fit")
-    return f"{module.content_digest(train=True)} {module.content_digest(train=False)}"
-
-
-def _weights_in(options: Any) -> dict[str, str]:
-    """Digests of the weights in the files and run folders that a model's options name, by their paths."""
-    if isinstance(options, dict | list):
-        each = options.values() if isinstance(options, dict) else options
-        return {path: digest for option in each for path, digest in _weights_in(option).items()}
-    if not isinstance(options, str) or not options:
-        return {}
-    path = Path(options)
-    if (path / "checkpoints").is_dir():
-        try:
-            path = resolve_checkpoint(path, options)
-        except UserError:  # of a finished run, the checkpoints may be gone
-            return {options: str(read_results(path).get("measured_on", {}).get("weights"))}
-    elif not path.name.endswith(WEIGHTS) or not path.is_file():
-        return {}
-    content = read_weights(path, options) if path.suffix == ".ckpt" else None
-    if not isinstance(content, dict) or "state_dict" not in content:
-        return {options: hashlib.sha256(path.read_bytes()).hexdigest()}
-    # A checkpoint holds the time that training took, too: the same training gives the same weights, but not that.
-    network = {name[4:]: value for name, value in content["state_dict"].items() if name.startswith("net.")}
-    return {options: weights_digest(network or content["state_dict"])}
-
-
-def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
-    """Refuse options of the logger that `reproduce` has to set itself."""
-    if logger is False:
-        raise UserError("reproduce: trainer.logger false found, but each run lies in a logger's folder")
-    if isinstance(logger, dict) and logger["class_path"] == LOGGER:
-        pairs([word for pair in overrides for word in pair], "reproduce", tuple(f"--trainer.logger.{p}" for p in PLACE))
-
-
-def _loggers(chosen: Any, folder: Path, place: dict[str, str]) -> list[dict[str, Any]]:
-    """The loggers of a run: TensorBoard's, which gives the run folder, and those that were chosen, inside of it."""
-    found: list[dict[str, Any]] = [
-        each for each in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(each, dict)
-    ]
-    first: dict[str, Any] = next((each for each in found if each["class_path"] == LOGGER), {"class_path": LOGGER})
-    loggers = [{**first, "init_args": {**first.get("init_args", {}), "sub_dir": None, **place}}]
-    for each in found:
-        if each is not first:
-            options = each.get("init_args", {})
-            inside = {"save_dir": str(folder)} if "save_dir" in options else {}
-            loggers.append({**each, "init_args": {**options, **inside}})
-    return loggers
 
 
 def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
@@ -280,7 +215,7 @@ def _run(
 ) -> Run:
     place = {"save_dir": str(runs), "name": f"{recipe.name}/{stage.name}", "version": f"seed_{seed}"}
     folder = runs / recipe.name / stage.name / f"seed_{seed}"
-    loggers = _loggers(config["trainer"]["logger"], folder, place)
+    loggers = loggers_of(config["trainer"]["logger"], folder, place)
     own = [
         f"--seed_everything={seed}",
         "--trainer.logger=null",  # of another class, options of the config's would be left

@@ -1,0 +1,58 @@
+"""What tells the figures of one test from those of another."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from kd_lightning.batch import data_of
+from kd_lightning.results import code_version, read_results
+from kd_lightning.weights_digest import weights_digest
+
+
+def weights_of(module: LightningModule) -> dict[str, str]:
+    """Digests of the weights of a network and, where it has one, of its teacher."""
+    teacher: Any = getattr(module, "teacher", None)
+    networks: dict[str, Any] = {"weights": module.net, "teacher": getattr(teacher, "network", None)}
+    found = {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
+    # Of a teacher that was cast or sharded, the digest is not that of its own run.
+    if getattr(teacher, "sharded", False) or any(p.dtype != torch.float32 for p in module.parameters()):
+        found.pop("teacher", None)
+    return {name: weights_digest(network) for name, network in found.items()}
+
+
+def measured_on(trainer: Trainer, module: LightningModule, run: Path, images: int) -> dict[str, Any]:
+    """What tells the figures of a test from those of another: images, normalisation, weights, precision, code."""
+    weights = weights_of(module)["weights"]
+    path = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+    checkpoint = str(path.resolve()) if path else None
+    if path and path.resolve().parent == (run / "checkpoints").resolve():
+        checkpoint = path.stem
+    elif weights == read_results(run).get("fit", {}).get("weights"):
+        checkpoint = "last"
+    data = data_of(trainer)
+    known = hasattr(data, "test_digest")
+    return {
+        "images": images,
+        "of": _test_count(trainer),
+        "data": data.test_digest() if known else "",
+        **({"mean": data.mean.tolist(), "std": data.std.tolist()} if known else {}),
+        "checkpoint": checkpoint,
+        "weights": weights,
+        "precision": str(trainer.precision),
+        "code": code_version(),
+    }
+
+
+def _test_count(trainer: Trainer) -> int | None:
+    """How many images the test set has; None where its loaders do not say."""
+    data = data_of(trainer)
+    if hasattr(data, "test_count"):
+        return int(data.test_count)
+    loaders: Any = trainer.test_dataloaders
+    try:
+        return sum(len(each.dataset) for each in (loaders if isinstance(loaders, list) else [loaders]))
+    except (AttributeError, TypeError):
+        return None
