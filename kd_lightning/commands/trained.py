@@ -116,7 +116,8 @@ def _by_itself(file: Path, content: Any, option: str) -> Trained:
         description = describe(make_data()) if said is None else Description.of(said)
     except ValueError as error:
         raise UserError(f"{option}: {file} has a description that is none ({error})") from error
-    recorded = model.get("net") if said is None else said.get("network")
+    # A checkpoint of weights alone (`save_weights_only`) does not say how its network is made.
+    recorded = (said or {}).get("network") or model.get("net")
     if recorded is None or description is None:
         raise UserError(f"{option}: {file} does not say how its network is made: {FROM_PYTHON}")
     classifier = ImageClassifier(rebuild(recorded, content, file, option), description)

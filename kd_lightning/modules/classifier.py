@@ -20,10 +20,10 @@ from torch.optim import Optimizer
 from kd_lightning.batch import Batch, as_batch, batch_sizes, data_of, images_of
 from kd_lightning.description import KEY, compare_with_data, describe, listed
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.evaluation import evaluating
 from kd_lightning.modules import randomness, resuming, steps
 from kd_lightning.modules.loading import OPTION, check_given
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
+from kd_lightning.modules.sanity import check_logits, read_blank_images
 from kd_lightning.schedules import CosineDecay
 from kd_lightning.teachers import resolve_checkpoint
 
@@ -150,43 +150,21 @@ class ClassifierModule(LightningModule):
         self.check_outputs(self.net, "network")
 
     def check_outputs(self, network: nn.Module, name: str) -> None:
-        """Show two blank images to a network; raise `UserError` if it cannot read it or has other classes.
-
-        Channels last is the order in which convolutions are fastest. A network that takes its maps apart by `view`
-        cannot read it; then the module goes back to the usual one.
+        """Show two blank images to a network; raise `UserError` if it cannot read them or has other classes.
 
         Plain data does not say what its images are: then nothing is done before the first batch has come.
         """
-        network.to(memory_format=self.memory_format)
         if self._image_shape is None:
+            network.to(memory_format=self.memory_format)
             return
-        parameter = next(network.parameters(), torch.empty(0))
-        image = torch.zeros(2, *self._image_shape, device=parameter.device, dtype=parameter.dtype)
-        try:
-            with evaluating(network), torch.no_grad(), self._uncompiled():
-                logits = network(image.to(memory_format=self.memory_format))
-        except UserError:  # from a tapped layer
-            raise
-        except Exception as error:  # the network may be anybody's
-            if self.memory_format == torch.channels_last:
-                self.memory_format = torch.contiguous_format
-                self.check_outputs(network, name)
-                return
-            shape = "x".join(map(str, self._image_shape))
-            raise UserError(
-                f"{name}: {type(network).__name__} cannot read images of {shape} ({one_line(error)})"
-            ) from error
+        with self._uncompiled():
+            logits, self.memory_format = read_blank_images(network, name, self._image_shape, self.memory_format)
         if network is self.net and getattr(network, "aux_logits", False):  # which come in training alone
             raise UserError(f"{name}: {type(network).__name__} gives auxiliary outputs too, aux_logits: false expected")
-        if not isinstance(logits, Tensor):
-            raise UserError(
-                f"{name}: {type(network).__name__} gives a {type(logits).__name__}, a tensor of logits expected"
-            )
-        if not logits.dim() or logits.shape != (2, self._classes or logits.shape[-1]):
-            whose = "data" if hasattr(data_of(self.trainer), "num_classes") else "student"
-            found = f"{logits.shape[-1]} classes" if logits.dim() == 2 else f"a tensor of shape {tuple(logits.shape)}"
-            raise UserError(f"{name}: {type(network).__name__} gives {found}, the {whose} has {self._classes} classes")
-        self._classes = logits.shape[-1]
+        self._classes = check_logits(network, name, logits, self._classes, self._whose_classes)
+
+    def _whose_classes(self) -> str:
+        return "data" if hasattr(data_of(self.trainer), "num_classes") else "student"
 
     def _check_by(self, image: Tensor) -> None:
         """Check the networks by the first images (B, ...) of data that does not say what its images are."""

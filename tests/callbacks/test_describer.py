@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks import Describer
@@ -65,3 +66,14 @@ def test_a_module_made_in_python_has_no_network_that_is_named() -> None:
     found = torch.load(file, weights_only=True)["description"]
     assert found["network"] is None
     assert found["class_names"] == ["ant", "bee", "cow"]
+
+
+def test_weights_alone_are_used_with_the_config_of_their_run() -> None:
+    net = ["--model.net=kd_lightning.models.MLP", "--model.net.widths=[64,10]"]
+    kept = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.save_weights_only=true"]
+    kept += ["--trainer.callbacks.filename=alone"]
+    assert main([*FIT, *net, *kept, "--data=kd_lightning.data.DigitsDataModule"]) == 0
+    Image.new("L", (8, 8)).save("image.png")
+    file = LAST.with_name("alone.ckpt")
+    assert torch.load(file, weights_only=True)["description"]["network"] is None
+    assert main(["predict", str(file), "image.png"]) == 0

@@ -200,6 +200,15 @@ def test_a_teacher_of_other_classes_than_the_student_is_named() -> None:
         Trainer(**QUIET, max_epochs=1).fit(DistillModule(MLP([36, 3]), MLP([36, 4])), loader())
 
 
+def test_a_network_that_gives_no_logits_is_named() -> None:
+    for network, said in (
+        (nn.Conv2d(1, 3, 3), r"network: Conv2d gives a tensor of shape \(2, 3, 4, 4\) for 2 images, 2 rows of logits"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(0)), r"Sequential gives a tensor of shape \(64,\) for 2 images"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Trainer(**QUIET, max_epochs=1).fit(TeacherModule(network), loader())
+
+
 def test_a_network_is_a_teacher_as_it_is(recwarn: pytest.WarningsRecorder) -> None:
     large = TeacherModule(MLP([64, 32, 10]), optimizer=partial(torch.optim.Adam, lr=0.01))
     data = DigitsDataModule(train_size=200, batch_size=50)
