@@ -7,12 +7,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import Precision
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from kd_lightning.__main__ import main
+from kd_lightning.callbacks import BiasCorrection, ResultsWriter
 from kd_lightning.callbacks import results as callback
+from kd_lightning.commands.runs import MeasuredRun
+from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
+from kd_lightning.models import MLP
+from kd_lightning.modules import TeacherModule
 from kd_lightning.results import PACKAGES, commit, machine, read_results, update_results, versions
 from kd_lightning.whole import write_text
 
@@ -156,3 +164,36 @@ def test_what_cannot_be_measured_is_left_out_of_the_latency() -> None:
     assert set(latency_of(single, data)) == {"batch_128"}
     assert latency_of(nn.Flatten(), data, world_size=2) == {}  # nor do the others wait for the first
     assert latency_of(nn.Flatten(), None) == {}
+
+
+def test_a_test_from_python_says_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("logs/a/run")
+
+    def trainer(*callbacks: Callback) -> Trainer:
+        logger = TensorBoardLogger("logs", "a", "run")
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        return Trainer(max_epochs=1, logger=logger, callbacks=[ResultsWriter(), *callbacks], **quiet)
+
+    data, module = DigitsDataModule(omit_classes=[3]), TeacherModule(MLP([64, 10]))
+    first = trainer(BiasCorrection())  # which writes after the figures
+    first.fit(module, data)
+    first.test(module, data, verbose=False)
+    results = read_results(run)
+    assert "bias_correction" in results
+    assert results["measured_on"]["checkpoint"] == "last"
+    assert results["measured_on"]["weights"] == results["fit"]["weights"]
+    assert (results["measured_on"]["images"], results["measured_on"]["of"]) == (360, 360)
+    trainer().test(TeacherModule(MLP([64, 10])), data, verbose=False)
+    results = read_results(run)
+    assert "bias_correction" not in results
+    assert results["measured_on"]["checkpoint"] is None
+    assert MeasuredRun(run, results).other_weights == "no checkpoint of its own"
+    digests = set()
+    for classes in (3, 4):
+        images = TensorDataset(torch.rand(33, 1, 8, 8), torch.arange(33) % classes)
+        trainer().test(module, DataLoader(images, batch_size=10), verbose=False)
+        results = read_results(run)
+        assert (results["measured_on"]["images"], results["measured_on"]["of"]) == (33, 33)
+        digests.add(results["measured_on"]["data"])
+    assert len(digests) == 2

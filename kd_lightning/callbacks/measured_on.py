@@ -1,5 +1,7 @@
 """What tells the figures of one test from those of another."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,13 @@ def weights_of(module: LightningModule) -> dict[str, str]:
     return {name: weights_digest(network) for name, network in found.items()}
 
 
-def measured_on(trainer: Trainer, module: LightningModule, run: Path, images: int) -> dict[str, Any]:
-    """What tells the figures of a test from those of another: images, normalisation, weights, precision, code."""
+def measured_on(
+    trainer: Trainer, module: LightningModule, run: Path, images: int, class_images: Sequence[int]
+) -> dict[str, Any]:
+    """What tells the figures of a test from those of another: images, normalisation, weights, precision, code.
+
+    Of data that is not this project's, all that is known is how many images of each class were measured.
+    """
     weights = weights_of(module)["weights"]
     path = Path(trainer.ckpt_path) if trainer.ckpt_path else None
     checkpoint = str(path.resolve()) if path else None
@@ -37,7 +44,7 @@ def measured_on(trainer: Trainer, module: LightningModule, run: Path, images: in
     return {
         "images": images,
         "of": _test_count(trainer),
-        "data": data.test_digest() if known else "",
+        "data": data.test_digest() if known else hashlib.sha256(repr([*class_images]).encode()).hexdigest(),
         **({"mean": data.mean.tolist(), "std": data.std.tolist()} if known else {}),
         "checkpoint": checkpoint,
         "weights": weights,

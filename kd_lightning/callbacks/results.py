@@ -258,7 +258,7 @@ class ResultsWriter(Callback):
             log.warning(f"test: {few}")
         parts = {
             "test": test,
-            "measured_on": measured_on(trainer, pl_module, run, self._images),
+            "measured_on": measured_on(trainer, pl_module, run, self._images, class_images or []),
             "class_images": class_images if len(names) <= MOST_CLASSES else None,
             "class_names": names if len(names) <= MOST_CLASSES else None,
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},

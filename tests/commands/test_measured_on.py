@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from kd_lightning import results
 from kd_lightning.__main__ import main
 from kd_lightning.commands import compare, reproduce
 from kd_lightning.results import read_results
@@ -96,11 +97,11 @@ def test_another_test_of_a_run_is_not_averaged_and_reproduce_tests_again(
 def test_a_test_replaces_all_parts_of_the_one_before_and_reproduce_tests_again_what_lacks_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    results = read_results(SEED_1)
+    found = read_results(SEED_1)
     rules = {rule: {"errors": 1, "class_errors": 1} for rule in ("as_trained", "frequency", "test_optimal")}
-    results["bias_correction"] = rules
-    results["reproduced"]["parts"].insert(-1, "bias_correction")
-    (SEED_1 / "results.json").write_text(json.dumps(results))
+    found["bias_correction"] = rules
+    found["reproduced"]["parts"].insert(-1, "bias_correction")
+    (SEED_1 / "results.json").write_text(json.dumps(found))
     (SEED_1 / "confusion.png").write_bytes(b"of an earlier test")
     assert main([*REPRODUCE, "--stages", "distill"]) == 0
     assert capsys.readouterr().out.count("kept") == 3
@@ -115,11 +116,11 @@ def test_a_test_replaces_all_parts_of_the_one_before_and_reproduce_tests_again_w
 def test_a_run_that_is_extended_says_so_and_has_a_row_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", f"{SEED_1}/config.yaml", "--ckpt_path", str(SEED_1)]
     assert main(["fit", *words, "--trainer.max_epochs=3"]) == 0
-    results = read_results(SEED_1)
-    assert results["fit"]["epochs"] == results["config"]["trainer"]["max_epochs"] == 3
-    assert results["fit"]["earlier"][0]["steps"] == 2
+    extended = read_results(SEED_1)
+    assert extended["fit"]["epochs"] == extended["config"]["trainer"]["max_epochs"] == 3
+    assert extended["fit"]["earlier"][0]["steps"] == 2
     assert yaml.safe_load((SEED_1 / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
-    assert not {"settings", "fingerprint", "reproduced", "test", "confusion", "measured_on"} & set(results)
+    assert not {"settings", "fingerprint", "reproduced", "test", "confusion", "measured_on"} & set(extended)
     assert main(["test", "--config", f"{SEED_1}/config.yaml", "--verbose=false"]) == 0
     assert read_results(SEED_1)["measured_on"]["checkpoint"] == "last"
     found = rows(capsys)
@@ -146,6 +147,17 @@ def test_students_of_a_teacher_with_other_weights_are_trained_anew(capsys: pytes
     rows(capsys)
     assert main([*REPRODUCE, "--model.optimizer.lr=0.01"]) == 0
     assert "[4/5] digits: distill, seed 0\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("runs")
+def test_runs_of_another_version_of_the_code_are_trained_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "CODE", results.CODE + 1)
+    assert main([*REPRODUCE, "--stages", "teacher"]) == 0
+    captured = capsys.readouterr()
+    assert "kept" not in captured.out
+    assert "warning: measured by versions of the code that give other figures: " in captured.err
 
 
 def test_data_files_that_were_replaced_are_other_data(
