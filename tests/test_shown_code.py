@@ -140,7 +140,8 @@ def _beside_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def run(command: str) -> None:
     """Run a command as it is shown, and behind it the options that make it short."""
-    words = shlex.split(command.replace("…", "configs/digits/teacher.yaml"))
+    given = "configs/digits/teacher.yaml --trainer.logger.version given"  # a folder beside `reproduce`'s
+    words = shlex.split(command.replace("--config …", f"--config {given}").replace("…", "configs/digits/teacher.yaml"))
     words = words[words.index("kd-lightning") + 1 :]
     more = SMALL.get(words[0], [])
     if words[0] == "reproduce" and words[1].startswith("mnist"):
