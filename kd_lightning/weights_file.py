@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from pickletools import genops
@@ -174,7 +175,8 @@ def _check_unpacked(path: Path, parts: list[zipfile.ZipInfo], option: str) -> No
 def _check_calls(path: Path, option: str) -> None:
     """Raise `UserError` where what torch lets a pickle call would make far more bytes than the pickle has."""
     if not zipfile.is_zipfile(path):  # of before torch 1.6: the pickles stand before the numbers
-        with path.open("rb") as file:
+        grows = False
+        with path.open("rb") as file, suppress(ValueError):  # no pickle: torch says what it is
             grows = any(_grows(file) for _ in range(LEGACY_PICKLES))
     else:
         with zipfile.ZipFile(path) as parts:
