@@ -44,29 +44,58 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error; 141 where
         nobody reads standard output any more, as with `| head -1`; 143 and 130 for a signal.
     """
+    if _open_missing_streams():
+        print("kd-lightning: error: standard output is closed; a file, a pipe or /dev/null expected", file=sys.stderr)
+        return 2
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files have any bytes, and keep them
+    status = 0
     try:
         try:
-            return _run_until_stopped(sys.argv[1:] if args is None else args)
+            status = _run_until_stopped(sys.argv[1:] if args is None else args)
         finally:
             print(end="", flush=True)
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
         return 141
+    except OSError as error:
+        _throw_output_away()
+        if status:  # which was explained
+            return status
+        print(f"kd-lightning: error: standard output: {error.strerror}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _open_missing_streams() -> bool:
+    """Whether standard output is closed. What is closed is led nowhere: else the next file opened takes its place."""
+    closed = sys.stdout is None
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this stream's
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    return closed
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output leads nowhere; if so, what is left is thrown away, or Python speaks of it at its end."""
+    """Whether standard output leads nowhere; if so, what is left of it is thrown away."""
     try:
         print(flush=True)
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _throw_output_away()
         return True
     return False
+
+
+def _throw_output_away() -> None:
+    """Lead standard output nowhere, or Python speaks at its end of what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _run_until_stopped(words: list[str]) -> int:
@@ -104,7 +133,7 @@ def _run(words: list[str]) -> int:
             print(page, end="")
             return 0
     # Most commands import torch and Lightning, seconds of waiting: only where they are needed.
-    from kd_lightning.errors import UserError
+    from kd_lightning.errors import UserError, one_line
 
     try:
         if words[0] in OWN_COMMANDS or _predicts_files(words):
@@ -127,10 +156,11 @@ def _run(words: list[str]) -> int:
     except UserError as error:
         print(f"kd-lightning: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if not error.filename:
-            raise
-        print(f"kd-lightning: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
+        print(f"kd-lightning: error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kd-lightning: interrupted", file=sys.stderr)

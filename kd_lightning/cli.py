@@ -1,12 +1,16 @@
 """The stock Lightning CLI: `fit`, `validate`, `test` and `predict`."""
 
 import csv
+import errno
 import logging
 import os
 import sys
+import threading
 import warnings
 from argparse import SUPPRESS
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -57,6 +61,9 @@ PROGRESS_EVERY = 50
 
 LONGEST_VALUE = 120
 """Characters of a wrong value that an error shows."""
+
+LONGEST_MESSAGE = 2000
+"""Characters of a message that quotes a value which cannot be told from the rest."""
 
 CONFIG_OPTIONS = ("--config", "-c")
 
@@ -176,7 +183,15 @@ class _CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Note apart from all options those that were given: a default may give way to the data."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UserError as error:
+            if not str(error).startswith("Problems parsing config") or not isinstance(args, list):
+                raise
+            files = [
+                word.partition("=")[2] or following for word, following in pairwise([*args, ""]) if _is_config(word)
+            ]
+            raise UserError(f"{', '.join(files)}: {error}"[:LONGEST_MESSAGE]) from error
         parse: Any = parser.parse_args if isinstance(args, list) else parser.parse_object
         self._given: Any = parse(args, defaults=False)
 
@@ -328,7 +343,13 @@ class _CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; what Lightning says of a user's options is one line, of anything else a traceback."""
         try:
-            super()._run_subcommand(subcommand)
+            with _quiet_writers():
+                super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename:
+                raise
+            folder = run_folder(self.trainer)
+            raise UserError(f"{folder}, or standard output: cannot be written ({one_line(error)})") from error
         except Exception as error:
             if not _is_about_options(error):
                 raise
@@ -392,7 +413,7 @@ def _one_line(message: str) -> str:
     message = " ".join(message.split())
     key, tried, rest = message.partition(": Does not validate against any of the Union subtypes")
     if not tried:
-        return message
+        return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} …"
     reasons, _, value = rest.partition("Errors: - ")[2].partition(" Given value type: ")
     found = value.partition("Given value: ")[2]
     told = [reason for reason in reasons.split(" - ") if "NoneType" not in reason]
@@ -404,6 +425,22 @@ def _one_line(message: str) -> str:
 def _origin(error: BaseException) -> BaseException:
     """What was raised first, or what of ours says it better."""
     return error if isinstance(error, UserError) or not error.__cause__ else _origin(error.__cause__)
+
+
+@contextmanager
+def _quiet_writers() -> Iterator[None]:
+    """Let a full disk in TensorBoard's own thread be said once: its next write raises the error again."""
+    print_error = threading.excepthook
+
+    def print_others(args: Any) -> None:
+        if not (type(args.thread).__module__.startswith("tensorboard.") and issubclass(args.exc_type, OSError)):
+            print_error(args)
+
+    threading.excepthook = print_others
+    try:
+        yield
+    finally:
+        threading.excepthook = print_error
 
 
 def _is_about_options(error: Exception) -> bool:
@@ -423,7 +460,7 @@ def _with_paths(words: list[str]) -> list[str]:
     done: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
-        if equals and name in CONFIG_OPTIONS:
+        if equals and _is_config(word):
             word = f"{name}={_config_word(value, name)}"
         elif done and done[-1] in CONFIG_OPTIONS:
             word = _config_word(word, done[-1])
@@ -431,11 +468,21 @@ def _with_paths(words: list[str]) -> list[str]:
     return done
 
 
+def _is_config(word: str) -> bool:
+    return word.partition("=")[0] in CONFIG_OPTIONS
+
+
 def _config_word(word: str, option: str) -> str:
     if word.lstrip().startswith("{") or "\n" in word:  # a config itself, not the path of one
         return word
     path = Path(expand(word, option))
-    return path.read_text() if path.is_fifo() or path.is_char_device() else str(path)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option}: {path} found, which is not text in UTF-8 ({error})") from error
+    except OSError:  # which the parser explains
+        return str(path)
+    return content if path.is_fifo() or path.is_char_device() else str(path)
 
 
 def _is_terminal() -> bool:

@@ -108,6 +108,8 @@ def find_recipe(name: str, configs: Path) -> Recipe:
         raise UserError(f"recipe: {name} found, one of {known} expected, or a recipe's file or folder")
     try:
         return _read(file)
+    except RecursionError as error:
+        raise UserError(f"{file}: not a recipe (nested too deeply)") from error
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file}: not a recipe ({one_line(error)})") from error
 

@@ -11,6 +11,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from kd_lightning.download import short_patience
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.paths import expand
 from kd_lightning.state_dicts import Wanted, candidates
 from kd_lightning.weights_file import read_weights
 
@@ -47,7 +48,7 @@ def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10
 
 def _download(name: str, entry: Any) -> Any:
     """Take what was downloaded before, or download it."""
-    kept = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+    kept = Path(expand(torch.hub.get_dir(), "weights"), "checkpoints", Path(entry.url).name)
     if kept.is_file():
         return read_weights(kept, "weights")
     try:
