@@ -85,3 +85,8 @@ def batch_sizes(images: int, size: int) -> list[int]:
 def data_of(trainer: Any) -> Any:
     """The data module that a trainer was given, of which Lightning's types say nothing; None where it has loaders."""
     return trainer.datamodule
+
+
+def callbacks_of(trainer: Any) -> list[Any]:
+    """The callbacks of a trainer, which Lightning's types do not declare."""
+    return list(trainer.callbacks)

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import Optimizer
 
+from kd_lightning.batch import callbacks_of
 from kd_lightning.errors import UserError
 
 KEY = "training"
@@ -92,7 +93,7 @@ def restore_callbacks(module: LightningModule, optimizer: Optimizer) -> None:
     The layers that a finetuning has unfrozen are trained on; a scheduled accumulation is the epoch's.
     """
     trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    for callback in module.trainer.callbacks:
+    for callback in callbacks_of(module.trainer):
         if isinstance(callback, BaseFinetuning):
             layers = [
                 layer
@@ -110,7 +111,7 @@ def take_averages(trainer: Trainer) -> None:
 
     Lightning would load the weights that were averaged, from which a training goes on.
     """
-    for callback in trainer.callbacks:
+    for callback in callbacks_of(trainer):
         if isinstance(callback, WeightAveraging):
             callback._average_model = None
 

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from kd_lightning.autocast import without_autocast
-from kd_lightning.batch import Batch, batch_sizes
+from kd_lightning.batch import Batch, batch_sizes, callbacks_of
 from kd_lightning.errors import UserError, one_line
 
 
@@ -25,7 +25,7 @@ def may_be_taken_at_once(trainer: Trainer) -> bool:
         and _is_all(trainer.limit_train_batches)
         and _is_all(trainer.val_check_interval)
         and getattr(trainer.precision_plugin, "scaler", None) is None  # of float16's gradients
-        and not any(map(_needs_single_steps, trainer.callbacks))
+        and not any(map(_needs_single_steps, callbacks_of(trainer)))
     )
 
 
