@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import LearningRateFinder, ProgressBar, TQDMPro
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
+from kd_lightning import models
 from kd_lightning.callbacks import (
     BestCheckpoint,
     Dashboard,
@@ -46,6 +47,7 @@ from kd_lightning.network_options import (
     fit_to_classes,
     leave_out_classes,
     leave_out_weights,
+    list_networks_first,
     takes_any_options,
     without_classes,
 )
@@ -497,6 +499,7 @@ def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)
     make_cpu_fast()
     accept_factories()
+    list_networks_first([f"kd_lightning.{name}" for name in models.__all__])
     try_int_before_float()
     if not torch.cuda.is_available():
         # Lightning asks for CUDA checks through NVML, which then re-opens it at every optimizer step.

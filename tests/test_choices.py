@@ -333,3 +333,12 @@ def test_options_stand_anywhere_among_files():
     assert (str(options.config), str(options.output), options.batch_size) == ("c.yaml", "p.csv", 3)
     compared = compare_arguments().parse_intermixed_args(["a", "--format", "json", "b", "--output", "c", "d"])
     assert compared.what == ["a", "b", "d"]
+
+
+def test_help_of_a_network_lists_this_project_s_networks_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "kd_lightning.DistillModule"])
+    shown = " ".join(capsys.readouterr().out.split())
+    listed = shown.partition("known subclasses: ")[2].partition(")")[0].split(", ")
+    assert {"kd_lightning.MLP", "kd_lightning.SmallCNN"} <= {*listed[: len(models.__all__)]}
+    assert not [path for path in listed if path.startswith(("torch.", "torchvision."))]
