@@ -365,7 +365,7 @@ def test_one_callback_may_be_named_without_a_list():
     )
     names = [type(callback).__name__ for callback in trained.trainer.callbacks]
     assert names.count("RichModelSummary") == 1
-    assert {"ModelCheckpoint", "LastCheckpoint"} <= set(names)
+    assert {"BestCheckpoint", "LastCheckpoint"} <= set(names)
 
 
 @pytest.mark.parametrize("words", [["fit", "--trainer.max_epoch=1"], ["reproduce", "digits", "--seed=1"]])
