@@ -109,6 +109,7 @@ def test_own_data_and_network_in_one_yaml(monkeypatch, tmp_path):
     sys.modules.pop("mine")
 
 
+@pytest.mark.slow
 def test_own_images_distil_resnet_18_with_one_yaml(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -38,10 +39,15 @@ def say_where_and_what_next(done: LightningCLI) -> None:
 
 
 def end_services() -> None:
-    """Close a run at Weights & Biases, which the next command of this process would go on writing to."""
+    """End what a run leaves open in this process: its run at Weights & Biases, and the group of its processes.
+
+    Lightning leaves a group on CPUs to the interpreter's exit, which then aborts now and then, with status 134.
+    """
     wandb = sys.modules.get("wandb")
     if wandb and wandb.run:
         wandb.finish()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _next(trainer: Trainer, folder: Path, command: str) -> list[str]:

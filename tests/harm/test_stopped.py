@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,39 @@ def test_a_signal_within_what_steps_or_validates_otherwise(option: str, name: st
         assert in_a_process_of_its_own([*RESUME, "--trainer.callbacks=null"]) == 0
         assert_same(kept(), expected)
         clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "moments"), [("SIGKILL", 10), ("SIGTERM", 3)])
+def test_two_processes_stopped_at_random_go_on_bit_for_bit(name: str, moments: int) -> None:
+    """A network trained on labels: a student's cached logits are those of its own process until the epoch's end."""
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["model"]["class_path"] = "kd_lightning.modules.TeacherModule"
+    del config["model"]["init_args"]["teacher"], config["model"]["init_args"]["teacher_ckpt"]
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    config["data"]["init_args"]["batch_size"] = 10
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    start = ["fit", "--config=config.yaml"]
+    assert on_two_processes(start) == 0
+    expected = kept()
+    shutil.rmtree("logs")
+    for batch in random.Random(3).sample(range(BATCHES * EPOCHS), moments):
+        assert on_two_processes([*start, *stop(name, batch)]) in (-signal.SIGKILL, 143)
+        resume = RESUME if Path("logs/student/seed_0/checkpoints/last.ckpt").is_file() else start
+        assert on_two_processes([*resume, "--trainer.callbacks=null"]) == 0
+        assert_same(kept(), expected)
+        shutil.rmtree("logs")
+
+
+def on_two_processes(words: list[str]) -> int:
+    """The status of the first process, which starts the other by repeating its command line."""
+    command = [sys.executable, "-m", "kd_lightning", *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        status = process.wait(timeout=180)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the second, where the first was killed before it
+    return status
 
 
 @pytest.mark.slow

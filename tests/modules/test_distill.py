@@ -148,6 +148,7 @@ def best_accuracy(checkpoint):
     return score.item()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_samples_and_leave_what_one_leaves(teacher_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("program.py").write_text(
