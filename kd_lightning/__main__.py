@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from io import TextIOWrapper
 
-from kd_lightning.stopping import Stopped, stops_on_sigterm
+from kd_lightning.utils.stopping import Stopped, stops_on_sigterm
 
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
@@ -191,7 +191,7 @@ def _predicts_files(words: list[str]) -> bool:
 
 def _load() -> None:
     """Import what takes long, and say so."""
-    from kd_lightning.waiting import line
+    from kd_lightning.utils.progress import line
 
     with line("loading torch and Lightning"):
         import_module("lightning.pytorch")

@@ -7,8 +7,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.utils.atomic_write import whole_file
 from kd_lightning.weights_file import check_whole, seal
-from kd_lightning.whole import whole_file
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -36,7 +36,6 @@ from kd_lightning.callbacks import (
 from kd_lightning.callbacks.results import RESUME_WORDS
 from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoint_io import WholeCheckpointIO
-from kd_lightning.cpu import make_cpu_fast
 from kd_lightning.description import KEY, plain_network
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.modules import ClassifierModule
@@ -51,11 +50,12 @@ from kd_lightning.network_options import (
     takes_any_options,
     without_classes,
 )
-from kd_lightning.paths import expand
 from kd_lightning.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
-from kd_lightning.run_folder import folder_of, has_own_folder, leading_logger, run_folder
 from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
-from kd_lightning.whole import write_text
+from kd_lightning.utils.atomic_write import write_text
+from kd_lightning.utils.cpu import make_cpu_fast
+from kd_lightning.utils.paths import expand
+from kd_lightning.utils.run_folder import folder_of, has_own_folder, leading_logger, run_folder
 from kd_lightning.whole_numbers import try_int_before_float
 
 PROGRESS_EVERY = 50

@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.errors import UserError
-from kd_lightning.whole import write_text
+from kd_lightning.utils.atomic_write import write_text
 
 RESULTS_FILE = "results.json"
 

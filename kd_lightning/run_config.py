@@ -6,8 +6,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.loggers import Logger
 
-from kd_lightning.paths import expand
-from kd_lightning.run_folder import folder_of, leading_logger
+from kd_lightning.utils.paths import expand
+from kd_lightning.utils.run_folder import folder_of, leading_logger
 
 SAVED = "# lightning.pytorch=="
 """How a config begins that Lightning saved."""

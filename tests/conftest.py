@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from kd_lightning import latency
+from kd_lightning.utils import latency
 
 # The same examples everywhere, and as long as they take: a slow machine is no failure.
 settings.register_profile("tests", derandomize=True, deadline=None)
@@ -34,6 +34,6 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def _passes_are_timed_once(request, monkeypatch):
     """What a pass takes is no test's business but `test_latency`'s; half a second for each of two sizes is."""
-    if request.module.__name__ != "tests.test_latency":
+    if request.module.__name__ != "tests.utils.test_latency":
         monkeypatch.setattr(latency, "LEAST", 1)
         monkeypatch.setattr(latency, "SECONDS", 0.0)

@@ -22,7 +22,7 @@ from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.modules import TeacherModule
 from kd_lightning.results import PACKAGES, commit, machine, read_results, update_results, versions
-from kd_lightning.whole import write_text
+from kd_lightning.utils.atomic_write import write_text
 
 BASELINE = Path(__file__).parents[1] / "configs" / "digits" / "baseline.yaml"
 

@@ -10,7 +10,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kd_lightning.batch import Batch, as_batch, data_of
 from kd_lightning.callbacks.results import leaves_files, record, run_folder
-from kd_lightning.waiting import bar
+from kd_lightning.utils.progress import bar
 
 CHUNK = 1000
 """Training images shown at once to find out how often each class is predicted."""

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from kd_lightning.batch import data_of
 from kd_lightning.description import KEY, describe
-from kd_lightning.run_folder import run_folder
+from kd_lightning.utils.run_folder import run_folder
 
 
 class Describer(Callback):

@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kd_lightning.run_folder import run_folder
-from kd_lightning.stopping import Stopped, training_listens
+from kd_lightning.utils.run_folder import run_folder
+from kd_lightning.utils.stopping import Stopped, training_listens
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """What a process that a signal ended exits with."""

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kd_lightning.whole import whole_file
+from kd_lightning.utils.atomic_write import whole_file
 
 
 def show(trainer: Trainer, file: Path, figure: Figure) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from kd_lightning.batch import as_batch, class_names_of, data_of
 from kd_lightning.callbacks.measured_on import measured_on, weights_of
 from kd_lightning.errors import UserError
-from kd_lightning.latency import BATCH_SIZES, measure_latency
 from kd_lightning.results import (
     PARTS,
     RESULTS_FILE,
@@ -34,9 +33,10 @@ from kd_lightning.results import (
     versions,
     with_few_images,
 )
-from kd_lightning.run_folder import has_own_folder as has_own_folder
-from kd_lightning.run_folder import run_folder as run_folder
-from kd_lightning.waiting import line
+from kd_lightning.utils.latency import BATCH_SIZES, measure_latency
+from kd_lightning.utils.progress import line
+from kd_lightning.utils.run_folder import has_own_folder as has_own_folder
+from kd_lightning.utils.run_folder import run_folder as run_folder
 
 log = logging.getLogger(__name__)
 

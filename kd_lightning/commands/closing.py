@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from kd_lightning.callbacks.results import PICTURES, leaves_files
 from kd_lightning.results import RESULTS_FILE, read_results
-from kd_lightning.run_folder import run_folder
+from kd_lightning.utils.run_folder import run_folder
 
 STAGE = "KD_LIGHTNING_STAGE"
 """Set in the environment of a process that trains a stage of a recipe: the recipe itself has the last word."""

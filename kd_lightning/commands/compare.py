@@ -12,9 +12,9 @@ from kd_lightning.commands.recipe import CONFIGS, Recipe, find_recipe
 from kd_lightning.commands.report import write_report
 from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, comparable, find_runs
 from kd_lightning.commands.table import as_csv, print_warnings, terminal_table
-from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.errors import UserError
 from kd_lightning.results import RESULTS_FILE
+from kd_lightning.utils.terminal import quiet_console
 
 
 def main(words: list[str]) -> None:

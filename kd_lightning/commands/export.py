@@ -13,11 +13,9 @@ from torch import Tensor
 
 from kd_lightning.callbacks.results import MEBIBYTE, size_in_bytes
 from kd_lightning.commands.options import export_arguments
-from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.trained import Trained, load_trained
 from kd_lightning.description import Description, describe
 from kd_lightning.errors import UserError
-from kd_lightning.latency import BATCH_SIZES, median_milliseconds
 from kd_lightning.results import RESULTS_FILE, update_results
 from kd_lightning.shipping import (
     BATCH,
@@ -34,6 +32,8 @@ from kd_lightning.shipping import (
     open_exported,
     random_images,
 )
+from kd_lightning.utils.latency import BATCH_SIZES, median_milliseconds
+from kd_lightning.utils.terminal import quiet_console
 
 STEM = "model"
 """Of the files' names."""

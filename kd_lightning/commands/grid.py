@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from kd_lightning.whole import write_text
+from kd_lightning.utils.atomic_write import write_text
 
 
 class Student(NamedTuple):

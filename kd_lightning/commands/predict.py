@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from kd_lightning.commands.options import predict_arguments
-from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.trained import load_trained
-from kd_lightning.csv_text import csv_cell, csv_path
 from kd_lightning.data.decode import Decoder
 from kd_lightning.data.listing import left_out, list_images
 from kd_lightning.description import Description
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.shipping import SUFFIXES, Answer, open_exported
-from kd_lightning.waiting import bar
-from kd_lightning.whole import write_text
+from kd_lightning.utils.atomic_write import write_text
+from kd_lightning.utils.csv_text import csv_cell, csv_path
+from kd_lightning.utils.progress import bar
+from kd_lightning.utils.terminal import quiet_console
 
 NAMED = 3
 """Unreadable images that an error names; the others it counts."""

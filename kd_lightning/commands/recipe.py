@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.paths import expand
+from kd_lightning.utils.paths import expand
 
 CONFIGS = Path("configs")
 """Where recipes are looked for, below the working folder."""

@@ -16,7 +16,7 @@ from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import confusion_of
 from kd_lightning.commands.runs import Group
 from kd_lightning.commands.table import batch_sizes, cells, decimals, images_in_words, run_lines
-from kd_lightning.whole import write_text
+from kd_lightning.utils.atomic_write import write_text
 
 MOST_CLASSES = 30
 """Above it a matrix is not readable: the most confused pairs are shown in its place."""

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from kd_lightning import cli, stopping
+from kd_lightning import cli
 from kd_lightning.commands.closing import STAGE
 from kd_lightning.commands.comparison import collect
 from kd_lightning.commands.dependencies import look_at, weights_in
@@ -26,13 +26,14 @@ from kd_lightning.commands.options import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.commands.recipe import CONFIGS, Recipe, Stage, find_recipe
 from kd_lightning.commands.report import write_report
 from kd_lightning.commands.table import print_warnings, terminal_table
-from kd_lightning.commands.terminal import quiet_console
 from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError
 from kd_lightning.results import TEST_PARTS, code_version, label_of, read_results, update_results
-from kd_lightning.stopping import Stopped
 from kd_lightning.teachers import resolve_checkpoint
-from kd_lightning.waiting import line
+from kd_lightning.utils import stopping
+from kd_lightning.utils.progress import line
+from kd_lightning.utils.stopping import Stopped
+from kd_lightning.utils.terminal import quiet_console
 from kd_lightning.weights_file import read_weights
 
 OWN = ("--seed_everything", "--ckpt_path", "--label", "--overwrite")

@@ -12,7 +12,7 @@ from rich.table import Table
 from kd_lightning.commands.comparison import Comparison
 from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import Row
-from kd_lightning.csv_text import csv_cell
+from kd_lightning.utils.csv_text import csv_cell
 
 MOST_DECIMALS = 2
 """Of a percentage."""

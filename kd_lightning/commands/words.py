@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.errors import UserError
-from kd_lightning.paths import expand
+from kd_lightning.utils.paths import expand
 
 WIDEST = 100
 """Columns of a page of help, where the terminal has as many."""

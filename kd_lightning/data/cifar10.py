@@ -10,9 +10,9 @@ from torchvision.datasets import CIFAR10
 
 from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
-from kd_lightning.download import short_patience
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.paths import expand
+from kd_lightning.utils.download import short_patience
+from kd_lightning.utils.paths import expand
 
 SIDE = 32
 """Height and width of the originals, in pixels."""

@@ -23,8 +23,8 @@ from torch import Tensor
 from kd_lightning.data.copies import DIGEST_BYTES, digest_of
 from kd_lightning.data.formats import check_size, decode_in_turn, open_image
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.waiting import bar
-from kd_lightning.whole import temporary_folder
+from kd_lightning.utils.atomic_write import temporary_folder
+from kd_lightning.utils.progress import bar
 
 PIXELS_FILE, DIGESTS_FILE, REPORT_FILE = "images.bin", "digests.bin", "report.json"
 

@@ -10,8 +10,8 @@ from typing import IO, Any
 from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.data.tree import WHOLE, Labelled
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.waiting import bar
-from kd_lightning.whole import temporary_folder
+from kd_lightning.utils.atomic_write import temporary_folder
+from kd_lightning.utils.progress import bar
 
 PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
 

@@ -28,7 +28,7 @@ from kd_lightning.data.tree import (
     split_files,
 )
 from kd_lightning.errors import UserError
-from kd_lightning.paths import expand
+from kd_lightning.utils.paths import expand
 
 log = logging.getLogger(__name__)
 

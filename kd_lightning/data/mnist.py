@@ -8,9 +8,9 @@ from torchvision.datasets import MNIST
 
 from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
-from kd_lightning.download import short_patience
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.paths import expand
+from kd_lightning.utils.download import short_patience
+from kd_lightning.utils.paths import expand
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

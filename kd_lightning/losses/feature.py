@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses.precision import at_least_single
+from kd_lightning.utils.precision import at_least_single
 
 
 class CosineHiddenLoss(nn.Module):

@@ -23,7 +23,7 @@ from kd_lightning.modules.answers import open_table
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.taps import tapped
 from kd_lightning.teachers import CachedTeacher, FrozenTeacher, load_weights, parts_of, resolve_checkpoint
-from kd_lightning.waiting import bar, line
+from kd_lightning.utils.progress import bar, line
 
 LOOKED_AT = 200
 """Training images at which a teacher is tried before training."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.evaluation import evaluating
+from kd_lightning.utils.eval_mode import evaluating
 
 
 def read_blank_images(

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from kd_lightning.autocast import without_autocast
 from kd_lightning.batch import Batch, batch_sizes, callbacks_of
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.utils.autocast import without_autocast
 
 
 def may_be_taken_at_once(trainer: Trainer) -> bool:

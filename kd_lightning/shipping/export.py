@@ -12,7 +12,7 @@ from kd_lightning.shipping.digest import write_digest
 from kd_lightning.shipping.formats import SUFFIXES, metadata, open_exported, trace, write_onnx, write_torch
 from kd_lightning.shipping.int8 import write_int8
 from kd_lightning.shipping.reference import TOLERANCE, Comparison, Reference, random_images
-from kd_lightning.whole import whole_file
+from kd_lightning.utils.atomic_write import whole_file
 
 
 def export_network(

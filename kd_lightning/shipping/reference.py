@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kd_lightning.shipping.answer import Answer
 from kd_lightning.shipping.classifier import ImageClassifier
-from kd_lightning.waiting import bar
+from kd_lightning.utils.progress import bar
 
 TOLERANCE = 1e-3
 """By which a probability may differ: rounding makes 1e-6 of it, another normalisation or a lost layer far more."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
-from kd_lightning.paths import expand
+from kd_lightning.utils.paths import expand
 
 _ORDER = "class_order_{}"
 """Name of the buffer with a member's order of the classes."""

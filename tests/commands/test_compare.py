@@ -14,8 +14,8 @@ from rich.console import Console
 from kd_lightning.__main__ import main
 from kd_lightning.commands.comparison import collect
 from kd_lightning.commands.table import cells, terminal_table
-from kd_lightning.commands.terminal import FILE_WIDTH
 from kd_lightning.results import read_results
+from kd_lightning.utils.terminal import FILE_WIDTH
 from tests.commands.made import HINTON_RULES, made_recipe, write_run
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from PIL import Image
 from kd_lightning.__main__ import main
 from kd_lightning.commands import compare, reproduce
 from kd_lightning.results import read_results
-from kd_lightning.stopping import Stopped
+from kd_lightning.utils.stopping import Stopped
 from tests.made import write_mnist
 
 CONFIGS = Path(__file__).parents[2] / "configs"

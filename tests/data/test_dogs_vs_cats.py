@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_lightning import whole
 from kd_lightning.data import DogsVsCatsDataModule
 from kd_lightning.errors import UserError
+from kd_lightning.utils import atomic_write as whole
 
 COUNT = 10
 

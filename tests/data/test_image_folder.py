@@ -14,9 +14,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets import ImageFolder
 
-from kd_lightning import whole
 from kd_lightning.data import CropFlip, ImageFolderDataModule, decode, formats
 from kd_lightning.errors import UserError
+from kd_lightning.utils import atomic_write as whole
 from tests.data.made import trainer_in
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kd_lightning import latency
-from kd_lightning.latency import measure_latency
+from kd_lightning.utils import latency
+from kd_lightning.utils.latency import measure_latency
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import io
 import sys
 import time
 
-from kd_lightning.waiting import bar, line
+from kd_lightning.utils.progress import bar, line
 
 
 class Terminal(io.StringIO):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kd_lightning import whole
 from kd_lightning.errors import UserError
-from kd_lightning.whole import whole_file, write_text
+from kd_lightning.utils import atomic_write as whole
+from kd_lightning.utils.atomic_write import whole_file, write_text
 
 
 def test_a_file_is_made_with_its_folder_and_replaced(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_draft_that_is_being_written_stays_however_old_its_clock_says_it_is(tm
 
 def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    lines = "import os, sys; from pathlib import Path; from kd_lightning.whole import whole_file"
+    lines = "import os, sys; from pathlib import Path; from kd_lightning.utils.atomic_write import whole_file"
     lines += "\nwith whole_file(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", lines, str(file)], check=False).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()

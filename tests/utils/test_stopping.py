@@ -16,10 +16,10 @@ from kd_lightning.callbacks import results
 from kd_lightning.commands import compare, export, predict, reproduce
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.modules import ClassifierModule
-from kd_lightning.stopping import Stopped, stops_on_sigterm
+from kd_lightning.utils.stopping import Stopped, stops_on_sigterm
 from tests.made import in_a_process_of_its_own
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 RUN = Path("lightning_logs/digits/baseline/seed_0")
 RECIPE = ["reproduce", "digits", "--stages=baseline", "--seeds=1", "--trainer.max_epochs=1"]
 

@@ -7,7 +7,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from kd_lightning.evaluation import evaluating
+from kd_lightning.utils.eval_mode import evaluating
 
 BATCH_SIZES = (1, 128)
 """At which a test measures: an image as it comes, and many at once."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kd_lightning.cpu import make_cpu_fast
+from kd_lightning.utils.cpu import make_cpu_fast
 
 LARGE = 2**26
 """Bytes that glibc gives back when they are freed: more than 32 MiB."""

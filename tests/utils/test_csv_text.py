@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from kd_lightning.csv_text import csv_cell, csv_path
+from kd_lightning.utils.csv_text import csv_cell, csv_path
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.data import ImageFolderDataModule, MNISTDataModule
 from kd_lightning.errors import UserError
-from kd_lightning.paths import expand
-from kd_lightning.run_folder import run_folder
 from kd_lightning.teachers import resolve_checkpoint
+from kd_lightning.utils.paths import expand
+from kd_lightning.utils.run_folder import run_folder
 from tests.commands.made import write_run
 
 LOGGERS = "lightning.pytorch.loggers"
