@@ -35,8 +35,8 @@ from kd_lightning.callbacks import (
 )
 from kd_lightning.callbacks.results import RESUME_WORDS
 from kd_lightning.callbacks.unsupported import check_callbacks
-from kd_lightning.checkpoint_io import WholeCheckpointIO
-from kd_lightning.description import KEY, plain_network
+from kd_lightning.checkpoints.description import KEY, plain_network
+from kd_lightning.checkpoints.io import WholeCheckpointIO
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.modules.resuming import KEY as TRAINING

@@ -4,13 +4,13 @@ from kd_lightning.callbacks.best import BestCheckpoint
 from kd_lightning.callbacks.bias_correction import BiasCorrection
 from kd_lightning.callbacks.confusion import ConfusionMatrix
 from kd_lightning.callbacks.dashboard import Dashboard
-from kd_lightning.callbacks.describer import Describer
 from kd_lightning.callbacks.gallery import Gallery
 from kd_lightning.callbacks.last import LastCheckpoint
 from kd_lightning.callbacks.mistakes import WorstMistakes
 from kd_lightning.callbacks.predictions import PredictionWriter
 from kd_lightning.callbacks.reliability import ReliabilityDiagram
 from kd_lightning.callbacks.results import ResultsWriter
+from kd_lightning.checkpoints.describer import Describer
 
 __all__ = [
     "BestCheckpoint",

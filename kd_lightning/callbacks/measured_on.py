@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from kd_lightning.batch import data_of
+from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.results import code_version, read_results
-from kd_lightning.weights_digest import weights_digest
 
 
 def weights_of(module: LightningModule) -> dict[str, str]:

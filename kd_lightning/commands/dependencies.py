@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning import cli
+from kd_lightning.checkpoints.digest import weights_digest
+from kd_lightning.checkpoints.file import read_weights
 from kd_lightning.errors import UserError
 from kd_lightning.results import read_results
 from kd_lightning.teachers import resolve_checkpoint
-from kd_lightning.weights_digest import weights_digest
-from kd_lightning.weights_file import read_weights
 
 WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 """How the names of files of weights end, whose content is a part of a run's settings."""

@@ -12,9 +12,9 @@ from rich.table import Table
 from torch import Tensor
 
 from kd_lightning.callbacks.results import MEBIBYTE, size_in_bytes
+from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.commands.options import export_arguments
 from kd_lightning.commands.trained import Trained, load_trained
-from kd_lightning.description import Description, describe
 from kd_lightning.errors import UserError
 from kd_lightning.results import RESULTS_FILE, update_results
 from kd_lightning.shipping import (

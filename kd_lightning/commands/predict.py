@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kd_lightning.checkpoints.description import Description
 from kd_lightning.commands.options import predict_arguments
 from kd_lightning.commands.trained import load_trained
 from kd_lightning.data.decode import Decoder
 from kd_lightning.data.listing import left_out, list_images
-from kd_lightning.description import Description
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.shipping import SUFFIXES, Answer, open_exported
 from kd_lightning.utils.atomic_write import write_text

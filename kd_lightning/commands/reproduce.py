@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from kd_lightning import cli
+from kd_lightning.checkpoints.file import read_weights
 from kd_lightning.commands.closing import STAGE
 from kd_lightning.commands.comparison import collect
 from kd_lightning.commands.dependencies import look_at, weights_in
@@ -34,7 +35,6 @@ from kd_lightning.utils import stopping
 from kd_lightning.utils.progress import line
 from kd_lightning.utils.stopping import Stopped
 from kd_lightning.utils.terminal import quiet_console
-from kd_lightning.weights_file import read_weights
 
 OWN = ("--seed_everything", "--ckpt_path", "--label", "--overwrite")
 """Options of `fit` that say which run it is."""

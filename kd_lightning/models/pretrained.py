@@ -9,11 +9,11 @@ import torchvision
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
+from kd_lightning.checkpoints.file import read_weights
+from kd_lightning.checkpoints.state_dicts import Wanted, candidates
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.state_dicts import Wanted, candidates
 from kd_lightning.utils.download import short_patience
 from kd_lightning.utils.paths import expand
-from kd_lightning.weights_file import read_weights
 
 OLD_NAMES = r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1"
 """A layer named as in torchvision's published files of a DenseNet, `norm.1`, and as today, `norm1`."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_lightning.batch import data_of
+from kd_lightning.checkpoints.file import digest_of
 from kd_lightning.errors import UserError
 from kd_lightning.teachers import CachedTeacher, parts_of, resolve_checkpoint, table_file, uses_batch_statistics
-from kd_lightning.weights_file import digest_of
 
 if TYPE_CHECKING:
     from kd_lightning.modules.distill import DistillModule

@@ -18,7 +18,7 @@ from torch.compiler import list_backends
 from torch.optim import Optimizer
 
 from kd_lightning.batch import Batch, as_batch, batch_sizes, data_of, images_of
-from kd_lightning.description import KEY, compare_with_data, describe, listed
+from kd_lightning.checkpoints.description import KEY, compare_with_data, describe, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.modules import randomness, resuming, steps
 from kd_lightning.modules.loading import OPTION, check_given

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
-from kd_lightning.description import KEY, compare_with_data, listed
+from kd_lightning.checkpoints.description import KEY, compare_with_data, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.losses.own import check_arguments, check_scalar

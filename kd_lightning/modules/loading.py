@@ -4,9 +4,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.description import KEY
+from kd_lightning.checkpoints.description import KEY
+from kd_lightning.checkpoints.file import read_weights
 from kd_lightning.errors import UserError
-from kd_lightning.weights_file import read_weights
 
 OPTION = "load_from_checkpoint"
 

@@ -1,6 +1,6 @@
 """A trained network on its own: made again from its checkpoint, and exported to run without this project."""
 
-from kd_lightning.description import Description, describe
+from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.shipping.answer import Answer, check_answer
 from kd_lightning.shipping.classifier import ImageClassifier
 from kd_lightning.shipping.export import export_checked, export_int8, export_network

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kd_lightning.description import Description
+from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError, one_line
 
 Answer = Callable[[Tensor], Tensor]

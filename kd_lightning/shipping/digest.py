@@ -6,8 +6,8 @@ import logging
 import zipfile
 from pathlib import Path
 
+from kd_lightning.checkpoints.file import check_whole, seal
 from kd_lightning.errors import UserError
-from kd_lightning.weights_file import check_whole, seal
 
 log = logging.getLogger(__name__)
 

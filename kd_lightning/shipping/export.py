@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from kd_lightning.description import Description
+from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError
 from kd_lightning.shipping.classifier import ImageClassifier
 from kd_lightning.shipping.digest import write_digest

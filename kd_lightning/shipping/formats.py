@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from kd_lightning import __version__
-from kd_lightning.description import Description
+from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError
 from kd_lightning.shipping.answer import Answer, check_answer, short
 from kd_lightning.shipping.classifier import ImageClassifier

@@ -1,9 +1,9 @@
 """Teachers: trained networks that students learn from."""
 
+from kd_lightning.checkpoints.weights import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.teachers.cached import CachedTeacher, table_file, uses_batch_statistics
 from kd_lightning.teachers.ensemble import EnsembleTeacher, parts_of
 from kd_lightning.teachers.frozen import FrozenTeacher
-from kd_lightning.teachers.weights import is_of_module, load_weights, resolve_checkpoint
 
 __all__ = [
     "CachedTeacher",

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kd_lightning.checkpoints.file import digest_of
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.atomic_write import whole_file
-from kd_lightning.weights_file import digest_of
 
 UNKNOWN = -torch.inf
 """In a place of a table that is not filled. It lies below every logit, so that tables are joined by their maximum."""

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kd_lightning.__main__ import main
+from kd_lightning.checkpoints.description import Description
 from kd_lightning.data.decode import Decoder, decode_all
-from kd_lightning.description import Description
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.shipping import Answer, ImageClassifier, Reference, export_int8, export_network, open_exported

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.commands.options import FORMATS
 from kd_lightning.data import DigitsDataModule
-from kd_lightning.description import Description, describe
 from kd_lightning.errors import UserError
 from kd_lightning.models import CNN, MLP
 from kd_lightning.shipping import SUFFIXES, ImageClassifier, export_network, formats, open_exported

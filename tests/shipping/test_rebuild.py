@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 from torchvision.models import list_models, mobilenet_v3_small, regnet_x_400mf
 
-from kd_lightning.description import plain_network
+from kd_lightning.checkpoints.description import plain_network
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.shipping import rebuild

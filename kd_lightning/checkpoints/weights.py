@@ -6,11 +6,11 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from kd_lightning.checkpoints.file import check_sizes, read_weights
+from kd_lightning.checkpoints.state_dicts import Candidate, Wanted, candidates
 from kd_lightning.errors import UserError
 from kd_lightning.results import check_run
-from kd_lightning.state_dicts import Candidate, Wanted, candidates
 from kd_lightning.utils.paths import expand
-from kd_lightning.weights_file import check_sizes, read_weights
 
 NETWORK_PREFIX = "net."
 """Under which a `ClassifierModule` keeps its network in its checkpoints."""

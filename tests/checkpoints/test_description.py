@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kd_lightning.description import Description, compare_with_data
+from kd_lightning.checkpoints.description import Description, compare_with_data
 from kd_lightning.errors import UserError
 
 COLOUR = Description(("ant", "bee", "cow"), (3, 8, 8), (3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_lightning.checkpoint_io import WholeCheckpointIO
+from kd_lightning.checkpoints.file import CHUNK, MOST_PARTS, check_whole, seal
+from kd_lightning.checkpoints.io import WholeCheckpointIO
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.teachers import load_weights
-from kd_lightning.weights_file import CHUNK, MOST_PARTS, check_whole, seal
 
 MEBIBYTE = 2**20
 
@@ -90,7 +90,7 @@ def test_a_file_that_makes_more_than_it_holds_is_refused_before_it_is_read(
     make: Callable[[], bytes], message: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if make is many:
-        monkeypatch.setattr("kd_lightning.weights_file.MOST_PARTS", 5)
+        monkeypatch.setattr("kd_lightning.checkpoints.file.MOST_PARTS", 5)
     path = tmp_path / f"hostile{suffix}"
     path.write_bytes(make())
     tracemalloc.start()

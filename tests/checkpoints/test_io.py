@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd_lightning.checkpoint_io import WholeCheckpointIO
+from kd_lightning.checkpoints.io import WholeCheckpointIO
 from kd_lightning.errors import UserError
 
 CONTENT = {"state_dict": {"weight": torch.arange(6.0)}}

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from kd_lightning.batch import data_of
-from kd_lightning.description import KEY, describe
+from kd_lightning.checkpoints.description import KEY, describe
 from kd_lightning.utils.run_folder import run_folder
 
 

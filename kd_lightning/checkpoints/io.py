@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from kd_lightning.checkpoints.file import check_whole, seal
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.atomic_write import whole_file
-from kd_lightning.weights_file import check_whole, seal
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
