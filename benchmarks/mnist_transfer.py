@@ -15,7 +15,7 @@ from benchmarks.loops import answers_of, divergence, plain_loop
 from benchmarks.made import RandomMNIST, TorchvisionMNIST, random_images
 from benchmarks.ours import one_epoch, untrained
 from benchmarks.turns import OURS, Benchmark, Turn
-from kd_lightning.commands.options import AT_ONCE
+from kd_lightning.cli.arguments import AT_ONCE
 from kd_lightning.models import MLP
 
 IMAGES, BATCH = 10_000, 32

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from benchmarks.turns import Turn
-from kd_lightning import cli
+from kd_lightning.cli import lightning as cli
 
 EPOCHS = 3
 """Of a turn: the last is timed, when all is warm and the teacher's answers are known."""

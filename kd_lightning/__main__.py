@@ -127,7 +127,7 @@ def _run(words: list[str]) -> int:
         print(f"kd-lightning {__version__}")
         return 0
     if {"-h", "--help"} & {*words[1:]}:
-        from kd_lightning.commands.pages import page_of
+        from kd_lightning.cli.help import page_of
 
         if page := page_of(words[0]):
             print(page, end="")
@@ -142,13 +142,13 @@ def _run(words: list[str]) -> int:
             import_module(f"kd_lightning.commands.{words[0]}").main(words[1:])
         elif words[0] in TRAINER_COMMANDS:
             _load()
-            from kd_lightning import cli
-            from kd_lightning.commands.closing import end_services, say_where_and_what_next
+            from kd_lightning.cli import lightning as cli
+            from kd_lightning.cli.next_steps import end_services, say_where_and_what_next
 
             say_where_and_what_next(cli.main(["--help" if word == "--help_all" else word for word in words]))
             end_services()
         elif words[0] == "completion":
-            from kd_lightning.commands.completion import script_for
+            from kd_lightning.cli.completion import script_for
 
             print(script_for(words[1:], COMMANDS), end="")
         else:

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 
 HUNDREDTHS = st.integers(0, 100_000).map(lambda number: number / 100)
 """Not hypothesis's own floats, which want numbers that the project has processors flush to 0."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kd_lightning import cli
-from kd_lightning.commands.recipe import find_recipe
+from kd_lightning.cli import lightning as cli
+from kd_lightning.recipe import find_recipe
 from tests.made import write_cifar10, write_dogs_vs_cats, write_mnist
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import kd_lightning
-from kd_lightning.commands.recipe import find_recipe
 from kd_lightning.commands.table import mean_and_spread
+from kd_lightning.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -13,17 +13,17 @@ import yaml
 from PIL import Image
 from torchvision.models import resnet18
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
-from kd_lightning.commands.options import (
+from kd_lightning.cli import lightning as cli
+from kd_lightning.cli.arguments import (
     compare_arguments,
     export_arguments,
     predict_arguments,
     reproduce_arguments,
     sweep_arguments,
 )
-from kd_lightning.commands.recipe import find_recipe
 from kd_lightning.commands.table import mean_and_spread
+from kd_lightning.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import kd_lightning
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.models import MLP
 from tests.made import write_mnist
 

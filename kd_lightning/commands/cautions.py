@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from kd_lightning.commands.recipe import Recipe
 from kd_lightning.commands.runs import Group
+from kd_lightning.recipe import Recipe
 from kd_lightning.results import with_few_images
 
 LEAST_POINTS = 1.0

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kd_lightning.commands.comparison import Comparison
-from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import Row
 from kd_lightning.commands.scale import Scale, spread
 from kd_lightning.commands.table import (
@@ -22,6 +21,7 @@ from kd_lightning.commands.table import (
     mean_and_spread,
     median_latency,
 )
+from kd_lightning.recipe import METRICS
 
 GUTTER = 13.0
 """% of the width that stay empty on the left where ticks are written."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from kd_lightning.commands.cautions import cautions
 from kd_lightning.commands.origin import origin_of
-from kd_lightning.commands.recipe import METRICS, Recipe, Stage
 from kd_lightning.commands.rows import DAMAGED, Row, check, confusion_of, figures_of, measured, rows_of
 from kd_lightning.commands.runs import MOST_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.recipe import METRICS, Recipe, Stage
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kd_lightning import cli
 from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.checkpoints.file import read_weights
+from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError
 from kd_lightning.results import read_results
 from kd_lightning.teachers import resolve_checkpoint

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kd_lightning.callbacks.results import MEBIBYTE, size_in_bytes
 from kd_lightning.checkpoints.description import Description, describe
-from kd_lightning.commands.options import export_arguments
-from kd_lightning.commands.trained import Trained, load_trained
+from kd_lightning.cli.arguments import export_arguments
+from kd_lightning.commands.load_run import Trained, load_trained
 from kd_lightning.errors import UserError
 from kd_lightning.results import RESULTS_FILE, update_results
 from kd_lightning.shipping import (

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.commands.words import pairs
+from kd_lightning.cli.parser import pairs
 from kd_lightning.errors import UserError
 
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"

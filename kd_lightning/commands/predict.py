@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from kd_lightning.checkpoints.description import Description
-from kd_lightning.commands.options import predict_arguments
-from kd_lightning.commands.trained import load_trained
+from kd_lightning.cli.arguments import predict_arguments
+from kd_lightning.commands.load_run import load_trained
 from kd_lightning.data.decode import Decoder
 from kd_lightning.data.listing import left_out, list_images
 from kd_lightning.errors import UserError, one_line

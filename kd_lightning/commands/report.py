@@ -12,10 +12,10 @@ from kd_lightning import __version__
 from kd_lightning.commands.charts import MOST_NAMES, cost_charts, seed_chart
 from kd_lightning.commands.comparison import Comparison
 from kd_lightning.commands.origin import origin_of
-from kd_lightning.commands.recipe import METRICS
 from kd_lightning.commands.rows import confusion_of
 from kd_lightning.commands.runs import Group
 from kd_lightning.commands.table import batch_sizes, cells, decimals, images_in_words, run_lines
+from kd_lightning.recipe import METRICS
 from kd_lightning.utils.atomic_write import write_text
 
 MOST_CLASSES = 30

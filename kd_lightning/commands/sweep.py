@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import yaml
 
-from kd_lightning import cli
+from kd_lightning.cli import lightning as cli
+from kd_lightning.cli.arguments import sweep_arguments
+from kd_lightning.cli.parser import pairs
 from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
-from kd_lightning.commands.options import sweep_arguments
 from kd_lightning.commands.reproduce import spawns_processes
-from kd_lightning.commands.words import pairs
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules import DistillModule

@@ -8,7 +8,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from kd_lightning import cli
+from kd_lightning.cli import lightning as cli
 
 LAST = Path("logs/run/checkpoints/last.ckpt")
 

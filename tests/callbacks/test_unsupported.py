@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from tests.callbacks.test_last import LAST, fit
 
 

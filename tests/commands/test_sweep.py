@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid
 from kd_lightning.models import MLP
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from kd_lightning import cli
+from kd_lightning.cli import lightning as cli
 from kd_lightning.models import CNN, MLP
 from kd_lightning.modules import PopulationModule
 

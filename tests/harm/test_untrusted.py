@@ -168,7 +168,7 @@ HOSTILE = [
     "pathlib.Path",
     "torch.hub.load",
     "hostile.Network",
-    "kd_lightning.cli.main",
+    "kd_lightning.cli.lightning.main",
 ]
 
 

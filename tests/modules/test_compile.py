@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.models import MLP
 
 SMALL = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 8, 10]}}

@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch
+from kd_lightning.cli import lightning as cli
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.losses import CosineHiddenLoss, FeatureMapLoss

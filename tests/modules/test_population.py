@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss, soft_target_losses
 from kd_lightning.models import CNN, MLP

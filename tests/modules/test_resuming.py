@@ -8,8 +8,8 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP

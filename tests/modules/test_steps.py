@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch, batch_sizes
+from kd_lightning.cli import lightning as cli
 from kd_lightning.models import MLP
 from kd_lightning.modules import steps
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kd_lightning.checkpoints.description import Description, describe
-from kd_lightning.commands.options import FORMATS
+from kd_lightning.cli.arguments import FORMATS
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.models import CNN, MLP

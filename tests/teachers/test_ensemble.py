@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import nn
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.teachers import EnsembleTeacher

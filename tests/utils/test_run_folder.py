@@ -10,8 +10,8 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.data import ImageFolderDataModule, MNISTDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.teachers import resolve_checkpoint

@@ -10,9 +10,9 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks import results
+from kd_lightning.cli import lightning as cli
 from kd_lightning.commands import compare, export, predict, reproduce
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.modules import ClassifierModule

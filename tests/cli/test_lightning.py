@@ -11,12 +11,12 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd_lightning import cli
 from kd_lightning.__main__ import COMMANDS, main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.models import MLP
 from kd_lightning.results import PARTS
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 TEACHER = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 20, 10]}}
 PICTURES = {"confusion", "errors", "mistakes", "reliability"}
 
@@ -370,7 +370,7 @@ def test_one_callback_may_be_named_without_a_list():
 
 @pytest.mark.parametrize("words", [["fit", "--trainer.max_epoch=1"], ["reproduce", "digits", "--seed=1"]])
 def test_an_option_is_named_in_full(words, capsys, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     config = [f"--config={Path('configs', 'digits', 'baseline.yaml')}"] if words[0] == "fit" else []
     assert words[-1].partition("=")[0] in refused(capsys, *words, *config)
 

@@ -9,13 +9,13 @@ import torch
 import torchvision
 from PIL import Image
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks.results import PICTURES
+from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError
 from kd_lightning.models import densenet121
 
-TEACHER = f"--config={Path(__file__).parents[1] / 'configs' / 'digits' / 'teacher.yaml'}"
+TEACHER = f"--config={Path(__file__).parents[2] / 'configs' / 'digits' / 'teacher.yaml'}"
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """A page of help for each command, on one screen and without torch."""
 
-from kd_lightning.commands.options import PARSERS
+from kd_lightning.cli.arguments import PARSERS
 
 HEADS = {
     "fit": "Train what a config names; the run is kept in the folder that its logger names.",

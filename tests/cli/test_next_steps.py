@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd_lightning.__main__ import main
-from kd_lightning.commands.closing import STAGE
+from kd_lightning.cli.next_steps import STAGE
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits" / "teacher.yaml"
 RUN = "lightning_logs/digits/teacher/seed_0"

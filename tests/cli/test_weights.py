@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd_lightning import cli
 from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
 from kd_lightning.models import MLP
 
 DATA = ["--data=kd_lightning.data.DigitsDataModule", "--trainer.logger=false", "--trainer.accelerator=cpu"]

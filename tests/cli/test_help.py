@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kd_lightning import cli
 from kd_lightning.__main__ import COMMANDS, USAGE, main
-from kd_lightning.commands.pages import page_of
+from kd_lightning.cli import lightning as cli
+from kd_lightning.cli.help import page_of
 
 ROOT = Path(__file__).parents[2]
 LINES, COLUMNS = 40, 100

@@ -4,8 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-from kd_lightning.commands.recipe import CONFIGS
-from kd_lightning.commands.words import Arguments, count, expanded, path
+from kd_lightning.cli.parser import Arguments, count, expanded, path
+from kd_lightning.recipe import CONFIGS
 
 DEFAULT_RECIPE = "digits"
 

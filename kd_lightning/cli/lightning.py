@@ -37,6 +37,8 @@ from kd_lightning.callbacks.results import RESUME_WORDS
 from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoints.description import KEY, plain_network
 from kd_lightning.checkpoints.io import WholeCheckpointIO
+from kd_lightning.cli.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
+from kd_lightning.cli.whole_numbers import try_int_before_float
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.modules.resuming import KEY as TRAINING
@@ -50,13 +52,11 @@ from kd_lightning.network_options import (
     takes_any_options,
     without_classes,
 )
-from kd_lightning.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
 from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.cpu import make_cpu_fast
 from kd_lightning.utils.paths import expand
 from kd_lightning.utils.run_folder import folder_of, has_own_folder, leading_logger, run_folder
-from kd_lightning.whole_numbers import try_int_before_float
 
 PROGRESS_EVERY = 50
 """Steps between two refreshes of the progress bar: at every step it would cost more than a small network's step."""

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from kd_lightning.commands.pages import page_of
-from kd_lightning.commands.recipe import CONFIGS
+from kd_lightning.cli.help import page_of
 from kd_lightning.errors import UserError
+from kd_lightning.recipe import CONFIGS
 
 BASH = """\
 _kd_lightning() {

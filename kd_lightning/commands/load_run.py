@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from torch import nn
 
-from kd_lightning import cli, data
+from kd_lightning import data
 from kd_lightning.checkpoints.description import KEY, Description, compare_with_data, describe
 from kd_lightning.checkpoints.file import digest_of, read_weights
+from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.results import check_run
 from kd_lightning.shipping import ImageClassifier, check_answer, ours, plain_options, rebuild

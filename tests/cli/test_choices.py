@@ -10,10 +10,11 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from PIL import Image
 
-from kd_lightning import cli, models
+from kd_lightning import models
 from kd_lightning.__main__ import _predicts_files, main
 from kd_lightning.callbacks import Dashboard, Describer, Gallery, LastCheckpoint, ResultsWriter
-from kd_lightning.commands.options import compare_arguments, predict_arguments
+from kd_lightning.cli import lightning as cli
+from kd_lightning.cli.arguments import compare_arguments, predict_arguments
 
 MLP = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 10]}}
 
@@ -66,7 +67,7 @@ def test_a_whole_number_is_one_on_the_command_line_and_in_a_config_and_back(writ
 
 def test_the_order_of_the_types_of_an_option_does_not_turn_one_batch_into_an_epoch(monkeypatch):
     """Python keeps one `Union` for both orders: which is which depends on what else was imported."""
-    callback = [("tests.test_choices.Halfway", {"at": 1})]
+    callback = [("tests.cli.test_choices.Halfway", {"at": 1})]
     parsed = cli.parse(["fit", write_config(callback)])
     assert type(parsed["trainer"]["callbacks"][0]["init_args"]["at"]) is int
 
@@ -213,7 +214,7 @@ class Broken(ModelCheckpoint):
 
 def test_a_fault_of_the_code_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="a fault of the code"):
-        main(["fit", write_config([("tests.test_choices.Broken", {})])])
+        main(["fit", write_config([("tests.cli.test_choices.Broken", {})])])
 
 
 def test_everybody_s_monitor_is_logged_and_is_the_training_loss():
