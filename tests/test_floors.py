@@ -17,7 +17,6 @@ FLOOR = {
     "batch": 1,
     "utils": 1,
     "recipe": 2,
-    "network_options": 2,
     "losses": 3,
     "data": 3,
     "results": 3,
@@ -84,7 +83,7 @@ def test_imports_lead_downward_only(file: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "units"),
     [
-        ("import kd_lightning.data.base as b", {"data"}),
+        ("import kd_lightning.data.module as b", {"data"}),
         ("from kd_lightning import cli, __version__", {"cli", "__init__"}),
         ("from kd_lightning import DistillModule, MLP", {"modules", "models"}),
         ("def f():\n    if 1:\n        from kd_lightning.commands.compare import collect", {"commands"}),

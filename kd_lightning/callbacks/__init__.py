@@ -1,14 +1,14 @@
 """What happens beside training: results, pictures and the bias fix."""
 
-from kd_lightning.callbacks.best import BestCheckpoint
+from kd_lightning.callbacks.best_checkpoint import BestCheckpoint
 from kd_lightning.callbacks.bias_correction import BiasCorrection
-from kd_lightning.callbacks.confusion import ConfusionMatrix
 from kd_lightning.callbacks.dashboard import Dashboard
-from kd_lightning.callbacks.gallery import Gallery
-from kd_lightning.callbacks.last import LastCheckpoint
-from kd_lightning.callbacks.mistakes import WorstMistakes
+from kd_lightning.callbacks.last_checkpoint import LastCheckpoint
+from kd_lightning.callbacks.plots.confusion import ConfusionMatrix
+from kd_lightning.callbacks.plots.gallery import Gallery
+from kd_lightning.callbacks.plots.mistakes import WorstMistakes
+from kd_lightning.callbacks.plots.reliability import ReliabilityDiagram
 from kd_lightning.callbacks.predictions import PredictionWriter
-from kd_lightning.callbacks.reliability import ReliabilityDiagram
 from kd_lightning.callbacks.results import ResultsWriter
 from kd_lightning.checkpoints.describer import Describer
 

@@ -40,9 +40,7 @@ from kd_lightning.checkpoints.io import WholeCheckpointIO
 from kd_lightning.cli.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
 from kd_lightning.cli.whole_numbers import try_int_before_float
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.modules import ClassifierModule
-from kd_lightning.modules.resuming import KEY as TRAINING
-from kd_lightning.network_options import (
+from kd_lightning.models.config import (
     accept_factories,
     as_function,
     fit_to_classes,
@@ -52,6 +50,8 @@ from kd_lightning.network_options import (
     takes_any_options,
     without_classes,
 )
+from kd_lightning.modules import ClassifierModule
+from kd_lightning.modules.resuming import KEY as TRAINING
 from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.cpu import make_cpu_fast

@@ -1,11 +1,11 @@
 """Data modules, one a dataset, and the views that they can show their images under."""
 
-from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.cifar10 import CIFAR10DataModule
 from kd_lightning.data.digits import DigitsDataModule
 from kd_lightning.data.dogs_vs_cats import DogsVsCatsDataModule
 from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.data.mnist import MNISTDataModule
+from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.data.views import CropFlip, Identity, Shift, ViewFamily
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torchvision.datasets import CIFAR10
 
-from kd_lightning.data.base import ClassificationDataModule
+from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.download import short_patience

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from kd_lightning.data.base import ClassificationDataModule
+from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
 
 

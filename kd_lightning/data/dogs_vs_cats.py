@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+from kd_lightning.data.image_files import WHOLE, Labelled
 from kd_lightning.data.image_folder import ImageFolderDataModule
-from kd_lightning.data.tree import WHOLE, Labelled
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.atomic_write import temporary_folder
 from kd_lightning.utils.progress import bar

@@ -14,10 +14,8 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from kd_lightning.data.base import ClassificationDataModule
 from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
-from kd_lightning.data.sets import ImageSet, StreamedSet
-from kd_lightning.data.tree import (
+from kd_lightning.data.image_files import (
     WHOLE,
     ImageFiles,
     Labelled,
@@ -27,6 +25,8 @@ from kd_lightning.data.tree import (
     readable,
     split_files,
 )
+from kd_lightning.data.module import ClassificationDataModule
+from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.errors import UserError
 from kd_lightning.utils.paths import expand
 

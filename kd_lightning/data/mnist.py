@@ -6,7 +6,7 @@ from typing import Any
 
 from torchvision.datasets import MNIST
 
-from kd_lightning.data.base import ClassificationDataModule
+from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.download import short_patience

@@ -1,6 +1,6 @@
 """Distillation losses: tensors in, scalar out. They know no layer, no weight and no batch."""
 
-from kd_lightning.losses.feature import CosineHiddenLoss, FeatureMapLoss
-from kd_lightning.losses.soft import soft_target_loss, soft_target_losses
+from kd_lightning.losses.features import CosineHiddenLoss, FeatureMapLoss
+from kd_lightning.losses.logits import soft_target_loss, soft_target_losses
 
 __all__ = ["CosineHiddenLoss", "FeatureMapLoss", "soft_target_loss", "soft_target_losses"]

@@ -2,8 +2,8 @@
 
 from kd_lightning.models.cnn import CNN
 from kd_lightning.models.densenet import densenet121
-from kd_lightning.models.dropout import Dropout
-from kd_lightning.models.logits import Logits
+from kd_lightning.models.layers.dropout import Dropout
+from kd_lightning.models.layers.logits import Logits
 from kd_lightning.models.mlp import MLP
 from kd_lightning.models.pretrained import pretrained
 from kd_lightning.models.small_cnn import SmallCNN

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from kd_lightning.models.logits import Logits
+from kd_lightning.models.layers.logits import Logits
 
 
 class CNN(nn.Sequential):

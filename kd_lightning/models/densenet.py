@@ -7,7 +7,7 @@ from typing import cast
 from torch import nn
 from torchvision.models import DenseNet
 
-from kd_lightning.models.logits import Logits
+from kd_lightning.models.layers.logits import Logits
 from kd_lightning.models.pretrained import pretrained
 
 

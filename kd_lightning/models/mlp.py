@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from kd_lightning.models.dropout import Dropout
-from kd_lightning.models.logits import Logits
+from kd_lightning.models.layers.dropout import Dropout
+from kd_lightning.models.layers.logits import Logits
 
 
 class MLP(nn.Sequential):

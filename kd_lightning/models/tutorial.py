@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from kd_lightning.models.dropout import Dropout
-from kd_lightning.models.logits import Logits
+from kd_lightning.models.layers.dropout import Dropout
+from kd_lightning.models.layers.logits import Logits
 
 
 class DeepNN(nn.Sequential):

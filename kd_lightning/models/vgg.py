@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from kd_lightning.models.conv import Conv3x3
-from kd_lightning.models.dropout import Dropout
-from kd_lightning.models.logits import Logits
+from kd_lightning.models.layers.conv import Conv3x3
+from kd_lightning.models.layers.dropout import Dropout
+from kd_lightning.models.layers.logits import Logits
 
 
 class VGG(nn.Sequential):

@@ -2,7 +2,7 @@
 
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.distill import DistillModule, FeatureMatch
-from kd_lightning.modules.population import PopulationModule
+from kd_lightning.modules.stacked_students import PopulationModule
 from kd_lightning.modules.teacher import TeacherModule
 
 __all__ = ["ClassifierModule", "DistillModule", "FeatureMatch", "PopulationModule", "TeacherModule"]

@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 from kd_lightning.batch import Batch, as_batch, batch_sizes, data_of, images_of
 from kd_lightning.checkpoints.description import KEY, compare_with_data, describe, listed
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.modules import randomness, resuming, steps
+from kd_lightning.modules import multi_step as steps
+from kd_lightning.modules import resuming
+from kd_lightning.modules import rng_state as randomness
 from kd_lightning.modules.loading import OPTION, check_given
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.modules.sanity import check_logits, read_blank_images

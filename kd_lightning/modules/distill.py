@@ -18,10 +18,10 @@ from kd_lightning.batch import Batch, data_of
 from kd_lightning.checkpoints.description import KEY, compare_with_data, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.losses import soft_target_loss
-from kd_lightning.losses.own import check_arguments, check_scalar
+from kd_lightning.losses.check import check_arguments, check_scalar
 from kd_lightning.modules.answers import open_table
 from kd_lightning.modules.classifier import ClassifierModule
-from kd_lightning.modules.taps import tapped
+from kd_lightning.modules.feature_hooks import tapped
 from kd_lightning.teachers import CachedTeacher, FrozenTeacher, load_weights, parts_of, resolve_checkpoint
 from kd_lightning.utils.progress import bar, line
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.checkpoints.description import Description
-from kd_lightning.data.dealer import finish, scale_and_shift
+from kd_lightning.data.batches import finish, scale_and_shift
 from kd_lightning.errors import UserError
 from kd_lightning.teachers import uses_batch_statistics
 

@@ -15,7 +15,7 @@ from torchvision.models import get_model_builder, list_models
 from kd_lightning import models
 from kd_lightning.checkpoints.weights import fitting_weights
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.network_options import TORCHVISION
+from kd_lightning.models.config import TORCHVISION
 
 PUBLISHED = ("weights", "pretrained", "weights_backbone")
 """Options that would fetch weights, whose place the file's own take."""

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 
 from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning as cli
-from tests.callbacks.test_last import LAST, fit
+from tests.callbacks.test_last_checkpoint import LAST, fit
 
 
 class Thaw(BaseFinetuning):

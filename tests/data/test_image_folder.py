@@ -147,7 +147,7 @@ def test_a_set_too_large_for_the_device_is_gathered_where_it_lies(
 ) -> None:
     views, index, view = CropFlip(2), torch.tensor([3, 11, 3]), torch.tensor([0, 8, 30])
     resident = set_up(split_tree, views=views).deal(index, view=view)
-    monkeypatch.setattr("kd_lightning.data.dealer.RESIDENT_BYTES", 100)
+    monkeypatch.setattr("kd_lightning.data.batches.RESIDENT_BYTES", 100)
     mapped = set_up(split_tree, views=views)
     batch = mapped.deal(index, view=view)
     assert all(torch.equal(a, b) for a, b in zip(batch, resident, strict=True))
@@ -165,12 +165,12 @@ def test_workers_gather_what_is_too_large_for_the_device(
         for batch in data.train_dataloader() if stage == "fit" else data.test_dataloader():
             with monkeypatch.context() as patch:
                 if workers:  # in the main process nothing is gathered
-                    patch.setattr("kd_lightning.data.dealer.read", lambda part, index: pytest.fail("gathered"))
+                    patch.setattr("kd_lightning.data.batches.read", lambda part, index: pytest.fail("gathered"))
                 dealt.append(tuple(data.on_after_batch_transfer(batch, 0)))
         return dealt
 
     resident = batches(0)
-    monkeypatch.setattr("kd_lightning.data.dealer.RESIDENT_BYTES", 100)
+    monkeypatch.setattr("kd_lightning.data.batches.RESIDENT_BYTES", 100)
     for workers in (0, 1):
         found = batches(workers)
         assert len(found) == len(resident) > 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd_lightning.data.base import _Shares
+from kd_lightning.data.module import _Shares
 from kd_lightning.errors import UserError
 from tests.data.made import made
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
-from kd_lightning.modules.population import MembersEvaluation
+from kd_lightning.modules.stacked_students import MembersEvaluation
 
 # Probabilities of two classes; the student names 0, 0, 1, 0 and is right, wrong, wrong, right.
 LOGITS = torch.tensor([[0.90, 0.10], [0.87, 0.13], [0.30, 0.70], [0.62, 0.38]]).log()

@@ -11,7 +11,7 @@ from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch, batch_sizes
 from kd_lightning.cli import lightning as cli
 from kd_lightning.models import MLP
-from kd_lightning.modules import steps
+from kd_lightning.modules import multi_step as steps
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
 BY_STEP = {"class_path": "kd_lightning.schedules.CosineDecay", "init_args": {"warmup": 0.2}}

@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor
 
 from kd_lightning.losses import soft_target_loss
-from kd_lightning.losses.soft import soft_target_losses
+from kd_lightning.losses.logits import soft_target_losses
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from kd_lightning.errors import UserError
 from kd_lightning.models import CNN, MLP
-from kd_lightning.modules.taps import tapped
+from kd_lightning.modules.feature_hooks import tapped
 
 OPTION = "features: student_layer"
 

@@ -15,8 +15,8 @@ from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss, soft_target_losses
 from kd_lightning.models import CNN, MLP
 from kd_lightning.modules import PopulationModule
-from kd_lightning.modules.population import MembersEvaluation, cross_entropies
 from kd_lightning.modules.stack import Stack, why_not_stacked
+from kd_lightning.modules.stacked_students import MembersEvaluation, cross_entropies
 
 MEMBERS = [[1.0, 0.5, 0], [4.0, 0.5, 0], [4.0, 0.9, 1], [8.0, 0.0, 2]]
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}}

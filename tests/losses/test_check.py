@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd_lightning.__main__ import main
 from kd_lightning.errors import UserError
-from kd_lightning.losses.own import check_arguments, check_scalar
+from kd_lightning.losses.check import check_arguments, check_scalar
 from kd_lightning.models import MLP
 from kd_lightning.modules import DistillModule
 
@@ -109,14 +109,14 @@ def fit(*words: str) -> int:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--model.soft_loss=tests.losses.test_own.bare"],
-        ["--model.soft_loss=tests.losses.test_own.annotated"],
-        ["--model.soft_loss=tests.losses.test_own.doubled"],
-        ["--model.soft_loss=tests.losses.test_own.Scaled"],
-        ["--model.soft_loss=tests.losses.test_own.Scaled", "--model.soft_loss.factor=2"],
-        ['--model.soft_loss={"class_path": "tests.losses.test_own.Scaled", "init_args": {"factor": 2}}'],
-        ['--model.soft_loss={"class_path": "tests.losses.test_own.Called", "init_args": {"factor": 2}}'],
-        ["--model.soft_loss=tests.losses.test_own.Learned"],
+        ["--model.soft_loss=tests.losses.test_check.bare"],
+        ["--model.soft_loss=tests.losses.test_check.annotated"],
+        ["--model.soft_loss=tests.losses.test_check.doubled"],
+        ["--model.soft_loss=tests.losses.test_check.Scaled"],
+        ["--model.soft_loss=tests.losses.test_check.Scaled", "--model.soft_loss.factor=2"],
+        ['--model.soft_loss={"class_path": "tests.losses.test_check.Scaled", "init_args": {"factor": 2}}'],
+        ['--model.soft_loss={"class_path": "tests.losses.test_check.Called", "init_args": {"factor": 2}}'],
+        ["--model.soft_loss=tests.losses.test_check.Learned"],
     ],
     ids=["function", "annotated", "partial", "module", "option", "config", "callable", "trained module"],
 )
@@ -134,7 +134,7 @@ def test_any_function_or_module_is_a_soft_loss_in_python(loss: Any) -> None:
 
 def test_what_a_loss_has_to_train_is_trained_with_the_student_and_is_no_part_of_it() -> None:
     folder = Path("logs/lightning_logs/version_0")
-    assert fit("--model.soft_loss=tests.losses.test_own.Learned", "--trainer.max_epochs=2") == 0
+    assert fit("--model.soft_loss=tests.losses.test_check.Learned", "--trainer.max_epochs=2") == 0
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     names = {name for name in saved["state_dict"] if not name.startswith("net.")}
     assert {"soft_loss.layer.weight", "soft_loss.layer.bias"} <= names
@@ -159,7 +159,7 @@ def test_what_a_loss_has_to_train_is_trained_with_the_student_and_is_no_part_of_
     ],
 )
 def test_a_loss_of_another_form_is_one_line(loss: str, message: str, capsys: Any) -> None:
-    assert fit(f"--model.soft_loss=tests.losses.test_own.{loss}") == 2
+    assert fit(f"--model.soft_loss=tests.losses.test_check.{loss}") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("kd-lightning: error: ")
     assert re.search(f"soft_loss: {message}", line)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kd_lightning.batch import Batch, as_batch, data_of
-from kd_lightning.callbacks.pictures import show
+from kd_lightning.callbacks.plots.write import show
 from kd_lightning.callbacks.results import has_own_folder, leaves_files, run_folder
 
 MOST, A_ROW = 8, 4

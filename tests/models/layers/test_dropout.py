@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kd_lightning.models.dropout import Dropout
+from kd_lightning.models.layers.dropout import Dropout
 
 
 @pytest.fixture(autouse=True)

@@ -91,7 +91,7 @@ EACH_EPOCH = [None, 6, 12, 18, 24]
     ids=lambda value: " ".join(word.rpartition(".")[2] for word in value if isinstance(word, str)),
 )
 def test_last_is_of_each_epochs_end_and_of_the_end_of_training(words: list[str], expected: list[int | None]) -> None:
-    fit(*words, "--trainer.callbacks+=tests.callbacks.test_last.Seen")
+    fit(*words, "--trainer.callbacks+=tests.callbacks.test_last_checkpoint.Seen")
     assert Seen.steps == expected
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, as_batch, class_names_of
-from kd_lightning.callbacks.pictures import show
+from kd_lightning.callbacks.plots.write import show
 from kd_lightning.callbacks.results import has_own_folder, leaves_files, record, run_folder
 
 MOST_NUMBERS = 30

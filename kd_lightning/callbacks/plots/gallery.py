@@ -5,9 +5,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kd_lightning.batch import Batch
-from kd_lightning.callbacks.confusion import ConfusionMatrix
-from kd_lightning.callbacks.mistakes import WorstMistakes
-from kd_lightning.callbacks.reliability import ReliabilityDiagram
+from kd_lightning.callbacks.plots.confusion import ConfusionMatrix
+from kd_lightning.callbacks.plots.mistakes import WorstMistakes
+from kd_lightning.callbacks.plots.reliability import ReliabilityDiagram
 
 
 class Gallery(Callback):

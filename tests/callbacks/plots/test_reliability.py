@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd_lightning.callbacks.reliability import draw_reliability
+from kd_lightning.callbacks.plots.reliability import draw_reliability
 from kd_lightning.modules.metrics import CALIBRATION_BINS, CalibrationError
 
 

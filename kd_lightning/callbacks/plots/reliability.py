@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kd_lightning.callbacks.pictures import show
+from kd_lightning.callbacks.plots.write import show
 from kd_lightning.callbacks.results import leaves_files, run_folder
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kd_lightning.batch import Batch
-from kd_lightning.callbacks import mistakes
-from kd_lightning.callbacks.mistakes import WorstMistakes, draw_mistakes
+from kd_lightning.callbacks.plots import mistakes
+from kd_lightning.callbacks.plots.mistakes import WorstMistakes, draw_mistakes
 from tests.data.made import TEST_LABELS, made
 
 NAMES = ("ant", "bee", "cow")

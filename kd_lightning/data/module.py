@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from kd_lightning.batch import Batch, batch_sizes
+from kd_lightning.data.batches import RESIDENT_BYTES, Dealer
 from kd_lightning.data.copies import PAIRS, digests_of, warn_of_classes_without_test_images, warn_of_copies
-from kd_lightning.data.dealer import RESIDENT_BYTES, Dealer
 from kd_lightning.data.sets import ImageSet, Indices, StreamedSet, stratified
 from kd_lightning.data.views import Identity, ViewFamily
 from kd_lightning.errors import UserError

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.models.conv import LEAST_CHANNELS, MOST_PIXELS, Conv3x3
+from kd_lightning.models.layers.conv import LEAST_CHANNELS, MOST_PIXELS, Conv3x3
 
 
 def refuse(self: nn.Conv2d, maps: Tensor) -> Tensor:

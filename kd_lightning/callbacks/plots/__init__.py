@@ -1,0 +1,1 @@
+"""Plots of a test: confusion matrix, worst mistakes, reliability diagram."""
