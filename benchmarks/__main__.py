@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks import cifar10_densenet, cifar10_tutorial, data_path, memory, mnist_hinton, mnist_transfer
 from benchmarks.turns import OURS, Benchmark, share, take_turns
-from kd_lightning.results import machine, versions
+from kd_lightning.reports.results import machine, versions
 from kd_lightning.utils.cpu import make_cpu_fast
 
 BENCHMARKS: dict[str, Callable[[Path, int | None], Benchmark]] = {

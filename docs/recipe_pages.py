@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from kd_lightning.commands.table import mean_and_spread
 from kd_lightning.recipe import METRICS, Recipe, Stage, find_recipe
+from kd_lightning.reports.columns import mean_and_spread
 
 KEYS = re.compile(r"(Source|Command|Published figure|Known deviation): ")
 """With which lines of a config's header begin."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kd_lightning.__main__ import main
-from kd_lightning.results import read_results
+from kd_lightning.reports.results import read_results
 from tests.browser import CHROMIUM, Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import kd_lightning
-from kd_lightning.commands.table import mean_and_spread
 from kd_lightning.recipe import find_recipe
+from kd_lightning.reports.columns import mean_and_spread
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -101,17 +101,6 @@ def test_python_is_shown_as_in_the_readme():
 def test_links_within_the_repository_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
-
-
-def floors(page):
-    """The files of each floor, by its number, in a table."""
-    rows = [line.split("|") for line in page.read_text().splitlines() if re.match(r"\| \d \|", line)]
-    return {row[1].strip(): re.findall(r"`(\w+(?:\.py|/))`", row[3]) for row in rows}
-
-
-def test_the_table_of_floors_is_contributing_s():
-    assert floors(DOCS / "design.md") == floors(ROOT / "CONTRIBUTING.md")
-    assert sorted(floors(DOCS / "design.md")) == [str(floor) for floor in range(8)]
 
 
 @pytest.mark.parametrize(

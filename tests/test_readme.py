@@ -22,8 +22,8 @@ from kd_lightning.cli.arguments import (
     reproduce_arguments,
     sweep_arguments,
 )
-from kd_lightning.commands.table import mean_and_spread
 from kd_lightning.recipe import find_recipe
+from kd_lightning.reports.columns import mean_and_spread
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from kd_lightning.__main__ import main
 from kd_lightning.commands import reproduce
 from kd_lightning.data import DogsVsCatsDataModule, MNISTDataModule
-from kd_lightning.results import read_results
+from kd_lightning.reports.results import read_results
 
 pytestmark = pytest.mark.real_data
 

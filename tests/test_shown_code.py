@@ -57,7 +57,7 @@ HERE = (
     ("docs/extend.md", "class MyDataModule(kd_lightning.ClassificationDataModule):"),
     ("docs/extend.md", "# plain data"),
     ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18, in_chans: 1}}"),
-    ("docs/shipping.md", "from kd_lightning.shipping import describe, export_network"),
+    ("docs/shipping.md", "from kd_lightning.export import describe, export_network"),
 )
 """Blocks that a test below runs."""
 

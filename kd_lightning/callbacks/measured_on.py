@@ -11,7 +11,7 @@ from torch import nn
 
 from kd_lightning.batch import data_of
 from kd_lightning.checkpoints.digest import weights_digest
-from kd_lightning.results import code_version, read_results
+from kd_lightning.reports.results import code_version, read_results
 
 
 def weights_of(module: LightningModule) -> dict[str, str]:

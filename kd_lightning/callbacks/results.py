@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kd_lightning.batch import as_batch, class_names_of, data_of
 from kd_lightning.callbacks.measured_on import measured_on, weights_of
 from kd_lightning.errors import UserError
-from kd_lightning.results import (
+from kd_lightning.reports.results import (
     PARTS,
     RESULTS_FILE,
     TEST_PARTS,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kd_lightning.checkpoints.file import check_sizes, read_weights
 from kd_lightning.checkpoints.state_dicts import Candidate, Wanted, candidates
 from kd_lightning.errors import UserError
-from kd_lightning.results import check_run
+from kd_lightning.reports.results import check_run
 from kd_lightning.utils.paths import expand
 
 NETWORK_PREFIX = "net."

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from kd_lightning.callbacks.results import PICTURES, leaves_files
-from kd_lightning.results import RESULTS_FILE, read_results
+from kd_lightning.reports.results import RESULTS_FILE, read_results
 from kd_lightning.utils.run_folder import run_folder
 
 STAGE = "KD_LIGHTNING_STAGE"

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kd_lightning.cli.arguments import compare_arguments
-from kd_lightning.commands.comparison import Comparison, compare_groups, merge, read_comparison, read_runs
-from kd_lightning.commands.report import write_report
-from kd_lightning.commands.runs import Group, MeasuredRun, by_settings, comparable, find_runs
-from kd_lightning.commands.table import as_csv, print_warnings, terminal_table
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import CONFIGS, Recipe, find_recipe
-from kd_lightning.results import RESULTS_FILE
+from kd_lightning.reports.columns import as_csv, print_warnings, terminal_table
+from kd_lightning.reports.comparison import Comparison, compare_groups, merge, read_comparison, read_runs
+from kd_lightning.reports.html import write_report
+from kd_lightning.reports.results import RESULTS_FILE
+from kd_lightning.reports.runs import Group, MeasuredRun, by_settings, comparable, find_runs
 from kd_lightning.utils.terminal import quiet_console
 
 

@@ -16,8 +16,7 @@ from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.cli.arguments import export_arguments
 from kd_lightning.commands.load_run import Trained, load_trained
 from kd_lightning.errors import UserError
-from kd_lightning.results import RESULTS_FILE, update_results
-from kd_lightning.shipping import (
+from kd_lightning.export import (
     BATCH,
     CALIBRATION_IMAGES,
     ONNX_PACKAGES,
@@ -32,6 +31,7 @@ from kd_lightning.shipping import (
     open_exported,
     random_images,
 )
+from kd_lightning.reports.results import RESULTS_FILE, update_results
 from kd_lightning.utils.latency import BATCH_SIZES, median_milliseconds
 from kd_lightning.utils.terminal import quiet_console
 

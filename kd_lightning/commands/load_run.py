@@ -14,8 +14,8 @@ from kd_lightning.checkpoints.description import KEY, Description, compare_with_
 from kd_lightning.checkpoints.file import digest_of, read_weights
 from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.results import check_run
-from kd_lightning.shipping import ImageClassifier, check_answer, ours, plain_options, rebuild
+from kd_lightning.export import ImageClassifier, check_answer, ours, plain_options, rebuild
+from kd_lightning.reports.results import check_run
 from kd_lightning.teachers import EnsembleTeacher, load_weights, parts_of, resolve_checkpoint
 
 LARGEST_CONFIG = 2**20
@@ -23,7 +23,7 @@ LARGEST_CONFIG = 2**20
 
 FROM_PYTHON = (
     "it was not saved by kd-lightning fit; name a config that makes its network and data (--config FILE), or export "
-    "it from Python: kd_lightning.shipping.export_network(network, describe(data), path)"
+    "it from Python: kd_lightning.export.export_network(network, describe(data), path)"
 )
 
 

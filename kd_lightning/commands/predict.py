@@ -16,7 +16,7 @@ from kd_lightning.commands.load_run import load_trained
 from kd_lightning.data.decode import Decoder
 from kd_lightning.data.listing import left_out, list_images
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.shipping import SUFFIXES, Answer, open_exported
+from kd_lightning.export import SUFFIXES, Answer, open_exported
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.csv_text import csv_cell, csv_path
 from kd_lightning.utils.progress import bar

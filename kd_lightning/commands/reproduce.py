@@ -22,14 +22,14 @@ from kd_lightning.cli import lightning as cli
 from kd_lightning.cli.arguments import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.cli.next_steps import STAGE
 from kd_lightning.cli.parser import pairs
-from kd_lightning.commands.comparison import collect
 from kd_lightning.commands.dependencies import look_at, weights_in
 from kd_lightning.commands.loggers import check_logger, loggers_of
-from kd_lightning.commands.report import write_report
-from kd_lightning.commands.table import print_warnings, terminal_table
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import CONFIGS, Recipe, Stage, find_recipe
-from kd_lightning.results import TEST_PARTS, code_version, label_of, read_results, update_results
+from kd_lightning.reports.columns import print_warnings, terminal_table
+from kd_lightning.reports.comparison import collect
+from kd_lightning.reports.html import write_report
+from kd_lightning.reports.results import TEST_PARTS, code_version, label_of, read_results, update_results
 from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.utils import stopping
 from kd_lightning.utils.progress import line

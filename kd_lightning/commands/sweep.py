@@ -13,12 +13,12 @@ import yaml
 from kd_lightning.cli import lightning as cli
 from kd_lightning.cli.arguments import sweep_arguments
 from kd_lightning.cli.parser import pairs
-from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
 from kd_lightning.commands.reproduce import spawns_processes
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules import DistillModule
 from kd_lightning.modules.stack import why_not_stacked
+from kd_lightning.reports.sweep import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
 from kd_lightning.utils.atomic_write import whole_file, write_text
 from kd_lightning.utils.terminal import quiet_console
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_lightning.callbacks import bias_correction
 from kd_lightning.callbacks.bias_correction import BiasCorrection, frequency_bias
 from kd_lightning.modules import TeacherModule
-from kd_lightning.results import read_results
+from kd_lightning.reports.results import read_results
 from tests.data.made import made
 
 

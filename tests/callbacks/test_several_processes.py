@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kd_lightning.__main__ import main
-from kd_lightning.results import TEST_PARTS, read_results
+from kd_lightning.reports.results import TEST_PARTS, read_results
 from tests.made import write_mnist
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mnist_hinton" / "distill_without_3.yaml"

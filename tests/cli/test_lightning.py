@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kd_lightning.__main__ import COMMANDS, main
 from kd_lightning.cli import lightning as cli
 from kd_lightning.models import MLP
-from kd_lightning.results import PARTS
+from kd_lightning.reports.results import PARTS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TEACHER = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 20, 10]}}

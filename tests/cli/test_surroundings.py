@@ -13,7 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from kd_lightning.__main__ import main
 from kd_lightning.errors import UserError
 from kd_lightning.models import pretrained
-from kd_lightning.results import read_results
+from kd_lightning.reports.results import read_results
 
 DEPTH = 50_000
 DEEP = {

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.recipe import Recipe, Stage
-from kd_lightning.results import update_results
+from kd_lightning.reports.results import update_results
 
 HINTON_RULES = ("as_trained", "frequency", "test_optimal")
 

@@ -22,9 +22,9 @@ from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.data import DigitsDataModule
+from kd_lightning.export import describe, export, export_network
 from kd_lightning.models import MLP
 from kd_lightning.modules import TeacherModule
-from kd_lightning.shipping import describe, export, export_network
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RUN = Path("logs/student/seed_0")
@@ -322,7 +322,7 @@ def test_a_network_made_in_python_is_exported_there(
     Image.new("L", (8, 8)).save("digit.png")
     line = refused(capsys, "export", str(file))
     assert "was not saved by kd-lightning fit" in line
-    assert "kd_lightning.shipping.export_network(network, describe(data), path)" in line
+    assert "kd_lightning.export.export_network(network, describe(data), path)" in line
     data.setup("test")
     batches = [data.stored(torch.arange(3), train=False)]
     assert export_network(module.net, describe(data), "model.pt2", batches).images == 3

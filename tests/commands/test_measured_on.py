@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from kd_lightning import results
 from kd_lightning.__main__ import main
 from kd_lightning.commands import compare, reproduce
-from kd_lightning.results import read_results
+from kd_lightning.reports import results
+from kd_lightning.reports.results import read_results
 from tests.made import write_mnist
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from kd_lightning.__main__ import main
-from kd_lightning.results import read_results
+from kd_lightning.reports.results import read_results
 from tests.made import write_mnist
 
 RUN = Path("lightning_logs/version_0")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.commands import compare, reproduce
-from kd_lightning.results import read_results
+from kd_lightning.reports.results import read_results
 from kd_lightning.utils.stopping import Stopped
 from tests.made import write_mnist
 

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning as cli
-from kd_lightning.commands.grid import Result, Student, best_cell, draw_grid
 from kd_lightning.models import MLP
+from kd_lightning.reports.sweep import Result, Student, best_cell, draw_grid
 
 FOLDER = Path("lightning_logs/sweep/recipe_student")
 GRID = ["--temperatures=1,4", "--soft_weights=0.1,0.9", "--seeds=2"]

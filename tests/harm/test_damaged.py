@@ -16,8 +16,8 @@ from kd_lightning.__main__ import main
 from kd_lightning.checkpoints.description import Description
 from kd_lightning.data.decode import Decoder, decode_all
 from kd_lightning.errors import UserError
+from kd_lightning.export import Answer, ImageClassifier, Reference, export_int8, export_network, open_exported
 from kd_lightning.models import MLP
-from kd_lightning.shipping import Answer, ImageClassifier, Reference, export_int8, export_network, open_exported
 from kd_lightning.teachers import CachedTeacher, load_weights
 
 PLACES = 200
@@ -252,8 +252,8 @@ def test_exported_files_without_a_digest_are_read_with_a_warning(
     exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As an earlier version wrote them."""
-    monkeypatch.setattr("kd_lightning.shipping.formats.KEY", "before")
-    monkeypatch.setattr("kd_lightning.shipping.export.write_digest", lambda path: None)
+    monkeypatch.setattr("kd_lightning.export.formats.KEY", "before")
+    monkeypatch.setattr("kd_lightning.export.export.write_digest", lambda path: None)
     images = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
     for suffix in (".onnx", ".pt2"):
         torch.manual_seed(0)

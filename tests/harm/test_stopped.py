@@ -19,7 +19,7 @@ import yaml
 from kd_lightning.__main__ import main
 from kd_lightning.models import MLP
 from kd_lightning.modules import ClassifierModule
-from kd_lightning.results import read_results
+from kd_lightning.reports.results import read_results
 from tests.made import in_a_process_of_its_own
 
 BATCHES, EPOCHS = 10, 4

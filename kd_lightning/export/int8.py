@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from kd_lightning.errors import UserError
-from kd_lightning.shipping.digest import ONNX_KEY
-from kd_lightning.shipping.formats import ONNX_PACKAGES, need_packages, quiet, told
+from kd_lightning.export.digest import ONNX_KEY
+from kd_lightning.export.formats import ONNX_PACKAGES, need_packages, quiet, told
 
 CALIBRATION_IMAGES = 512
 """Training images on which the ranges of activations are measured."""

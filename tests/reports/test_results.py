@@ -16,15 +16,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks import BiasCorrection, ResultsWriter
 from kd_lightning.callbacks import results as callback
-from kd_lightning.commands.runs import MeasuredRun
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.modules import TeacherModule
-from kd_lightning.results import PACKAGES, commit, machine, read_results, update_results, versions
+from kd_lightning.reports.results import PACKAGES, commit, machine, read_results, update_results, versions
+from kd_lightning.reports.runs import MeasuredRun
 from kd_lightning.utils.atomic_write import write_text
 
-BASELINE = Path(__file__).parents[1] / "configs" / "digits" / "baseline.yaml"
+BASELINE = Path(__file__).parents[2] / "configs" / "digits" / "baseline.yaml"
 
 
 def test_an_update_replaces_its_own_parts_whole_and_keeps_the_others(tmp_path: Path) -> None:

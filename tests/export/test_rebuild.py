@@ -12,8 +12,8 @@ from torchvision.models import list_models, mobilenet_v3_small, regnet_x_400mf
 
 from kd_lightning.checkpoints.description import plain_network
 from kd_lightning.errors import UserError
+from kd_lightning.export import rebuild
 from kd_lightning.models import MLP
-from kd_lightning.shipping import rebuild
 
 FILE = Path("some.ckpt")
 

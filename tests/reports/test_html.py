@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kd_lightning.__main__ import main
-from kd_lightning.commands import report
-from kd_lightning.results import read_results
+from kd_lightning.reports import html as report
+from kd_lightning.reports.results import read_results
 from tests.commands.made import HINTON_RULES, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -277,7 +277,7 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_letters_and_marks_stand_out_from_their_ground(scheme: int) -> None:
     """The contrast is that of WCAG 2.2, 1.4.3 and 1.4.11."""
-    style = (ROOT / "kd_lightning/commands/page/report.css").read_text()
+    style = (ROOT / "kd_lightning/reports/templates/report.css").read_text()
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", style, re.S)[scheme]))
     letters = [("text", "ground"), ("quiet", "ground"), ("text", "panel"), ("accent", "ground")]
     letters += [("on-pale", f"e{n}") for n in (1, 2, 3)] + [("on-strong", f"e{n}") for n in (4, 5)]

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError
-from kd_lightning.shipping.classifier import ImageClassifier
-from kd_lightning.shipping.digest import write_digest
-from kd_lightning.shipping.formats import SUFFIXES, metadata, open_exported, trace, write_onnx, write_torch
-from kd_lightning.shipping.int8 import write_int8
-from kd_lightning.shipping.reference import TOLERANCE, Comparison, Reference, random_images
+from kd_lightning.export.classifier import ImageClassifier
+from kd_lightning.export.digest import write_digest
+from kd_lightning.export.formats import SUFFIXES, metadata, open_exported, trace, write_onnx, write_torch
+from kd_lightning.export.int8 import write_int8
+from kd_lightning.export.verify import TOLERANCE, Comparison, Reference, random_images
 from kd_lightning.utils.atomic_write import whole_file
 
 

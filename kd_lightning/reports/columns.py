@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from kd_lightning.commands.comparison import Comparison
-from kd_lightning.commands.rows import Row
 from kd_lightning.recipe import METRICS
+from kd_lightning.reports.comparison import Comparison
+from kd_lightning.reports.rows import Row
 from kd_lightning.utils.csv_text import csv_cell
 
 MOST_DECIMALS = 2

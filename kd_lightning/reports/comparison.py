@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.commands.cautions import cautions
-from kd_lightning.commands.origin import origin_of
-from kd_lightning.commands.rows import DAMAGED, Row, check, confusion_of, figures_of, measured, rows_of
-from kd_lightning.commands.runs import MOST_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.recipe import METRICS, Recipe, Stage
+from kd_lightning.reports.cautions import cautions
+from kd_lightning.reports.provenance import origin_of
+from kd_lightning.reports.rows import DAMAGED, Row, check, confusion_of, figures_of, measured, rows_of
+from kd_lightning.reports.runs import MOST_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
 
 
 @dataclass(frozen=True)

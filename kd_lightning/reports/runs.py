@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.results import RESULTS_FILE, config_digest, read_results
+from kd_lightning.reports.results import RESULTS_FILE, config_digest, read_results
 
 MOST_BYTES = 8 * 2**20
 """Of a file that is compared: results of a thousand classes, the most that are kept, have 4 MiB."""

@@ -21,9 +21,9 @@ from torch.export import Dim, ExportedProgram
 from kd_lightning import __version__
 from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError
-from kd_lightning.shipping.answer import Answer, check_answer, short
-from kd_lightning.shipping.classifier import ImageClassifier
-from kd_lightning.shipping.digest import KEY, check_digest, expect_digest
+from kd_lightning.export.classifier import ImageClassifier
+from kd_lightning.export.digest import KEY, check_digest, expect_digest
+from kd_lightning.export.probe import Answer, check_answer, short
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 """Of the files, by the names of their formats."""

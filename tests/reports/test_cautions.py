@@ -9,10 +9,10 @@ import yaml
 
 from kd_lightning.__main__ import main
 from kd_lightning.commands import compare
-from kd_lightning.commands.rows import Row
-from kd_lightning.commands.runs import MOST_BYTES
-from kd_lightning.commands.table import accuracies_in_words, decimals, mean_and_spread
-from kd_lightning.results import with_few_images
+from kd_lightning.reports.columns import accuracies_in_words, decimals, mean_and_spread
+from kd_lightning.reports.results import with_few_images
+from kd_lightning.reports.rows import Row
+from kd_lightning.reports.runs import MOST_BYTES
 from tests.commands.made import write_run
 
 SMALL = {"name": "Small", "parameters": 10, "mebibytes": 0.1}

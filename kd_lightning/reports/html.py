@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kd_lightning import __version__
-from kd_lightning.commands.charts import MOST_NAMES, cost_charts, seed_chart
-from kd_lightning.commands.comparison import Comparison
-from kd_lightning.commands.origin import origin_of
-from kd_lightning.commands.rows import confusion_of
-from kd_lightning.commands.runs import Group
-from kd_lightning.commands.table import batch_sizes, cells, decimals, images_in_words, run_lines
 from kd_lightning.recipe import METRICS
+from kd_lightning.reports.columns import batch_sizes, cells, decimals, images_in_words, run_lines
+from kd_lightning.reports.comparison import Comparison
+from kd_lightning.reports.figures import MOST_NAMES, cost_charts, seed_chart
+from kd_lightning.reports.provenance import origin_of
+from kd_lightning.reports.rows import confusion_of
+from kd_lightning.reports.runs import Group
 from kd_lightning.utils.atomic_write import write_text
 
 MOST_CLASSES = 30
@@ -62,7 +62,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
 def render(comparison: Comparison) -> str:
     """The report's HTML; every word that is a user's is escaped."""
     environment = Environment(
-        loader=PackageLoader("kd_lightning.commands", "page"),
+        loader=PackageLoader("kd_lightning.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

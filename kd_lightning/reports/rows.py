@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kd_lightning.commands.runs import Group, MeasuredRun
 from kd_lightning.recipe import Stage
+from kd_lightning.reports.runs import Group, MeasuredRun
 
 RULES = {
     "as_trained": "as trained",

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kd_lightning.shipping.answer import Answer
-from kd_lightning.shipping.classifier import ImageClassifier
+from kd_lightning.export.classifier import ImageClassifier
+from kd_lightning.export.probe import Answer
 from kd_lightning.utils.progress import bar
 
 TOLERANCE = 1e-3

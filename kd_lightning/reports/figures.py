@@ -10,10 +10,9 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kd_lightning.commands.comparison import Comparison
-from kd_lightning.commands.rows import Row
-from kd_lightning.commands.scale import Scale, spread
-from kd_lightning.commands.table import (
+from kd_lightning.recipe import METRICS
+from kd_lightning.reports.axis import Scale, spread
+from kd_lightning.reports.columns import (
     accuracies_in_words,
     batch_sizes,
     decimals,
@@ -21,7 +20,8 @@ from kd_lightning.commands.table import (
     mean_and_spread,
     median_latency,
 )
-from kd_lightning.recipe import METRICS
+from kd_lightning.reports.comparison import Comparison
+from kd_lightning.reports.rows import Row
 
 GUTTER = 13.0
 """% of the width that stay empty on the left where ticks are written."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from kd_lightning.commands.runs import Group
 from kd_lightning.recipe import Recipe
-from kd_lightning.results import with_few_images
+from kd_lightning.reports.results import with_few_images
+from kd_lightning.reports.runs import Group
 
 LEAST_POINTS = 1.0
 """Of accuracy, in %, by which a teacher is below a baseline before anything is said."""

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from kd_lightning.commands.charts import cost_charts, published_range, seed_chart
-from kd_lightning.commands.comparison import Comparison, read_comparison
-from kd_lightning.commands.scale import Scale, spread
+from kd_lightning.reports.axis import Scale, spread
+from kd_lightning.reports.comparison import Comparison, read_comparison
+from kd_lightning.reports.figures import cost_charts, published_range, seed_chart
 
 MEASURED = Path(__file__).parents[2] / "lightning_logs" / "measured"
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from kd_lightning.commands.runs import Group
+from kd_lightning.reports.runs import Group
 
 LONGEST_CONFIG = 100_000
 """Characters, as JSON, of a config that is shown: a longer one takes seconds to write as YAML."""

@@ -12,8 +12,8 @@ from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.cli.arguments import FORMATS
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
+from kd_lightning.export import SUFFIXES, ImageClassifier, export_network, formats, open_exported
 from kd_lightning.models import CNN, MLP
-from kd_lightning.shipping import SUFFIXES, ImageClassifier, export_network, formats, open_exported
 
 GREY = Description(("a", "b", "c"), (1, 8, 8), (1, 8, 8), (0.5,), (0.25,))
 
