@@ -1,6 +1,7 @@
 """`kd-lightning sweep`, by the words a user types."""
 
 import csv
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning as cli
+from kd_lightning.commands import sweep
 from kd_lightning.models import MLP
+from kd_lightning.modules import ClassifierModule
 from kd_lightning.reports.sweep import Result, Student, best_cell, draw_grid
+from tests.utils.test_stopping import stopped_within
 
 FOLDER = Path("lightning_logs/sweep/recipe_student")
 GRID = ["--temperatures=1,4", "--soft_weights=0.1,0.9", "--seeds=2"]
@@ -171,3 +175,16 @@ def test_the_best_cell_has_the_highest_mean_accuracy_then_the_lowest_likelihood(
     (axes,) = draw_grid(results).axes
     assert [text.get_text() for text in axes.texts] == ["70.00", "80.00"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(cli, "build"), (ClassifierModule, "training_step"), (sweep, "draw_grid")])
+def test_sigterm_stops_it_and_the_same_command_makes_all_of_it(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", "recipe/student.yaml", *GRID]
+    with monkeypatch.context() as patched:
+        assert stopped_within(patched, owner, name, command, signal.SIGTERM) == 143
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last == f"kd-lightning: stopped by SIGTERM; to go on: kd-lightning {' '.join(command)}"
+    assert main(command) == 0
+    assert len(rows()) == 8
