@@ -1,7 +1,10 @@
-"""What a recipe is: the stages of one published system, and the figures it published."""
+"""Recipes: the training stages of one published system, with its published figures."""
 
 import json
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,20 @@ from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.paths import expand
 
 CONFIGS = Path("configs")
-"""Where recipes are looked for, below the working folder."""
+"""Folder of the user's recipes, relative to the working folder."""
+
+_PACKAGE = Path(__file__).parent
+
+SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+"""Folder of the recipes that come with the package: inside of it in a wheel, beside it in the repository."""
+
+RECIPE_FILE = "recipe.yaml"
+
+COMMON_FILE = "common.yaml"
+"""Config of a recipe's folder that each stage file there is laid over."""
 
 METRICS = {"right": "right images", "errors": "errors", "accuracy": "accuracy in %"}
-"""What a recipe's figures are, with the words for it."""
+"""Metrics of published figures, with their names in reports."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +35,14 @@ class Stage:
     """One training of a recipe.
 
     Attributes:
-        name: of the stage and of its folder of runs.
-        config: what `fit` and `test` take: a file, or its content.
-        published: the source's figure, a number or a few words; None if it has none.
-        corrected: the source's figures after the bias fix, by rule.
-        teacher: the stage whose first run is this one's teacher; None if it has none.
-        seeds: how often it is run; None for as often as asked for.
-        main: whether it belongs to the source's main table, which is run by default.
-        options: further options, by dotted name, set after the config.
+        name: of the stage and of the folder of its runs.
+        config: a config file for `fit` and `test`, or the content of one.
+        published: the published figure, a number or a few words; None if there is none.
+        corrected: the published figures after a correction of the biases, by rule.
+        teacher: the stage whose first run is the teacher; None without a teacher.
+        seeds: number of runs; None for the recipe's number.
+        main: whether the stage is in the source's main table. Main stages are run by default.
+        options: further options by dotted name, which override the config.
     """
 
     name: str
@@ -43,12 +56,12 @@ class Stage:
 
     @property
     def config_words(self) -> list[str]:
-        """The words that make `fit` or `test` take the config."""
+        """The command-line words for the config."""
         return [f"--config={json.dumps(self.config) if isinstance(self.config, dict) else self.config}"]
 
     @property
     def option_words(self) -> list[str]:
-        """The words that set the further options."""
+        """The command-line words for the further options."""
         words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.options.items()}
         return [f"--{name}={word}" for name, word in words.items()]
 
@@ -59,11 +72,12 @@ class Recipe:
 
     Attributes:
         name: of its folder.
-        stages: by name.
+        stages: by name; a teacher comes before its students.
         title: for people.
         source: where it was published.
-        metric: what the published figures are, one of `METRICS`.
-        seeds: how often a stage is run by default.
+        metric: of the published figures, one of `METRICS`.
+        seeds: number of runs of a stage by default.
+        data: the dataset, and where it comes from.
     """
 
     name: str
@@ -72,9 +86,10 @@ class Recipe:
     source: str = "nothing published"
     metric: str = "accuracy"
     seeds: int = 3
+    data: str = ""
 
     def choose(self, names: list[str] | None) -> list[Stage]:
-        """The stages named, with the teachers they need; the main ones by default.
+        """Return the named stages and their teachers; the main stages by default.
 
         Raises:
             UserError: a name that is not a stage.
@@ -83,28 +98,36 @@ class Recipe:
         if unknown:
             raise UserError(f"--stages: {', '.join(unknown)} found, some of {', '.join(self.stages)} expected")
         chosen = set(names) if names else {stage.name for stage in self.stages.values() if stage.main}
-        for stage in reversed(self.stages.values()):  # a teacher stands before its students
+        for stage in reversed(self.stages.values()):  # a teacher comes before its students
             if stage.name in chosen and stage.teacher:
                 chosen.add(stage.teacher)
         return [stage for stage in self.stages.values() if stage.name in chosen]
 
 
-def find_recipe(name: str, configs: Path) -> Recipe:
-    """Read `configs/<name>/recipe.yaml`, that of the folder that `name` is the path of, or the file `name` itself.
+def recipe_names(*folders: Path) -> list[str]:
+    """Return the names of the recipes in folders; by default the user's recipes and the shipped ones."""
+    files = (file for folder in folders or (CONFIGS, SHIPPED) for file in folder.glob(f"*/{RECIPE_FILE}"))
+    return sorted({file.parent.name for file in files})
+
+
+def recipe_file(name: str, configs: Path = CONFIGS) -> Path | None:
+    """Find the file of a recipe: below `configs`, at the path `name` (a file or folder), or among the shipped ones."""
+    if Path(name).is_file():
+        return Path(name)
+    files = (folder / RECIPE_FILE for folder in (configs / name, Path(name), SHIPPED / name))
+    return next((file for file in files if file.is_file()), None)
+
+
+def find_recipe(name: str, configs: Path = CONFIGS) -> Recipe:
+    """Find and read a recipe (see `recipe_file`).
 
     Raises:
         UserError: there is no such recipe, or its file is not one.
     """
     name = expand(name, "recipe")
-    folder = configs / name if (configs / name / "recipe.yaml").is_file() else Path(name)
-    file = folder if folder.is_file() else folder / "recipe.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(f.parent.name for f in configs.glob("*/recipe.yaml")))
-        if not known:
-            raise UserError(
-                f"recipe: {name} found, but there are no recipes in {configs.absolute()}: they are looked for below "
-                "the working folder; go to the repository's folder, or give the path of a recipe's file or folder"
-            )
+    file = recipe_file(name, configs)
+    if file is None:
+        known = ", ".join(recipe_names(configs, SHIPPED))
         raise UserError(f"recipe: {name} found, one of {known} expected, or a recipe's file or folder")
     try:
         return _read(file)
@@ -116,23 +139,96 @@ def find_recipe(name: str, configs: Path) -> Recipe:
 
 def _read(file: Path) -> Recipe:
     content = yaml.safe_load(file.read_text())
-    stages = {
-        name: Stage(name=name, **{**stage, "config": _config_of(stage, file.parent)})
-        for name, stage in content.pop("stages").items()
-    }
-    name = file.resolve().parent.name if file.name == "recipe.yaml" else file.stem
+    listed = content.pop("stages", None)
+    stages = _stages_in(file.resolve().parent) if listed is None else _listed_stages(listed, file)
+    name = file.resolve().parent.name if file.name == RECIPE_FILE else file.stem
     recipe = Recipe(name=name, stages=stages, **content)
     if recipe.metric not in METRICS:
         raise UserError(f"{file}: metric {recipe.metric} found, one of {', '.join(METRICS)} expected")
-    before: set[str] = set()
-    for stage in stages.values():
-        if stage.teacher and stage.teacher not in before:
-            raise UserError(f"{file}: teacher {stage.teacher} of {stage.name} found, an earlier stage expected")
-        before.add(stage.name)
     return recipe
 
 
-def _config_of(stage: dict[str, Any], folder: Path) -> Path | dict[str, Any]:
-    """A stage's config: a file beside the recipe's own, or what stands there in its place."""
-    config = stage["config"]
-    return config if isinstance(config, dict) else folder / config
+def _listed_stages(listed: dict[str, dict[str, Any]], file: Path) -> dict[str, Stage]:
+    """Read the stages that a recipe's file lists, each with its config: a file beside it, or the content of one."""
+    stages: dict[str, Stage] = {}
+    for name, about in listed.items():
+        config = about["config"]
+        stage = Stage(name=name, **{**about, "config": config if isinstance(config, dict) else file.parent / config})
+        if stage.teacher and stage.teacher not in stages:
+            raise UserError(f"{file}: teacher {stage.teacher} of {name} found, an earlier stage expected")
+        stages[name] = stage
+    return stages
+
+
+def _stages_in(folder: Path) -> dict[str, Stage]:
+    """Read the stage files of a recipe's folder: all YAML files but those of the recipe, the common part and the data.
+
+    Each makes a stage and, for each of its `variants`, a further stage with other options.
+    """
+    common = _load(folder / COMMON_FILE) if (folder / COMMON_FILE).is_file() else {}
+    found: list[Stage] = []
+    for file in sorted(folder.glob("*.yaml")):
+        config = _load(file)
+        if file.name in (RECIPE_FILE, COMMON_FILE) or "class_path" in config:
+            continue
+        about = dict(config.get("stage") or {})
+        variants = about.pop("variants", {})
+        unknown = about.keys() - {each.name for each in fields(Stage)}
+        if unknown:
+            raise UserError(f"{file}: stage: {', '.join(unknown)} found; published, corrected, seeds, main or variants")
+        teacher = _teacher_of(config, common)
+        found.append(Stage(**{"name": file.stem, "config": file, "teacher": teacher, **about}))
+        for name, options in variants.items():
+            own = _run_of(options.get("model.teacher_ckpt")) or teacher
+            found.append(Stage(name=name, config=file, teacher=own, main=False, options=options))
+    names = {stage.name for stage in found}
+    return _in_order([stage if stage.teacher in names else replace(stage, teacher=None) for stage in found])
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """Read a YAML file.
+
+    Raises:
+        UserError: it does not hold options by name.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not YAML ({one_line(error)})") from error
+    if not isinstance(content or {}, dict):
+        raise UserError(f"{file}: {one_line(content)} found, options by name expected")
+    return content or {}
+
+
+def _teacher_of(config: dict[str, Any], common: dict[str, Any]) -> str | None:
+    """Find the stage of a config's `model.teacher_ckpt`, in the common part unless the config has another class."""
+    model, shared = (part.get("model") or {} for part in (config, common))
+    class_path = model if isinstance(model, str) else model.get("class_path")
+    if isinstance(model, str) or (class_path and class_path != shared.get("class_path")):
+        shared = {}
+    options = [{} if isinstance(part, str) else {**part, **part.get("init_args", {})} for part in (model, shared)]
+    return next((run for part in options if (run := _run_of(part.get("teacher_ckpt")))), None)
+
+
+def _run_of(path: Any) -> str | None:
+    """The stage of a run folder `lightning_logs/<recipe>/<stage>/seed_<n>`; None for another path."""
+    found = re.fullmatch(r".*/([^/]+)/seed_\d+", path) if isinstance(path, str) else None
+    return found and found[1]
+
+
+def _in_order(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """Sort stages: teachers, each run once, then the main stages, then others; by name, `T2` before `T10`."""
+    by_name = {stage.name: stage for stage in stages}
+    taught_by = {name: {stage.teacher} if stage.teacher else set() for name, stage in by_name.items()}
+    order = list(TopologicalSorter(taught_by).static_order())
+    teachers = set().union(*taught_by.values())
+
+    def place(stage: Stage) -> tuple[int, bool, list[int | str]]:
+        rank = order.index(stage.name) if stage.name in teachers else len(order)
+        pieces = re.split(r"(\d+)", stage.name)
+        return rank, not stage.main, [int(piece) if piece.isdecimal() else piece for piece in pieces]
+
+    return {
+        stage.name: replace(stage, seeds=stage.seeds or (1 if stage.name in teachers else None))
+        for stage in sorted(by_name.values(), key=place)
+    }

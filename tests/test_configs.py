@@ -9,14 +9,15 @@ import pytest
 import yaml
 
 from kd_lightning.cli import lightning as cli
-from kd_lightning.recipe import find_recipe
+from kd_lightning.recipe import COMMON_FILE, RECIPE_FILE, find_recipe
 from tests.made import write_cifar10, write_dogs_vs_cats, write_mnist
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(file.parent.name for file in CONFIGS.glob("*/recipe.yaml"))
-STAGES = sorted(str(file.relative_to(CONFIGS)) for file in CONFIGS.glob("*/*.yaml") if "\nmodel:" in file.read_text())
-RUNS = [f"{recipe}/{stage}" for recipe in RECIPES for stage in find_recipe(recipe, CONFIGS).stages]
 DATA = sorted(str(file.relative_to(CONFIGS)) for file in CONFIGS.glob("*/data*.yaml"))
+OTHERS = {*DATA, *(f"{recipe}/{name}" for recipe in RECIPES for name in (RECIPE_FILE, COMMON_FILE))}
+STAGES = sorted({str(file.relative_to(CONFIGS)) for file in CONFIGS.glob("*/*.yaml")} - OTHERS)
+RUNS = [f"{recipe}/{stage}" for recipe in RECIPES for stage in find_recipe(recipe, CONFIGS).stages]
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,12 @@ def small(config, root):
         words += [f"--data.root={root}", "--data.train_size=null"]
     if not config.startswith(("digits", "mnist")):
         words.append("--data.batch_size=8")
-    text = (CONFIGS / config).read_text()
-    if "weights: DEFAULT" in text:  # no test downloads anything
+    net = cli.parse(["fit", words[0]])["model"]["init_args"]["net"]
+    if net["init_args"].get("weights") == "DEFAULT":  # no test downloads anything
         words.append("--model.net.weights=null")
     if config.startswith(("cifar10_densenet", "dogs_vs_cats")):  # a quarter of the pixels: seconds of DenseNet
         words.append("--data.image_size=64")
-        words += ["--model.net.image_size=64"] if "SmallCNN" in text else []
+        words += ["--model.net.image_size=64"] if net["class_path"].endswith("SmallCNN") else []
     return words
 
 
@@ -110,8 +111,8 @@ def test_every_cifar10_stage_takes_jpeg_folders_in_place_of_its_data(config):
 @pytest.mark.parametrize("config", DATA)
 def test_every_data_config_is_used_by_a_stage(config):
     folder, name = config.split("/")
-    stages = [file for file in (CONFIGS / folder).glob("*.yaml") if "\nmodel:" in file.read_text()]
-    assert any(yaml.safe_load(file.read_text())["data"] == name for file in stages)
+    files = [CONFIGS / folder / COMMON_FILE, *(CONFIGS / stage for stage in STAGES if stage.startswith(f"{folder}/"))]
+    assert any(yaml.safe_load(file.read_text()).get("data") == name for file in files)
 
 
 @pytest.mark.parametrize("config", STAGES)
@@ -122,7 +123,90 @@ def test_every_stage_says_source_command_figure_and_deviation_and_belongs_to_its
     assert f"Command: kd-lightning fit --config configs/{config}" in header
     stages = find_recipe(config.split("/")[0], CONFIGS).stages.values()
     assert any(stage.config == CONFIGS / config for stage in stages)
-    assert yaml.safe_load((CONFIGS / config).read_text())["trainer"]["logger"]["init_args"]["name"] == config[:-5]
+    assert cli.parse(["fit", f"--config={CONFIGS / config}"])["trainer"]["logger"]["init_args"]["name"] == config[:-5]
+
+
+def option_lines(file):
+    """The lines of a config, without comments."""
+    lines = [line.rstrip() for line in file.read_text().splitlines()]
+    return [line for line in lines if line and not line.lstrip().startswith("#")]
+
+
+def test_stages_do_not_repeat_each_other():
+    """At most 15 % of all lines stand in an earlier file of the recipe too, in runs of three or more."""
+    total = repeated = 0
+    for recipe in RECIPES:
+        earlier = set()
+        stages = [CONFIGS / stage for stage in STAGES if stage.startswith(f"{recipe}/")]
+        for file in [CONFIGS / recipe / COMMON_FILE, *stages]:
+            lines = option_lines(file)
+            runs = {start: tuple(lines[start : start + 3]) for start in range(len(lines) - 2)}
+            again = {start + i for start, run in runs.items() if run in earlier for i in range(3)}
+            earlier |= set(runs.values())
+            if file in stages:
+                total, repeated = total + len(lines), repeated + len(again)
+    assert repeated <= 0.15 * total
+
+
+@pytest.mark.parametrize(
+    ("words", "version"),
+    [([], "seed_0"), (["--seed_everything=3"], "seed_3"), (["--seed_everything", "4"], "seed_4")],
+)
+def test_seed_and_logger_follow_from_the_place_of_a_stage(words, version):
+    for order in ([*words, "--config", str(CONFIGS / "digits/teacher.yaml")], ["-c=digits/teacher", *words]):
+        config = cli.parse(["fit", *order])
+        assert f"seed_{config['seed_everything']}" == version
+        assert config["trainer"]["logger"]["init_args"]["version"] == version
+        assert config["trainer"]["logger"]["init_args"]["save_dir"] == "lightning_logs"
+
+
+@pytest.mark.parametrize("given", ["option", "later config", "stage"])
+def test_a_seed_and_a_logger_that_are_given_stand(given, tmp_path):
+    shutil.copytree(CONFIGS / "digits", tmp_path / "digits")
+    stage = tmp_path / "digits/teacher.yaml"
+    csv = "lightning.pytorch.loggers.CSVLogger"
+    own = yaml.safe_dump(
+        {"seed_everything": 5, "trainer": {"logger": {"class_path": csv, "init_args": {"save_dir": "."}}}}
+    )
+    words = [f"--config={stage}"]
+    if given == "stage":
+        stage.write_text(f"{stage.read_text()}\n{own}")
+    elif given == "later config":
+        (tmp_path / "own.yaml").write_text(own)
+        words.append(f"--config={tmp_path / 'own.yaml'}")
+    else:
+        words += ["--seed_everything=5", f"--trainer.logger={csv}", "--trainer.logger.save_dir=."]
+    config = cli.parse(["fit", *words])
+    assert config["seed_everything"] == 5
+    assert config["trainer"]["logger"]["class_path"] == csv
+    assert config["trainer"]["logger"]["init_args"]["save_dir"] == "."
+
+
+def test_a_config_outside_of_a_recipe_s_folder_has_no_defaults_of_its_place(tmp_path):
+    (tmp_path / "common.yaml").write_text("seed_everything: 7\n")
+    model = cli.parse(["fit", "--config=digits/teacher"])["model"]
+    data = {"class_path": "kd_lightning.data.DigitsDataModule"}
+    (tmp_path / "teacher.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+    config = cli.parse(["fit", f"--config={tmp_path / 'teacher.yaml'}"])
+    assert config["trainer"]["logger"] is None
+    assert config["seed_everything"] != 7
+
+
+def test_a_stage_is_one_file(tmp_path, monkeypatch):
+    shutil.copytree(CONFIGS / "digits", tmp_path / "configs/digits")
+    monkeypatch.chdir(tmp_path)
+    Path("configs/digits/distill_T8.yaml").write_text(
+        "stage: {published: 97.5, main: false}\n"
+        "model:\n"
+        "  teacher: {class_path: kd_lightning.models.MLP, init_args: {widths: [64, 400, 400, 10]}}\n"
+        "  teacher_ckpt: lightning_logs/digits/teacher/seed_0\n"
+        "  temperature: 8.0\n"
+    )
+    recipe = find_recipe("digits")
+    assert list(recipe.stages) == ["teacher", "baseline", "distill", "distill_T8"]
+    assert recipe.stages["distill_T8"].teacher == "teacher"
+    assert [stage.name for stage in recipe.choose(["distill_T8"])] == ["teacher", "distill_T8"]
+    assert cli.parse(["fit", "--config=digits/distill_T8"])["model"]["init_args"]["temperature"] == 8.0
 
 
 def test_the_recipes_are_the_ones_that_readers_are_told_of():

@@ -15,7 +15,6 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from kd_lightning.__main__ import main
-from kd_lightning.commands import reproduce
 from kd_lightning.data import DogsVsCatsDataModule, MNISTDataModule
 from kd_lightning.reports.results import read_results
 
@@ -51,7 +50,6 @@ def test_the_normalised_training_pixels_have_mean_0_and_deviation_1(root):
 
 
 def test_a_distilled_student_beats_its_baseline_on_the_transfer_set(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "CONFIGS", Path(__file__).parents[1] / "configs")
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
     monkeypatch.chdir(tmp_path)
     short = ("--seeds=1", "--trainer.max_epochs=5")

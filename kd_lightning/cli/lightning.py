@@ -10,7 +10,6 @@ import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -37,6 +36,7 @@ from kd_lightning.callbacks.results import RESUME_WORDS
 from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoints.description import KEY, plain_network
 from kd_lightning.checkpoints.io import WholeCheckpointIO
+from kd_lightning.cli.config_files import config_files, read_config_words
 from kd_lightning.cli.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
 from kd_lightning.cli.whole_numbers import try_int_before_float
 from kd_lightning.errors import UserError, one_line
@@ -55,7 +55,6 @@ from kd_lightning.modules.resuming import KEY as TRAINING
 from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.cpu import make_cpu_fast
-from kd_lightning.utils.paths import expand
 from kd_lightning.utils.run_folder import folder_of, has_own_folder, leading_logger, run_folder
 
 PROGRESS_EVERY = 50
@@ -66,8 +65,6 @@ LONGEST_VALUE = 120
 
 LONGEST_MESSAGE = 2000
 """Characters of a message that quotes a value which cannot be told from the rest."""
-
-CONFIG_OPTIONS = ("--config", "-c")
 
 OPTIONS_ERRORS = (
     "Early stopping conditioned on metric",
@@ -172,6 +169,12 @@ class _CLI(LightningCLI):
             default="highest",
             help="of float32 matrix products: highest is float32; high lets a GPU take tf32, medium bfloat16.",
         )
+        parser.add_argument(
+            "--stage",
+            type=dict[str, Any] | None,
+            default=None,
+            help="For `reproduce` and reports: published, main, seeds, variants. Training does not use it.",
+        )
         parser.add_argument("--label", type=str | None, default=None, help="A word for the run; else a random one.")
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="Let `fit` replace a run of `reproduce` in the run folder."
@@ -190,10 +193,7 @@ class _CLI(LightningCLI):
         except UserError as error:
             if not str(error).startswith("Problems parsing config") or not isinstance(args, list):
                 raise
-            files = [
-                word.partition("=")[2] or following for word, following in pairwise([*args, ""]) if _is_config(word)
-            ]
-            raise UserError(f"{', '.join(files)}: {error}"[:LONGEST_MESSAGE]) from error
+            raise UserError(f"{', '.join(config_files(args))}: {error}"[:LONGEST_MESSAGE]) from error
         parse: Any = parser.parse_args if isinstance(args, list) else parser.parse_object
         self._given: Any = parse(args, defaults=False)
 
@@ -454,46 +454,13 @@ def _not_a_tip(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
 
-def _with_paths(words: list[str]) -> list[str]:
-    """Replace `~` and environment variables in the names of config files; in options it is done later.
-
-    What can be read once alone, such as a pipe, is replaced by its content: configs are read twice.
-    """
-    done: list[str] = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and _is_config(word):
-            word = f"{name}={_config_word(value, name)}"
-        elif done and done[-1] in CONFIG_OPTIONS:
-            word = _config_word(word, done[-1])
-        done.append(word)
-    return done
-
-
-def _is_config(word: str) -> bool:
-    return word.partition("=")[0] in CONFIG_OPTIONS
-
-
-def _config_word(word: str, option: str) -> str:
-    if word.lstrip().startswith("{") or "\n" in word:  # a config itself, not the path of one
-        return word
-    path = Path(expand(word, option))
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option}: {path} found, which is not text in UTF-8 ({error})") from error
-    except OSError:  # which the parser explains
-        return str(path)
-    return content if path.is_fifo() or path.is_char_device() else str(path)
-
-
 def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _make(cli: type[_CLI], args: ArgsType) -> _CLI:
     args = sys.argv[1:] if args is None else args
-    args = _with_paths(args) if isinstance(args, list) else args
+    args = read_config_words(args) if isinstance(args, list) else args
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_a_tip)

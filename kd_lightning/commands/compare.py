@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kd_lightning.cli.arguments import compare_arguments
 from kd_lightning.errors import UserError
-from kd_lightning.recipe import CONFIGS, Recipe, find_recipe
+from kd_lightning.recipe import Recipe, find_recipe, recipe_file, recipe_names
 from kd_lightning.reports.columns import as_csv, print_warnings, terminal_table
 from kd_lightning.reports.comparison import Comparison, compare_groups, merge, read_comparison, read_runs
 from kd_lightning.reports.html import write_report
@@ -69,10 +69,9 @@ def _parts(what: list[str], runs: Path) -> Iterator[tuple[Path, Comparison]]:
 
 
 def _recipe(word: str) -> Recipe:
-    file = Path(word, "recipe.yaml")
-    named = Path(word).suffix in (".yaml", ".yml") and Path(word).is_file()
-    if named or file.is_file() or (CONFIGS / file).is_file():
-        return find_recipe(word, CONFIGS)
+    file = recipe_file(word)
+    if file and file.suffix in (".yaml", ".yml"):
+        return find_recipe(word)
     raise UserError(
         f"compare: {word} found, a run folder, a folder of runs (with {RESULTS_FILE} in them), a recipe or a "
         "comparison.json expected"
@@ -82,8 +81,8 @@ def _recipe(word: str) -> Recipe:
 def _of_runs(folder: Path, paths: list[Path], recipe: Recipe | None) -> Comparison:
     """Runs whose stages lie in one folder, which bears the name of their recipe, if they have one."""
     if recipe is None:
-        known = (CONFIGS / folder.name / "recipe.yaml").is_file()
-        recipe = find_recipe(folder.name, CONFIGS) if known else Recipe(folder.name, {}, f"Runs in {folder.name}", "")
+        known = folder.name in recipe_names()
+        recipe = find_recipe(folder.name) if known else Recipe(folder.name, {}, f"Runs in {folder.name}", "")
     runs, left_out = read_runs(list({path.resolve(): path for path in paths}.values()))
     runs, others = comparable(runs)
     left_out |= others

@@ -25,7 +25,7 @@ from kd_lightning.cli.parser import pairs
 from kd_lightning.commands.dependencies import look_at, weights_in
 from kd_lightning.commands.loggers import check_logger, loggers_of
 from kd_lightning.errors import UserError
-from kd_lightning.recipe import CONFIGS, Recipe, Stage, find_recipe
+from kd_lightning.recipe import Recipe, Stage, find_recipe
 from kd_lightning.reports.columns import print_warnings, terminal_table
 from kd_lightning.reports.comparison import collect
 from kd_lightning.reports.html import write_report
@@ -61,6 +61,7 @@ class Run:
         unimportant = dict.fromkeys(("seed_everything", "label", "overwrite", "pictures"))
         weights = weights_in(self.config["model"])
         depends_on = {**self.config, **unimportant, "data": [self.config["data"], self.data], "weights": weights}
+        del depends_on["stage"]
         text = json.dumps([depends_on, code_version()], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -126,7 +127,7 @@ def main(words: list[str]) -> None:
     options, overrides = reproduce_arguments().parse_known_args(rest)
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds: {options.seeds} found, at least 1 expected")
-    recipe = find_recipe(name, CONFIGS)
+    recipe = find_recipe(name)
     stages = recipe.choose(options.stages.split(",") if options.stages else None)
     console = quiet_console()
     plan = _plan(recipe, stages, options.seeds or recipe.seeds, options.runs, pairs(overrides, "reproduce", OWN))

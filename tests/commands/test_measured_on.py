@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from kd_lightning.__main__ import main
-from kd_lightning.commands import compare, reproduce
 from kd_lightning.reports import results
 from kd_lightning.reports.results import read_results
 from tests.made import write_mnist
@@ -26,8 +25,6 @@ TEACHER = Path("lightning_logs/digits/teacher/seed_0")
 @pytest.fixture(autouse=True)
 def _recipes_of_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
-    for command in (reproduce, compare):
-        monkeypatch.setattr(command, "CONFIGS", CONFIGS)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +34,6 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["kd-lightning"])
-        patch.setattr(reproduce, "CONFIGS", CONFIGS)
         assert main(REPRODUCE) == 0
     return folder
 
@@ -181,7 +177,6 @@ def test_data_files_that_were_replaced_are_other_data(
 def test_a_file_of_weights_that_was_replaced_is_another_teacher(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reproduce, "CONFIGS", CONFIGS)
     network = torch.load(TEACHER / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     network = {name[4:]: value for name, value in network.items() if name.startswith("net.")}
     torch.save(network, "teacher.pt")

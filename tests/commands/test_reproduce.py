@@ -7,7 +7,8 @@ import yaml
 from PIL import Image
 
 from kd_lightning.__main__ import main
-from kd_lightning.commands import compare, reproduce
+from kd_lightning.cli import lightning as cli
+from kd_lightning.commands import reproduce
 from kd_lightning.reports.results import read_results
 from kd_lightning.utils.stopping import Stopped
 from tests.made import write_mnist
@@ -20,8 +21,6 @@ SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
 def _from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
-    for command in (reproduce, compare):
-        monkeypatch.setattr(command, "CONFIGS", CONFIGS)
 
 
 def refused(capsys, *words):
@@ -212,8 +211,7 @@ def test_loggers_of_one_s_own_are_used_inside_each_run_s_folder(given):
     elif given == "list":
         words += [f"--trainer.logger={json.dumps([logger])}"]
     else:
-        config = yaml.safe_load((CONFIGS / "digits/baseline.yaml").read_text())
-        config["data"] = str(CONFIGS / "digits/data.yaml")
+        config = cli.parse(["fit", f"--config={CONFIGS / 'digits/baseline.yaml'}"])
         config["trainer"]["logger"] = [config["trainer"]["logger"], logger]
         stages = {"baseline": {"config": config}}
         Path("digits").mkdir()

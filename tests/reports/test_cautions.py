@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from kd_lightning.__main__ import main
-from kd_lightning.commands import compare
 from kd_lightning.reports.columns import accuracies_in_words, decimals, mean_and_spread
 from kd_lightning.reports.results import with_few_images
 from kd_lightning.reports.rows import Row
@@ -21,7 +20,6 @@ SMALL = {"name": "Small", "parameters": 10, "mebibytes": 0.1}
 @pytest.fixture(autouse=True)
 def _recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare, "CONFIGS", Path("configs"))
     Path("configs/made").mkdir(parents=True)
     stages = {
         "teacher": {"config": "a.yaml"},
@@ -158,13 +156,3 @@ def test_a_config_too_long_to_be_shown_says_so(capsys: pytest.CaptureFixture[str
     write("baseline", 9, config=config)
     assert main(["compare", "made"]) == 0
     assert "at most 100,000 are shown" in Path("lightning_logs/compare/report.html").read_text()
-
-
-def test_a_recipe_outside_of_the_repository_says_where_recipes_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path / "empty")
-    assert main(["reproduce", "digits"]) == 2
-    told = f"recipe: digits found, but there are no recipes in {tmp_path}/empty/configs: they are looked for below the"
-    assert told in capsys.readouterr().err
