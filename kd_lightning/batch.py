@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     view: Tensor
 
 
-UNKNOWN_PLACE = -1
+UNKNOWN_INDEX = -1
 """Index of an image that a plain `DataLoader` gave, which does not say where in its dataset the image is."""
 
 
@@ -48,7 +48,7 @@ def as_batch(batch: Any) -> Batch:
             f"{tuple(image.shape)}, the number of its class for each image expected"
         )
     label = label.long()
-    return Batch(image, label, torch.full_like(label, UNKNOWN_PLACE), torch.zeros_like(label))
+    return Batch(image, label, torch.full_like(label, UNKNOWN_INDEX), torch.zeros_like(label))
 
 
 def images_of(batch: Any) -> Tensor:

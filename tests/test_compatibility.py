@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kd_lightning.__main__ import main
+from kd_lightning.checkpoints.weights import load_weights
 from kd_lightning.models import MLP
-from kd_lightning.teachers import load_weights
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -36,6 +36,7 @@ from kd_lightning.callbacks.results import RESUME_WORDS
 from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoints.description import KEY, plain_network
 from kd_lightning.checkpoints.io import WholeCheckpointIO
+from kd_lightning.checkpoints.weights import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.cli.config_files import config_files, read_config_words
 from kd_lightning.cli.run_config import expand_paths, is_saved, named_run, saved_run, stay_in
 from kd_lightning.cli.whole_numbers import try_int_before_float
@@ -52,7 +53,6 @@ from kd_lightning.models.config import (
 )
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.modules.resuming import KEY as TRAINING
-from kd_lightning.teachers import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.cpu import make_cpu_fast
 from kd_lightning.utils.run_folder import folder_of, has_own_folder, leading_logger, run_folder

@@ -6,10 +6,10 @@ from typing import Any
 
 from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.checkpoints.file import read_weights
+from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError
 from kd_lightning.reports.results import read_results
-from kd_lightning.teachers import resolve_checkpoint
 
 WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 """How the names of files of weights end, whose content is a part of a run's settings."""

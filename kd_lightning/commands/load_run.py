@@ -12,11 +12,12 @@ from torch import nn
 from kd_lightning import data
 from kd_lightning.checkpoints.description import KEY, Description, compare_with_data, describe
 from kd_lightning.checkpoints.file import digest_of, read_weights
+from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
 from kd_lightning.cli import lightning as cli
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.export import ImageClassifier, check_answer, ours, plain_options, rebuild
 from kd_lightning.reports.results import check_run
-from kd_lightning.teachers import EnsembleTeacher, load_weights, parts_of, resolve_checkpoint
+from kd_lightning.teachers import EnsembleTeacher, parts_of
 
 LARGEST_CONFIG = 2**20
 """Bytes, and values with aliases followed, of a run's config."""

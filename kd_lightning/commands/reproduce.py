@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from kd_lightning.checkpoints.file import read_weights
+from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.cli import lightning as cli
 from kd_lightning.cli.arguments import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.cli.next_steps import STAGE
@@ -30,7 +31,6 @@ from kd_lightning.reports.columns import print_warnings, terminal_table
 from kd_lightning.reports.comparison import collect
 from kd_lightning.reports.html import write_report
 from kd_lightning.reports.results import TEST_PARTS, code_version, label_of, read_results, update_results
-from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.utils import stopping
 from kd_lightning.utils.progress import line
 from kd_lightning.utils.stopping import Stopped

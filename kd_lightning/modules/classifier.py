@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from kd_lightning.batch import Batch, as_batch, batch_sizes, data_of, images_of
 from kd_lightning.checkpoints.description import KEY, compare_with_data, describe, listed
+from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.modules import multi_step as steps
 from kd_lightning.modules import resuming
@@ -27,7 +28,6 @@ from kd_lightning.modules.loading import OPTION, check_given
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.modules.sanity import check_logits, read_blank_images
 from kd_lightning.schedules import CosineDecay
-from kd_lightning.teachers import resolve_checkpoint
 
 REMEDY = "a finite number expected; the last good checkpoint is kept; a lower lr or gradient_clip_val may help"
 

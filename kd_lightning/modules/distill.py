@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
 from kd_lightning.checkpoints.description import KEY, compare_with_data, listed
+from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.losses.check import check_arguments, check_scalar
-from kd_lightning.modules.answers import open_table
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.feature_hooks import tapped
-from kd_lightning.teachers import CachedTeacher, FrozenTeacher, load_weights, parts_of, resolve_checkpoint
-from kd_lightning.utils.progress import bar, line
+from kd_lightning.teachers import FrozenTeacher, LogitCache, parts_of
+from kd_lightning.utils.progress import line
 
 LOOKED_AT = 200
 """Training images at which a teacher is tried before training."""
@@ -128,8 +128,7 @@ class DistillModule(ClassifierModule):
         self.soft_loss = soft_loss
         self.cache_teacher = cache_teacher
         self.shard_teacher = shard_teacher
-        self._answers: CachedTeacher | None = None
-        self._answers_file: Path | None = None
+        self._cache: LogitCache | None = None
         if features and self.compile_by:
             raise UserError("compile: false expected where features tap inner layers, which compiled networks hide")
         self.features = tuple(features)
@@ -237,11 +236,30 @@ class DistillModule(ClassifierModule):
     def on_fit_start(self) -> None:
         """Make the table of the teacher's answers, with those that runs before have left."""
         self._look_at_teacher()
-        self._answers = None
-        if opened := open_table(self):
-            self._answers, self._answers_file = opened
-            if self.cache_teacher == "all":
-                self._answer_all(self._answers, data_of(self.trainer))
+        self._cache = self._open_cache()
+        if self._cache and self.cache_teacher == "all":
+            data, trainer = data_of(self.trainer), self.trainer
+            with torch.no_grad(), trainer.precision_plugin.train_step_context():
+                self._cache.fill(
+                    lambda index, view: self._ask(data.deal(index, view=view).image),
+                    data.eval_batch_size,
+                    trainer.global_rank,
+                    trainer.world_size,
+                )
+
+    def _open_cache(self) -> LogitCache | None:
+        key = f"{self.teacher_form} {self.trainer.precision} {self.device.type}"
+        if any(self.class_orders):  # the cached logits are in the data's order
+            key += f" {self.class_orders}"
+        return LogitCache.open(
+            data_of(self.trainer),
+            self.teacher.network,
+            [file for file, _ in self._teacher_files],
+            key=key,
+            device=self.device,
+            required=False if self.cache_teacher is None and self.shard_teacher else self.cache_teacher and True,
+            obstacle="features need the teacher's inner layers" if self.features else "",
+        )
 
     @torch.no_grad()
     def _look_at_teacher(self) -> None:
@@ -266,39 +284,25 @@ class DistillModule(ClassifierModule):
                 f"{chance:.1%}; was it trained for these classes, in this order, and with this normalisation?"
             )
 
-    @torch.no_grad()
-    def _answer_all(self, answers: CachedTeacher, data: Any) -> None:
-        """Have the teacher say what is not known, each process its share; and keep it, whatever becomes of the run."""
-        index, view = answers.unknown()
-        # Equally often in each process, for they may share the teacher: the last one may be another's, too.
-        each = math.ceil(len(index) / self.trainer.world_size)
-        own = (torch.arange(each) * self.trainer.world_size + self.trainer.global_rank).remainder(max(1, len(index)))
-        shown = self.trainer.is_global_zero
-        with self.trainer.precision_plugin.train_step_context():
-            for some in bar(own.split(data.eval_batch_size), "asking the teacher", shown=shown):
-                self._answer(data.deal(index[some], view=view[some]))
-        answers.end_epoch()
-        self._keep_answers()
-
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and join what each process has had the teacher say."""
         super().on_train_epoch_end()
-        if self._answers is not None:
-            self._answers.end_epoch()
+        if self._cache:
+            self._cache.end_epoch()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the teacher's answers, too: asked for again among others, they would be rounded otherwise."""
         super().on_save_checkpoint(checkpoint)
-        self._keep_answers()
+        self._save_cache()
 
     def on_fit_end(self) -> None:
         """Keep the teacher's answers."""
-        self._keep_answers()
-        self._answers = None
+        self._save_cache()
+        self._cache = None
 
-    def _keep_answers(self) -> None:
-        if self._answers is not None and self._answers_file and self.trainer.is_global_zero:
-            self._answers.save(self._answers_file)
+    def _save_cache(self) -> None:
+        if self._cache and self.trainer.is_global_zero:
+            self._cache.save()
 
     def teacher_logits(self, batch: Batch) -> Tensor | None:
         """What the teacher says of a batch: (B, classes); None where its file is gone."""
@@ -311,9 +315,9 @@ class DistillModule(ClassifierModule):
         """The teacher's logits (B, classes) of a training batch, or of the batch that is being evaluated."""
         if self._evaluated is not None:
             return self._evaluated
-        if self._answers is None:
+        if self._cache is None:
             return self._ask(batch.image)
-        return self._answers.look_up(batch.index, batch.view, lambda rows: self._ask(batch.image[rows]))
+        return self._cache.look_up(batch.index, batch.view, lambda rows: self._ask(batch.image[rows]))
 
     def _evaluate(self, batch: Batch) -> Tensor:
         with self._student_taps() as self._student_outputs, self._teacher_taps() as self._teacher_outputs:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kd_lightning.checkpoints.file import CHUNK, MOST_PARTS, check_whole, seal
 from kd_lightning.checkpoints.io import WholeCheckpointIO
+from kd_lightning.checkpoints.weights import load_weights
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
-from kd_lightning.teachers import load_weights
 
 MEBIBYTE = 2**20
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kd_lightning.checkpoints.weights import load_weights
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
-from kd_lightning.teachers import load_weights
 
 State = dict[str, Tensor]
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from kd_lightning.__main__ import main
 from kd_lightning.checkpoints.description import Description
+from kd_lightning.checkpoints.weights import load_weights
 from kd_lightning.data.decode import Decoder, decode_all
 from kd_lightning.errors import UserError
 from kd_lightning.export import Answer, ImageClassifier, Reference, export_int8, export_network, open_exported
 from kd_lightning.models import MLP
-from kd_lightning.teachers import CachedTeacher, load_weights
+from kd_lightning.teachers import LogitCache
 
 PLACES = 200
 
@@ -170,36 +171,36 @@ def test_a_checkpoint_swapped_with_another_run_s_is_named(
 
 
 def test_answers_swapped_with_another_table_s_are_asked_for_again(tmp_path: Path) -> None:
-    names = [f"last.ckpt.answers-0123456789abcdef-fedcba987654321{number}.safetensors" for number in (0, 1)]
+    names = [f"last.ckpt.logits-0123456789abcdef-fedcba987654321{number}.safetensors" for number in (0, 1)]
     for name in names:
-        table = CachedTeacher(torch.arange(5), 5, 1, 10)
-        index, view = table.unknown()
+        table = LogitCache(torch.arange(5), 5, 1, 10, file=tmp_path / name)
+        index, view = table.missing()
         table.look_up(index, view, lambda rows: torch.randn(5, 10)[rows])
-        table.save(tmp_path / name)
+        table.save()
     shutil.copy(tmp_path / names[0], tmp_path / names[1])
-    found = CachedTeacher(torch.arange(5), 5, 1, 10)
-    with pytest.warns(UserWarning, match="it is another table's"):
-        found.load(tmp_path / names[1])
-    assert len(found.unknown()[0]) == 5
+    found = LogitCache(torch.arange(5), 5, 1, 10, file=tmp_path / names[1])
+    with pytest.warns(UserWarning, match="it belongs to another cache"):
+        found.load()
+    assert len(found.missing()[0]) == 5
 
 
 def test_answers_damaged_at_200_places_are_asked_for_again(tmp_path: Path) -> None:
-    file = tmp_path / "last.ckpt.answers-0123456789abcdef-fedcba9876543210.safetensors"
+    file = tmp_path / "last.ckpt.logits-0123456789abcdef-fedcba9876543210.safetensors"
 
-    def table() -> CachedTeacher:
-        return CachedTeacher(torch.arange(30), 30, 4, 10)
+    def table() -> LogitCache:
+        return LogitCache(torch.arange(30), 30, 4, 10, file=file)
 
     kept = table()
-    index, view = kept.unknown()
+    index, view = kept.missing()
     answers = torch.randn(len(index), 10)
     kept.look_up(index, view, lambda rows: answers[rows])
-    kept.save(file)
+    kept.save()
     for what, content in harms(file.read_bytes(), PLACES):
         file.write_bytes(content)
         found = table()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found.load(file)
+            found.load()
         assert torch.equal(found.table, kept.table) or bool((found.table == -torch.inf).all()), what
 
 

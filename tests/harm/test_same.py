@@ -41,7 +41,7 @@ def fit(*options: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def forget() -> None:
-    for file in Path().glob("teacher.pt.answers-*"):
+    for file in Path().glob("teacher.pt.logits-*"):
         file.unlink()
 
 

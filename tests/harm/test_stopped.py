@@ -99,7 +99,7 @@ def never_stopped(_folder: None) -> Any:
 
 def clear() -> None:
     shutil.rmtree("logs")
-    for file in Path().glob("teacher.pt.answers-*"):
+    for file in Path().glob("teacher.pt.logits-*"):
         file.unlink()
 
 
@@ -329,7 +329,7 @@ def test_a_recipe_that_sigterm_reaches_at_ten_random_moments_stops_each_time(rec
 
 def clear_recipe() -> None:
     shutil.rmtree("lightning_logs", ignore_errors=True)
-    for file in Path().glob("teacher.pt.answers-*"):
+    for file in Path().glob("teacher.pt.logits-*"):
         file.unlink()
 
 

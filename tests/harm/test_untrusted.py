@@ -14,11 +14,12 @@ import yaml
 from PIL import Image
 
 from kd_lightning.__main__ import main
+from kd_lightning.checkpoints.weights import load_weights
 from kd_lightning.data import DogsVsCatsDataModule, ImageFolderDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.models.pretrained import pretrained
-from kd_lightning.teachers import CachedTeacher, load_weights
+from kd_lightning.teachers import LogitCache
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +59,8 @@ def test_a_payload_does_not_run_wherever_weights_are_read(kind: str) -> None:
         load_weights(MLP([4, 2]), file, "teacher_ckpt")
     with pytest.raises(UserError, match="poisoned"):
         pretrained("resnet18", num_classes=2, weights=str(file))
-    with pytest.warns(UserWarning, match="holds no answers"):
-        CachedTeacher(torch.arange(2), 2, 1, 2).load(file)
+    with pytest.warns(UserWarning, match="no logits of this teacher found"):
+        LogitCache(torch.arange(2), 2, 1, 2, file=file).load()
     assert not Path("ran").exists()
 
 

@@ -186,7 +186,7 @@ def test_two_processes_share_the_samples_and_leave_what_one_leaves(teacher_file,
         after = torch.load(f"teacher_of_{rank}.pt", weights_only=True)
         assert all(torch.equal(after.pop(name), weight) for name, weight in before.items())
         assert not after
-    (answers,) = tmp_path.glob("teacher.pt.answers-*.safetensors")
+    (answers,) = tmp_path.glob("teacher.pt.logits-*.safetensors")
     assert load_file(answers)["logits"].shape == (100, 10)  # what the teacher said in either process
     assert main([*words, "--data.batch_size=50", "--trainer.default_root_dir=one"]) == 0
     one, two = (torch.load(next(Path(run).rglob("best.ckpt")), weights_only=True) for run in ("one", "two"))

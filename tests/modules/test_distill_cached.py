@@ -75,10 +75,10 @@ def test_the_teacher_is_shown_each_pair_once_in_all_runs():
     assert 100 < len(pairs) < 300
     first = fit(student())  # by default
     assert first[:2] == [50, 50]
-    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
+    (file,) = Path().glob("teacher.pt.logits-*.safetensors")
     assert set(load_file(file)["pair"].tolist()) == pairs
     assert fit(student()) == [8, 8, 8]  # all are known: the first few of each epoch are compared
-    assert list(Path().glob("teacher.pt.answers-*")) == [file]
+    assert list(Path().glob("teacher.pt.logits-*")) == [file]
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("bf16-mixed", 2e-3)])
@@ -89,7 +89,7 @@ def test_all_answers_may_be_asked_for_before_the_first_step(precision, tolerance
     assert fit(live, precision=precision) == [50] * 6
     for name, weight in live.net.state_dict().items():
         torch.testing.assert_close(early.net.state_dict()[name], weight, rtol=0, atol=tolerance)
-    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
+    (file,) = Path().glob("teacher.pt.logits-*.safetensors")
     assert load_file(file)["pair"].tolist() == list(range(900))
 
 
@@ -103,12 +103,12 @@ def test_a_teacher_s_file_may_have_a_long_name(name, recwarn):
         return DistillModule(MLP([64, 8, 10]), MLP([64, 16, 10]), str(file))
 
     assert fit(module(), epochs=2)[0] == 50
-    (first,) = Path().glob(f"{name[:20]}*.answers-*")
+    (first,) = Path().glob(f"{name[:20]}*.logits-*")
     assert fit(module(), epochs=2) == [8, 8]  # all are known
-    assert [str(w.message) for w in recwarn if "answers" in str(w.message)] == []
+    assert [str(w.message) for w in recwarn if "logits" in str(w.message)] == []
     torch.save(MLP([64, 16, 10]).state_dict(), file)  # other weights: the file of the old ones goes
     fit(module(), epochs=1)
-    assert len(list(Path().glob(f"{name[:20]}*.answers-*"))) == 1
+    assert len(list(Path().glob(f"{name[:20]}*.logits-*"))) == 1
     assert not first.exists()
 
 
@@ -127,7 +127,7 @@ def test_a_shared_teacher_is_not_asked_by_one_process_alone():
     with pytest.raises(UserError, match="cache_teacher: true found, all or false expected with shard_teacher"):
         student(shard_teacher=True, cache_teacher=True)
     assert fit(student(shard_teacher=True)) == [50] * 6  # by default every answer is asked for, in step
-    assert not list(Path().glob("teacher.pt.answers-*"))
+    assert not list(Path().glob("teacher.pt.logits-*"))
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_processes_that_share_a_teacher_leave_the_answers_of_one():
     two = [*words, "--data.batch_size=25", "--trainer.devices=2", "--trainer.strategy=ddp"]
     done = subprocess.run([*two, "--trainer.default_root_dir=two"], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
-    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
+    (file,) = Path().glob("teacher.pt.logits-*.safetensors")
     shared = load_file(file)
     file.unlink()
     assert main(["fit", "--config=config.yaml", "--data.batch_size=50", "--trainer.default_root_dir=one"]) == 0
@@ -170,7 +170,7 @@ def test_all_answers_are_kept_though_the_run_comes_to_nothing(monkeypatch):
     monkeypatch.setattr(DistillModule, "training_step", fail)
     with pytest.raises(RuntimeError, match="no more"):
         fit(student(cache_teacher="all"))
-    (file,) = Path().glob("teacher.pt.answers-*.safetensors")
+    (file,) = Path().glob("teacher.pt.logits-*.safetensors")
     assert len(load_file(file)["pair"]) == 900
 
 
@@ -179,14 +179,14 @@ def test_other_views_pixels_or_weights_have_answers_of_their_own():
     fit(student(), lambda **options: DigitsDataModule(**{**options, "views": None}), epochs=1)
     fit(student(), lambda **options: DigitsDataModule(**options, mean=[0.5]), epochs=1)
     fit(student(), epochs=1, precision="bf16-mixed")
-    assert len(list(Path().glob("teacher.pt.answers-*"))) == 4
+    assert len(list(Path().glob("teacher.pt.logits-*"))) == 4
     torch.save(MLP([64, 16, 10]).state_dict(), "teacher.pt")
     fit(student(), epochs=1)
-    assert len(list(Path().glob("teacher.pt.answers-*"))) == 1
+    assert len(list(Path().glob("teacher.pt.logits-*"))) == 1
 
 
 def test_augmentation_beyond_the_views_is_refused_where_it_shows():
-    with pytest.raises(UserError, match="cache_teacher: the teacher answers otherwise"):
+    with pytest.raises(UserError, match="cache_teacher: the teacher's logits differ"):
         fit(student(), lambda **options: Grainy(**{**options, "views": None}))
     assert len(fit(student(cache_teacher=False), Grainy)) == 6
 
@@ -199,9 +199,9 @@ def test_augmentation_beyond_the_views_is_refused_where_it_shows():
                 "features": [FeatureMatch("linear1", "linear1", CosineHiddenLoss())],
                 "feature_weight": 1.0,
             },
-            "features take the teacher's inner layers",
+            "features need the teacher's inner layers",
         ),
-        ({"teacher": VGG([[4]], track_running_stats=False, in_channels=1)}, "depends on the images beside it"),
+        ({"teacher": VGG([[4]], track_running_stats=False, in_channels=1)}, "statistics of each batch"),
     ],
     ids=["features", "batch statistics"],
 )
@@ -217,16 +217,16 @@ def test_what_cannot_be_kept_is_refused_if_asked_for_and_else_asked_anew(options
     with pytest.raises(UserError, match=f"cache_teacher: .*{expected}; false expected"):
         fit(module(cache_teacher="all"))
     fit(module(), epochs=1)
-    assert not list(Path().glob("teacher.pt.answers-*"))
+    assert not list(Path().glob("teacher.pt.logits-*"))
 
 
 def test_loaders_that_do_not_say_what_they_show_are_refused_if_asked_for():
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(UserError, match="cache_teacher: the data does not say what an image and a view show"):
+    with pytest.raises(UserError, match="cache_teacher: the data does not identify its images and views"):
         trainer.fit(student(cache_teacher=True), train_dataloaders=Loaders())
 
 
 def test_a_table_that_is_too_large_is_made_only_if_asked_for(monkeypatch):
-    monkeypatch.setattr("kd_lightning.modules.answers.CACHE_BYTES", 1000)
+    monkeypatch.setattr("kd_lightning.teachers.cache.MAX_DEFAULT_BYTES", 1000)
     assert sum(fit(student())) == 300
     assert sum(fit(student(cache_teacher=True))) < 300

@@ -103,7 +103,7 @@ def test_in_another_order_of_the_classes_the_student_learns_the_same(options: di
     ]
     assert figures[1] == pytest.approx(figures[0], rel=1e-4)
     assert {"test/agreement", "test/teacher_kl"} < set(figures[0])
-    assert len(list(Path().glob("teacher_*.answers-*"))) == (2 if options["cache_teacher"] else 0)
+    assert len(list(Path().glob("teacher_*.logits-*"))) == (2 if options["cache_teacher"] else 0)
     # The tables are of one order each: read again, they say the same.
     again = trained(OTHERS, ORDER, ensemble, **options)
     torch.testing.assert_close(list(again.net.parameters()), list(found.net.parameters()))

@@ -92,7 +92,7 @@ def test_a_student_learns_from_it_and_is_tested_without_it(recwarn):
     assert main(["fit", "--config=student.yaml"]) == 0
     kept = torch.load("logs/student/seed_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(name.startswith("net.") for name in kept)
-    assert len(list(Path().glob("member_12.pt.answers-*"))) == 1
+    assert len(list(Path().glob("member_12.pt.logits-*"))) == 1
     assert main(["test", "--config=student.yaml"]) == 0
     results = Path("logs/student/seed_0/results.json")
     assert "agreement" in json.loads(results.read_text())["test"]
@@ -105,11 +105,11 @@ def test_a_student_learns_from_it_and_is_tested_without_it(recwarn):
 @pytest.mark.usefixtures("_config")
 def test_answers_of_other_members_are_not_taken_for_its_own():
     assert main(["fit", "--config=student.yaml"]) == 0
-    (first,) = Path().glob("member_12.pt.answers-*")
+    (first,) = Path().glob("member_12.pt.logits-*")
     torch.manual_seed(0)
     torch.save(MLP([64, 16, 10]).state_dict(), "member_16.pt")
     assert main(["fit", "--config=student.yaml"]) == 0
-    assert len({*Path().glob("member_12.pt.answers-*")} - {first}) == 1
+    assert len({*Path().glob("member_12.pt.logits-*")} - {first}) == 1
 
 
 @pytest.mark.usefixtures("_config")

@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from kd_lightning.__main__ import main
+from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.cli import lightning as cli
 from kd_lightning.data import ImageFolderDataModule, MNISTDataModule
 from kd_lightning.errors import UserError
-from kd_lightning.teachers import resolve_checkpoint
 from kd_lightning.utils.paths import expand
 from kd_lightning.utils.run_folder import run_folder
 from tests.commands.made import write_run
