@@ -1,7 +1,6 @@
 """What the documentation says, held to the source."""
 
 import ast
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ import kd_lightning
 from kd_lightning.cli import lightning as cli
 from kd_lightning.recipe import find_recipe
 from kd_lightning.reports.columns import mean_and_spread
+from tests.pages import recipe_pages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -65,18 +65,11 @@ def test_a_message_that_nothing_says_is_noticed():
     assert not is_said("…: …")
 
 
-def _recipe_pages():
-    spec = importlib.util.spec_from_file_location("recipe_pages", DOCS / "recipe_pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", sorted(file.parent.name for file in ROOT.glob("configs/*/recipe.yaml")))
 def test_every_recipe_has_a_page_with_its_stages_and_figures(name):
     recipe = find_recipe(name, ROOT / "configs")
     measured = json.loads((ROOT / "lightning_logs" / "measured" / f"{name}.json").read_text())
-    page = _recipe_pages().page(recipe, measured)
+    page = recipe_pages.page(recipe, measured)
     assert all(f"### `{stage}`" in page for stage in recipe.stages)
     for row in measured["rows"]:
         figure = mean_and_spread(row["figures"], 2 if measured["metric"] == "accuracy" else 1)
@@ -87,7 +80,7 @@ def test_every_recipe_has_a_page_with_its_stages_and_figures(name):
 
 def test_pages_of_recipes_that_are_gone_go_too(tmp_path):
     (tmp_path / "gone.md").write_text("# gone")
-    _recipe_pages().write_pages(ROOT, tmp_path)
+    recipe_pages.write_pages(ROOT, tmp_path)
     assert not (tmp_path / "gone.md").exists()
     assert (tmp_path / "digits.md").is_file()
 

@@ -1,11 +1,11 @@
-"""What the README and the documentation show, run as it is shown."""
+"""Commands, code and figures of the README and the documentation."""
 
 import json
 import re
 import shlex
 import sys
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import pytest
 import torch
@@ -24,9 +24,12 @@ from kd_lightning.cli.arguments import (
 )
 from kd_lightning.recipe import find_recipe
 from kd_lightning.reports.columns import mean_and_spread
+from tests.pages import result_tables
 
 ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "lightning_logs" / "measured" / "digits.json"
 README = (ROOT / "README.md").read_text()
+OWN_DATA = (ROOT / "docs" / "own_data.md").read_text()
 PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 LINES = [
     line.partition("  #")[0].strip()
@@ -39,7 +42,7 @@ OF_A_RUN = [line for line in COMMANDS if "--config lightning_logs/" in line]
 
 
 def example(language, name):
-    return re.search(rf"```{language}\n(# {name}.*?)```", README, re.S).group(1)
+    return re.search(rf"```{language}\n(# {name}.*?)```", OWN_DATA, re.S).group(1)
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line not in OF_A_RUN])
@@ -49,7 +52,7 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
     words = shlex.split(command)[1:]
     if words[0] == "reproduce":
         if not (Path("configs") / words[1]).is_dir():
-            return  # of a file that the README shows, and another test runs
+            return  # a file that docs/own_data.md shows, which another test runs
         words = [word for word in words if not word.startswith("my_data")]
         options, _ = reproduce_arguments().parse_known_args(words[2:])
         find_recipe(words[1], Path("configs")).choose(options.stages.split(",") if options.stages else None)
@@ -128,15 +131,42 @@ def test_own_images_distil_resnet_18_with_one_yaml(monkeypatch, tmp_path):
     assert len(rows["distill"]["agreement"]) == 1
     recipe = yaml.safe_load(Path("flowers.yaml").read_text())
     recipe["stages"]["distill"]["config"]["model"]["init_args"].update(
-        yaml.safe_load(re.search(r"```yaml\n( +init_args:\n +hard_weight.*?)```", README, re.S)[1])["init_args"]
+        yaml.safe_load(re.search(r"```yaml\n( +init_args:\n +hard_weight.*?)```", OWN_DATA, re.S)[1])["init_args"]
     )
     Path("matched.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     assert main(["reproduce", "matched.yaml", "--stages=distill", "--seeds=1", *words]) == 0
 
 
-def test_the_table_quotes_what_was_measured():
+def table_lines(page):
+    text = (ROOT / page).read_text()
+    return (
+        text[text.index("<!-- results -->") : text.index("<!-- end of results -->")].split("\n\n")[1].splitlines()[2:]
+    )
+
+
+def test_the_readme_is_short_and_its_table_is_up_to_date():
+    assert len(README.splitlines()) <= 250
+    assert "\n".join(table_lines("README.md")) in result_tables.headlines(result_tables.read())
+    assert len(table_lines("README.md")) == len(list(ROOT.glob("configs/*/recipe.yaml"))) <= 8
+
+
+def test_an_interval_is_student_s():
+    # By hand: mean 4, standard deviation 2, and t = 4.303 for two degrees of freedom: 4 ± 4.303 * 2 / sqrt(3).
+    assert result_tables.interval([2.0, 4.0, 6.0], 2) == "4.00 (-0.97 to 8.97)"
+
+
+def test_the_picture_s_text_quotes_what_was_measured():
+    rows = {row["name"]: row for row in json.loads(DIGITS.read_text())["rows"]}
+    for name in ("teacher", "distill", "baseline"):
+        accuracy = 100 * (1 - mean(rows[name]["errors"]) / rows[name]["images"])
+        assert f" {accuracy:.1f} %" in README
+    assert f" {rows['distill']['parameters']:,} parameters" in README
+
+
+def test_the_table_of_all_results_quotes_what_was_measured():
+    assert "\n".join(table_lines("docs/results.md")) in result_tables.all_results(result_tables.read())
     recipe, quoted = "", 0
-    for line in README[README.index("<!-- results -->") :].split("\n\n")[1].splitlines()[2:]:
+    for line in table_lines("docs/results.md"):
         name, stage, published, ours, seeds = (cell.strip() for cell in line.strip("|").split("|"))
         recipe = re.match(r"`(\w+)`", name)[1] if name else recipe
         record = json.loads((ROOT / "lightning_logs" / "measured" / f"{recipe}.json").read_text())
@@ -153,9 +183,9 @@ def test_the_table_quotes_what_was_measured():
 def test_the_speeds_are_those_of_the_last_records():
     lines = (ROOT / "benchmarks" / "records.jsonl").read_text().splitlines()
     last = {(record["name"], record["threads"]): record for record in map(json.loads, lines)}
-    section = README[README.index("## Speed") : README.index("## TensorBoard")]
+    page = (ROOT / "docs" / "speed.md").read_text()
     record, quoted = {}, set()
-    for line in re.findall(r"^\| (?:`| \|).*", section, re.M):
+    for line in re.findall(r"^\| (?:`| \|).*", page[: page.index("## Why")], re.M):
         work, ours, against, its, part, _ = (cell.strip() for cell in line[1:-1].split("|"))
         if work:
             name = re.match(r"`(\w+)`", work)[1]

@@ -37,27 +37,27 @@ NOT_RUN = {
 ELSEWHERE = {
     ("README.md", "from lightning import Trainer"): "test_readme.py::test_a_student_in_under_ten_lines_of_python",
     ("docs/index.md", "from lightning import Trainer"): "test_docs.py::test_python_is_shown_as_in_the_readme",
-    ("README.md", "# mine.py"): "test_readme.py::test_own_data_and_network_in_one_yaml",
-    ("README.md", "# mine.yaml: kd-lightning fit --config mine.yaml"): (
+    ("docs/own_data.md", "# mine.py"): "test_readme.py::test_own_data_and_network_in_one_yaml",
+    ("docs/own_data.md", "# mine.yaml: kd-lightning fit --config mine.yaml"): (
         "test_readme.py::test_own_data_and_network_in_one_yaml"
     ),
-    ("README.md", "# flowers.yaml: kd-lightning reproduce flowers.yaml"): (
+    ("docs/own_data.md", "# flowers.yaml: kd-lightning reproduce flowers.yaml"): (
         "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml"
     ),
-    ("README.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
+    ("docs/own_data.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
 }
 """Blocks, by page and first line, that a test in another file runs."""
 
 HERE = (
     (
-        "README.md",
-        "# onnx: images uint8 (batch, 1, 8, 8) as numpy has them, in a process that knows nothing of this project",
+        "docs/export.md",
+        "# onnx: images uint8 (batch, 1, 8, 8) in numpy; kd_lightning is not needed",
     ),
     ("docs/extend.md", "# mine.py"),
     ("docs/extend.md", "class MyDataModule(kd_lightning.ClassificationDataModule):"),
     ("docs/extend.md", "# plain data"),
     ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18, in_chans: 1}}"),
-    ("docs/shipping.md", "from kd_lightning.export import describe, export_network"),
+    ("docs/export.md", "from kd_lightning.export import describe, export_network"),
 )
 """Blocks that a test below runs."""
 
@@ -69,7 +69,7 @@ SMALL = {
 """Options behind a command's own, which they replace."""
 
 FAST = re.compile(r"kd-lightning (fit|test|predict) --config (configs/digits|lightning_logs/digits/teacher)/")
-"""Commands of the README that the fast suite runs; the slow suite runs all of them."""
+"""Commands of docs/command_line.md that the fast suite runs; the slow suite runs all of them."""
 
 
 class Block(NamedTuple):
@@ -207,7 +207,7 @@ def test_a_network_of_others_is_made_as_shown() -> None:
 
 
 def test_the_trainer_s_commands_are_run_as_shown() -> None:
-    shown = [command for command in commands("README.md") if FAST.match(command)]
+    shown = [command for command in commands("docs/command_line.md") if FAST.match(command)]
     assert len(shown) >= 5
     for command in shown:
         run(command)
@@ -231,12 +231,13 @@ def test_all_commands_of_a_page_are_run_as_shown(page: str) -> None:
     images(".", ("photographs", "images"), 2, 8, "L")
     images(".", ("holiday",), 2, 64)
     Path("my_data.yaml").write_text("class_path: kd_lightning.data.DigitsDataModule\n")
-    Path("flowers.yaml").write_text(block("README.md", "# flowers.yaml: kd-lightning reproduce flowers.yaml"))
+    Path("flowers.yaml").write_text(block("docs/own_data.md", "# flowers.yaml: kd-lightning reproduce flowers.yaml"))
     Path("lightning_logs").mkdir()
     Path("lightning_logs/measured").symlink_to(ROOT / "lightning_logs" / "measured")
-    if page == "README.md":  # which shows runs before the commands that make them
-        run("kd-lightning reproduce digits")
-        run("kd-lightning reproduce flowers.yaml")
+    shown = "\n".join(commands(page))
+    for recipe, runs in (("digits", "lightning_logs/digits"), ("flowers.yaml", "lightning_logs/flowers")):
+        if runs in shown or f"compare {recipe}" in shown or (recipe, page) == ("digits", "docs/command_line.md"):
+            run(f"kd-lightning reproduce {recipe}")  # the page shows its runs before, or without, this command
     for command in commands(page):
         if not reason(command):
             run(command)

@@ -146,11 +146,11 @@ def test_the_onnx_file_says_what_it_is_and_takes_any_number_of_images(folder: Pa
     assert (found.argmax(axis=1) == label.numpy()).mean() > 0.5
 
 
-def test_the_readme_s_lines_read_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documentation_s_lines_read_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RUN / "export")
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     names: dict[str, Any] = {"images": digits()[0][:3].numpy()}
-    exec(re.search(r"```python\n(# onnx: .*?)```", readme, re.S)[1], names)
+    exec(re.search(r"```python\n(# onnx: .*?)```", page, re.S)[1], names)
     assert names["probabilities"].shape == (3, 10)
     assert names["class_names"] == [*"0123456789"]
 

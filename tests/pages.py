@@ -1,0 +1,20 @@
+"""The scripts of `docs/`, which are in no package."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def load(name: str) -> ModuleType:
+    """Import `docs/<name>.py`."""
+    spec = importlib.util.spec_from_file_location(Path(name).name, DOCS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+recipe_pages = load("recipe_pages")
+result_tables = load("result_tables")
