@@ -11,6 +11,7 @@ from kd_lightning.utils.stopping import Stopped, stops_on_sigterm
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
   reproduce [RECIPE]   a published system, end to end: teacher, baseline, students, comparison
+  recipes              the recipes; copy one to change it
   compare RUNS …       runs, recipes or records side by side: a table, and a report for a browser
   sweep CONFIG         students of many temperatures, soft weights and seeds, trained at once
   fit                  train what a config names        --config configs/digits/teacher.yaml
@@ -26,7 +27,7 @@ kd-lightning COMMAND --help says more of each.
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
-OWN_COMMANDS = ("reproduce", "compare", "sweep", "export")
+OWN_COMMANDS = ("reproduce", "recipes", "compare", "sweep", "export")
 
 FILE_OPTIONS = ("--output", "--batch_size")
 """Of `predict` with image files, and not of the trainer's."""
@@ -137,7 +138,7 @@ def _run(words: list[str]) -> int:
 
     try:
         if words[0] in OWN_COMMANDS or _predicts_files(words):
-            if words[0] != "compare":
+            if words[0] not in ("recipes", "compare"):
                 _load()
             import_module(f"kd_lightning.commands.{words[0]}").main(words[1:])
         elif words[0] in TRAINER_COMMANDS:

@@ -25,8 +25,8 @@ def reproduce_arguments() -> Arguments:
     parser = Arguments(
         prog="kd-lightning reproduce",
         usage="%(prog)s [RECIPE] [--seeds N] [--stages A,B] [--force] [--runs DIR]\n       [OPTION OF FIT ...]",
-        description=f"Train a recipe's teacher, baseline and distilled students, test each, and compare. RECIPE is a "
-        f"folder below {CONFIGS}/, or the path of one (default: {DEFAULT_RECIPE}).",
+        description=f"Train a recipe's teacher, baseline and distilled students, test each, and compare. RECIPE is one "
+        f"of `kd-lightning recipes`, or the path of a recipe's folder or file (default: {DEFAULT_RECIPE}).",
         epilog="Any further option is one of `kd-lightning fit`, for every stage that has it: --data.root PATH, "
         "--data OTHER.yaml, --trainer.max_epochs N, --model.temperature T, …",
         allow_abbrev=False,
@@ -45,6 +45,20 @@ def reproduce_arguments() -> Arguments:
         metavar="DIR",
         help="folder for runs (default: %(default)s)",
     )
+    return parser
+
+
+def recipes_arguments() -> Arguments:
+    """The options of `kd-lightning recipes`."""
+    parser = Arguments(
+        prog="kd-lightning recipes",
+        usage="%(prog)s [copy RECIPE]",
+        description="List the recipes that `kd-lightning reproduce` runs: name, title, number of stages and data.",
+        epilog=f"`copy RECIPE` copies a recipe of the package to {CONFIGS}/RECIPE, to change it; reproduce and fit "
+        "then take that copy. Nothing is overwritten.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("words", nargs="*", metavar="copy RECIPE", help="copy a recipe")
     return parser
 
 
@@ -192,6 +206,7 @@ def _numbers(word: str) -> list[float]:
 
 PARSERS = {
     "reproduce": reproduce_arguments,
+    "recipes": recipes_arguments,
     "compare": compare_arguments,
     "sweep": sweep_arguments,
     "export": export_arguments,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from kd_lightning.cli.help import page_of
 from kd_lightning.errors import UserError
-from kd_lightning.recipe import CONFIGS
+from kd_lightning.recipe import CONFIGS, SHIPPED, recipe_names
 
 BASH = """\
 _kd_lightning() {
@@ -18,13 +18,18 @@ _kd_lightning() {
         esac
     elif [ "$COMP_CWORD" -eq 2 ] && [ "${COMP_WORDS[1]}" = completion ]; then
         words="@SHELLS@"
+    elif [ "$COMP_CWORD" -eq 2 ] && [ "${COMP_WORDS[1]}" = recipes ]; then
+        words=copy
+    elif [ "$COMP_CWORD" -eq 3 ] && [ "${COMP_WORDS[1]}" = recipes ]; then
+        words="@RECIPES@"
     elif [ "$COMP_CWORD" -eq 2 ] && [[ ${COMP_WORDS[1]} = reproduce || ${COMP_WORDS[1]} = compare ]]; then
+        words="@RECIPES@"
         for recipe in $(ls @CONFIGS@/*/recipe.yaml 2> /dev/null); do
             recipe=${recipe#@CONFIGS@/}
             words="$words ${recipe%/recipe.yaml}"
         done
     fi
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    COMPREPLY=($(compgen -W "$words" -- "$word" | sort -u))
 }
 complete -o bashdefault -o default -F _kd_lightning kd-lightning
 """
@@ -36,6 +41,8 @@ FISH = """\
 set -l commands @COMMANDS@
 complete -c kd-lightning -n "not __fish_seen_subcommand_from $commands" -f -a "$commands"
 complete -c kd-lightning -n "__fish_seen_subcommand_from completion" -f -a "@SHELLS@"
+complete -c kd-lightning -n "__fish_seen_subcommand_from recipes" -f -a copy
+complete -c kd-lightning -n "__fish_seen_subcommand_from reproduce compare copy" -a "@RECIPES@"
 complete -c kd-lightning -n "__fish_seen_subcommand_from reproduce compare" \\
     -a "(set -l files @CONFIGS@/*/recipe.yaml; string replace -r '@CONFIGS@/(.*)/recipe.yaml' '\\$1' \\$files)"
 @OPTIONS@
@@ -60,6 +67,7 @@ def script_for(words: Sequence[str], commands: Sequence[str]) -> str:
     lines = [(_fish_options if fish else _bash_options)(command, _options(command)) for command in commands]
     script = FISH if fish else (ZSH if words[0] == "zsh" else "") + BASH
     marks = {"COMMANDS": " ".join(commands), "SHELLS": " ".join(SHELLS), "CONFIGS": str(CONFIGS)}
+    marks["RECIPES"] = " ".join(recipe_names(SHIPPED))
     for mark, text in {**marks, "OPTIONS": "\n".join(line for line in lines if line)}.items():
         script = script.replace(f"@{mark}@", text)
     return script

@@ -39,7 +39,9 @@ def offered(shell, *words, capsys, folder=ROOT):
     ("words", "expected"),
     [
         ([""], sorted(COMMANDS)),
-        (["re"], ["reproduce"]),
+        (["re"], ["recipes", "reproduce"]),
+        (["recipes", ""], ["copy"]),
+        (["recipes", "copy", "mnist"], [name for name in RECIPES if name.startswith("mnist")]),
         (["completion", ""], ["bash", "fish", "zsh"]),
         (["reproduce", "mnist"], [name for name in RECIPES if name.startswith("mnist")]),
         (["compare", "digi"], ["digits"]),
@@ -57,8 +59,11 @@ def test_files_are_left_to_bash(capsys):
     assert "complete -o bashdefault -o default -F _kd_lightning kd-lightning" in capsys.readouterr().out
 
 
-def test_without_recipes_none_is_offered(capsys, tmp_path):
-    assert offered("bash", "reproduce", "", capsys=capsys, folder=tmp_path) == []
+def test_recipes_of_the_package_and_of_the_working_folder_are_offered(capsys, tmp_path):
+    assert offered("bash", "reproduce", "", capsys=capsys, folder=tmp_path) == RECIPES
+    (tmp_path / "configs/mine").mkdir(parents=True)
+    (tmp_path / "configs/mine/recipe.yaml").touch()
+    assert offered("bash", "reproduce", "", capsys=capsys, folder=tmp_path) == sorted([*RECIPES, "mine"])
 
 
 @pytest.mark.parametrize("words", [[], ["csh"], ["bash", "zsh"]])

@@ -288,8 +288,7 @@ def test_letters_and_marks_stand_out_from_their_ground(scheme: int) -> None:
 
 
 def test_the_page_is_part_of_the_package() -> None:
-    assert (
-        "kd_lightning" in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["only-include"]
-    )
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert "kd_lightning" in build["only-include"]
     packed = {file for file in Path(report.__file__).parent.rglob("*") if file.suffix in (".html", ".css")}
     assert {file.name for file in packed} == {"report.html", "charts.html", "report.css"}

@@ -1,0 +1,61 @@
+"""`kd-lightning recipes`, in a folder without any."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kd_lightning.__main__ import main
+from kd_lightning.cli import lightning as cli
+from kd_lightning.recipe import SHIPPED, recipe_names
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_each_recipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names(SHIPPED)
+    (digits,) = [line for line in lines if line.startswith("digits ")]
+    assert digits.endswith(" bundled with scikit-learn")
+    assert "3 stages" in digits
+
+
+def test_a_copy_takes_the_place_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "copy", "digits"]) == 0
+    assert "next: kd-lightning reproduce digits" in capsys.readouterr().out
+    copied = Path("configs/digits")
+    assert {file.name for file in copied.iterdir()} == {file.name for file in (SHIPPED / "digits").iterdir()}
+    common = yaml.safe_load((copied / "common.yaml").read_text())
+    common["trainer"]["max_epochs"] = 1
+    (copied / "common.yaml").write_text(yaml.safe_dump(common))
+    assert cli.parse(["fit", "--config=digits/distill"])["trainer"]["max_epochs"] == 1
+    assert main(["recipes"]) == 0
+    assert "bundled with scikit-learn (configs/digits)" in capsys.readouterr().out
+
+
+def test_a_local_file_comes_before_a_stage_of_that_name() -> None:
+    Path("digits").mkdir()
+    shipped = yaml.safe_dump(cli.parse(["fit", "--config=digits/teacher", "--trainer.max_epochs=3"]))
+    Path("digits/teacher").write_text(shipped)
+    assert cli.parse(["fit", "--config=digits/teacher"])["trainer"]["max_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["copy"], "recipes: copy found, nothing or copy RECIPE expected"),
+        (["digits"], "recipes: digits found, nothing or copy RECIPE expected"),
+        (["copy", "mnist"], "recipes: mnist found, one of cifar10_densenet, "),
+        (["copy", "digits"], "recipes: configs/digits found, which the copy would overwrite"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("configs/digits").mkdir(parents=True)
+    assert main(["recipes", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(Path("configs/digits").iterdir())
