@@ -28,7 +28,7 @@ HEADLINES = {
 
 METRICS = {"errors": "errors of {:,}", "right": "correct of {:,}", "accuracy": "accuracy, % of {:,}"}
 LEVEL = 0.95
-ABSENT = "–"
+ABSENT = "\N{EN DASH}"
 
 
 def read(root: Path = ROOT) -> dict[str, dict[str, Any]]:

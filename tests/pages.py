@@ -10,7 +10,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 def load(name: str) -> ModuleType:
     """Import `docs/<name>.py`."""
     spec = importlib.util.spec_from_file_location(Path(name).name, DOCS / f"{name}.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
