@@ -6,8 +6,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kd_lightning.recipe import METRICS, Recipe, Stage, find_recipe
 from kd_lightning.reports.columns import mean_and_spread
 
@@ -89,10 +87,8 @@ def _stage(stage: Stage) -> str:
     header = [line[1:].strip() for line in stage.config.read_text().splitlines() if line.startswith("#")]
     said = "\n".join(f"- {_as_code(line)}" if KEYS.match(line) else line for line in header)
     text, *rest = said.partition("\n- ")
-    data = yaml.safe_load(stage.config.read_text()).get("data")
     where = f"`configs/{stage.config.parent.name}/{stage.config.name}`"
-    shown = f", data `{data}`" if isinstance(data, str) else ""
-    return f"### `{stage.name}`\n\n{text}{taught}{options}\n{''.join(rest)}\n- Config: {where}{shown}."
+    return f"### `{stage.name}`\n\n{text}{taught}{options}\n{''.join(rest)}\n- Config: {where}."
 
 
 def _as_code(line: str) -> str:

@@ -66,6 +66,8 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
     elif words[0] == "sweep":
         options, overrides = sweep_arguments().parse_known_args(words[1:])
         cli.parse(["fit", f"--config={options.config}", *overrides])
+    elif words[0] == "recipes":
+        assert main(words) == 0
     elif words[0] == "export":
         export_arguments().parse_args(words[1:])
     elif words[0] == "predict" and not words[1].startswith("-"):
