@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from benchmarks.turns import Turn
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 
 EPOCHS = 3
 """Of a turn: the last is timed, when all is warm and the teacher's answers are known."""
@@ -66,7 +66,7 @@ def untrained(network: nn.Module, folder: Path) -> Path:
 def _fit(config: str, runs: str, *words: str) -> list[float]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with redirect_stdout(io.StringIO()):  # takes the progress bar, which is on
-        trained: Any = cli.main(
+        trained: Any = lightning.main(
             [
                 "fit",
                 f"--config={Path('configs', config)}",

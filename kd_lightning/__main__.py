@@ -143,10 +143,10 @@ def _run(words: list[str]) -> int:
             import_module(f"kd_lightning.commands.{words[0]}").main(words[1:])
         elif words[0] in TRAINER_COMMANDS:
             _load()
-            from kd_lightning.cli import lightning as cli
+            from kd_lightning.cli import lightning
             from kd_lightning.cli.next_steps import end_services, say_where_and_what_next
 
-            say_where_and_what_next(cli.main(["--help" if word == "--help_all" else word for word in words]))
+            say_where_and_what_next(lightning.main(["--help" if word == "--help_all" else word for word in words]))
             end_services()
         elif words[0] == "completion":
             from kd_lightning.cli.completion import script_for

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 
 HUNDREDTHS = st.integers(0, 100_000).map(lambda number: number / 100)
 """Not hypothesis's own floats, which want numbers that the project has processors flush to 0."""
@@ -32,12 +32,12 @@ def test_a_config_that_is_written_and_read_again_says_the_same(
         f"--data.batch_size={batch_size}",
         f"--model.cache_teacher={str(cached).lower()}",
     ]
-    said = cli.parse(["fit", f"--config={CONFIG}", *options])
+    said = lightning.parse(["fit", f"--config={CONFIG}", *options])
     given_options = said["model"]["init_args"], said["data"]["init_args"]
     assert (given_options[0]["temperature"], given_options[0]["soft_weight"]) == (temperature, soft_weight)
     assert (given_options[0]["cache_teacher"], given_options[1]["batch_size"]) == (cached, batch_size)
     Path("again.yaml").write_text(yaml.safe_dump(said))
-    assert cli.parse(["fit", "--config=again.yaml"]) == said
+    assert lightning.parse(["fit", "--config=again.yaml"]) == said
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.recipe import COMMON_FILE, RECIPE_FILE, find_recipe
 from tests.made import write_cifar10, write_dogs_vs_cats, write_mnist
 
@@ -42,7 +42,7 @@ def trained(root, tmp_path_factory):
         if not run.exists():
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                cli.main(["fit", *small(config, root)])
+                lightning.main(["fit", *small(config, root)])
         return run
 
     return run_of
@@ -55,7 +55,7 @@ def small(config, root):
         words += [f"--data.root={root}", "--data.train_size=null"]
     if not config.startswith(("digits", "mnist")):
         words.append("--data.batch_size=8")
-    net = cli.parse(["fit", words[0]])["model"]["init_args"]["net"]
+    net = lightning.parse(["fit", words[0]])["model"]["init_args"]["net"]
     if net["init_args"].get("weights") == "DEFAULT":  # no test downloads anything
         words.append("--model.net.weights=null")
     if config.startswith(("cifar10_densenet", "dogs_vs_cats")):  # a quarter of the pixels: seconds of DenseNet
@@ -86,9 +86,9 @@ def test_every_stage_fits_and_tests_by_its_own_command(run, root, trained, tmp_p
         teacher = Path("lightning_logs", recipe.name, stage.teacher, "seed_0")
         shutil.copytree(made, tmp_path / teacher)
         words += [f"--model.teacher_ckpt={teacher}"] if stage.options else []
-    cli.main(["fit", *words])
+    lightning.main(["fit", *words])
     pictures = stage is next(iter(recipe.stages.values()))  # they take longer than the rest of the test
-    cli.main(["test", *words, "--verbose=false", f"--pictures={str(pictures).lower()}"])
+    lightning.main(["test", *words, "--verbose=false", f"--pictures={str(pictures).lower()}"])
     run = tmp_path / "lightning_logs" / recipe.name / Path(config).stem / "seed_0"
     results = json.loads((run / "results.json").read_text())
     assert results["test"]["images"] in (20, 4, 50, 360)
@@ -100,7 +100,7 @@ def test_every_stage_fits_and_tests_by_its_own_command(run, root, trained, tmp_p
 @pytest.mark.parametrize("config", [config for config in STAGES if config.startswith("cifar10")])
 def test_every_cifar10_stage_takes_jpeg_folders_in_place_of_its_data(config):
     other = [f"--data={CONFIGS / 'cifar10_jpeg.yaml'}", "--data.root=mine"]
-    own, swapped = (cli.parse(["fit", f"--config={CONFIGS / config}", *words])["data"] for words in ([], other))
+    own, swapped = (lightning.parse(["fit", f"--config={CONFIGS / config}", *words])["data"] for words in ([], other))
     assert swapped["class_path"] == "kd_lightning.data.ImageFolderDataModule"
     assert swapped["init_args"]["root"] == "mine"
     for option in ("mean", "std", "views", "batch_size", "image_size", "shuffle"):
@@ -123,7 +123,10 @@ def test_every_stage_says_source_command_figure_and_deviation_and_belongs_to_its
     assert f"Command: kd-lightning fit --config configs/{config}" in header
     stages = find_recipe(config.split("/")[0], CONFIGS).stages.values()
     assert any(stage.config == CONFIGS / config for stage in stages)
-    assert cli.parse(["fit", f"--config={CONFIGS / config}"])["trainer"]["logger"]["init_args"]["name"] == config[:-5]
+    assert (
+        lightning.parse(["fit", f"--config={CONFIGS / config}"])["trainer"]["logger"]["init_args"]["name"]
+        == config[:-5]
+    )
 
 
 def option_lines(file):
@@ -154,7 +157,7 @@ def test_stages_do_not_repeat_each_other():
 )
 def test_seed_and_logger_follow_from_the_place_of_a_stage(words, version):
     for order in ([*words, "--config", str(CONFIGS / "digits/teacher.yaml")], ["-c=digits/teacher", *words]):
-        config = cli.parse(["fit", *order])
+        config = lightning.parse(["fit", *order])
         assert f"seed_{config['seed_everything']}" == version
         assert config["trainer"]["logger"]["init_args"]["version"] == version
         assert config["trainer"]["logger"]["init_args"]["save_dir"] == "lightning_logs"
@@ -176,7 +179,7 @@ def test_a_seed_and_a_logger_that_are_given_stand(given, tmp_path):
         words.append(f"--config={tmp_path / 'own.yaml'}")
     else:
         words += ["--seed_everything=5", f"--trainer.logger={csv}", "--trainer.logger.save_dir=."]
-    config = cli.parse(["fit", *words])
+    config = lightning.parse(["fit", *words])
     assert config["seed_everything"] == 5
     assert config["trainer"]["logger"]["class_path"] == csv
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "."
@@ -184,10 +187,10 @@ def test_a_seed_and_a_logger_that_are_given_stand(given, tmp_path):
 
 def test_a_config_outside_of_a_recipe_s_folder_has_no_defaults_of_its_place(tmp_path):
     (tmp_path / "common.yaml").write_text("seed_everything: 7\n")
-    model = cli.parse(["fit", "--config=digits/teacher"])["model"]
+    model = lightning.parse(["fit", "--config=digits/teacher"])["model"]
     data = {"class_path": "kd_lightning.data.DigitsDataModule"}
     (tmp_path / "teacher.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
-    config = cli.parse(["fit", f"--config={tmp_path / 'teacher.yaml'}"])
+    config = lightning.parse(["fit", f"--config={tmp_path / 'teacher.yaml'}"])
     assert config["trainer"]["logger"] is None
     assert config["seed_everything"] != 7
 
@@ -206,7 +209,7 @@ def test_a_stage_is_one_file(tmp_path, monkeypatch):
     assert list(recipe.stages) == ["teacher", "baseline", "distill", "distill_T8"]
     assert recipe.stages["distill_T8"].teacher == "teacher"
     assert [stage.name for stage in recipe.choose(["distill_T8"])] == ["teacher", "distill_T8"]
-    assert cli.parse(["fit", "--config=digits/distill_T8"])["model"]["init_args"]["temperature"] == 8.0
+    assert lightning.parse(["fit", "--config=digits/distill_T8"])["model"]["init_args"]["temperature"] == 8.0
 
 
 def test_the_recipes_are_the_ones_that_readers_are_told_of():

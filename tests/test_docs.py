@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kd_lightning
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.recipe import find_recipe
 from kd_lightning.reports.columns import mean_and_spread
 from tests.pages import recipe_pages
@@ -111,7 +111,7 @@ def test_links_within_the_repository_lead_somewhere(page):
 def test_equivalent_weights_are_those_of_the_configs(recipe, stage):
     page = (DOCS / "distillation.md").read_text()
     (row,) = [line for line in page.splitlines() if line.startswith(f"| `{recipe}`")]
-    config = cli.parse(["fit", f"--config={ROOT / 'configs' / recipe / stage}.yaml"])["model"]["init_args"]
+    config = lightning.parse(["fit", f"--config={ROOT / 'configs' / recipe / stage}.yaml"])["model"]["init_args"]
     for option, cell in zip(("temperature", "hard_weight", "soft_weight"), row.strip("|").split("|")[2:], strict=True):
         above, _, below = cell.rpartition("=")[2].partition("/")
         assert config[option] == pytest.approx(float(above) / float(below or 1))

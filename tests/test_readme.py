@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import (
     compare_arguments,
     export_arguments,
@@ -65,7 +65,7 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
                 find_recipe(word, Path("configs"))
     elif words[0] == "sweep":
         options, overrides = sweep_arguments().parse_known_args(words[1:])
-        cli.parse(["fit", f"--config={options.config}", *overrides])
+        lightning.parse(["fit", f"--config={options.config}", *overrides])
     elif words[0] == "recipes":
         assert main(words) == 0
     elif words[0] == "export":
@@ -73,7 +73,7 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
     elif words[0] == "predict" and not words[1].startswith("-"):
         predict_arguments().parse_args(words[1:])
     elif "--print_config" not in words:
-        cli.parse(words)
+        lightning.parse(words)
 
 
 def test_commands_on_a_run_are_run_behind_it(monkeypatch, tmp_path):

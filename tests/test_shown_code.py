@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import kd_lightning
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli.lightning import build
 from kd_lightning.models import MLP
 from tests.made import write_mnist
 
@@ -203,7 +203,7 @@ def test_a_network_of_others_is_made_as_shown() -> None:
         "--model=kd_lightning.modules.TeacherModule",
         f"--model.net={yaml.safe_load(block(*HERE[4]))['net']}",
     ]
-    assert cli.build([*words, data]).model.net.fc.out_features == 10
+    assert build([*words, data]).model.net.fc.out_features == 10
 
 
 def test_the_trainer_s_commands_are_run_as_shown() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.checkpoints.file import read_weights
 from kd_lightning.checkpoints.weights import resolve_checkpoint
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
 from kd_lightning.reports.results import read_results
 
@@ -17,7 +17,7 @@ WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 
 def look_at(data: dict[str, Any]) -> str:
     """See that there is something to test on; a digest of the images and labels, or of their files."""
-    module = cli.build_data(data)
+    module = lightning.build_data(data)
     module.prepare_data()
     module.setup("test")
     files = getattr(module, "fingerprint", "")

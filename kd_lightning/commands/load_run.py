@@ -13,7 +13,7 @@ from kd_lightning import data
 from kd_lightning.checkpoints.description import KEY, Description, compare_with_data, describe
 from kd_lightning.checkpoints.file import digest_of, read_weights
 from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.export import ImageClassifier, check_answer, ours, plain_options, rebuild
 from kd_lightning.reports.results import check_run
@@ -83,7 +83,7 @@ def load_trained(path: Path, config: Path | None, option: str) -> Trained:
 
 def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
     words = ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
-    built = cli.build(["test", f"--config={config}", f"--ckpt_path={file}", *words])
+    built = lightning.build(["test", f"--config={config}", f"--ckpt_path={file}", *words])
     description = describe(built.datamodule)
     if description is None:
         raise UserError(f"{option}: the data of {config} does not say what it shows; a data module of ours expected")

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from kd_lightning.checkpoints.file import read_weights
 from kd_lightning.checkpoints.weights import resolve_checkpoint
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.cli.next_steps import STAGE
 from kd_lightning.cli.parser import pairs
@@ -173,7 +173,7 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
         )
         options += [word for pair in fitting for word in pair]
         with line(f"reading the config of {stage.name}"):
-            config = cli.parse(["fit", *options])
+            config = lightning.parse(["fit", *options])
         check_logger(config["trainer"]["logger"], fitting)
         spawns_processes(config["trainer"])  # says what is wrong with its devices
         options_of_data = json.dumps(config["data"], sort_keys=True, default=str)
@@ -189,7 +189,7 @@ def _plan(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides
 
 
 def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
-    return cli.parse(["fit", *stage.config_words, *pair])
+    return lightning.parse(["fit", *stage.config_words, *pair])
 
 
 def _fits(stage: Stage, pair: list[str]) -> bool:
@@ -235,7 +235,7 @@ def _train_and_test(run: Run, goes_on: bool) -> None:
             raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
         _test(run)
     else:
-        trained = cli.main(fit)
+        trained = lightning.main(fit)
         checkpoint = resolve_checkpoint(run.folder, run.stage.name)
         trained.trainer.test(trained.model, trained.datamodule, ckpt_path=str(checkpoint), verbose=False)
         _sign(run)
@@ -245,7 +245,7 @@ def _test(run: Run) -> None:
     one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     several = spawns_processes(run.config["trainer"])
     words = [*run.options, *(one_device if several else []), f"--ckpt_path={run.folder}", "--verbose=false"]
-    cli.main(["test", *words])
+    lightning.main(["test", *words])
     _sign(run)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import sweep_arguments
 from kd_lightning.cli.parser import pairs
 from kd_lightning.commands.reproduce import spawns_processes
@@ -53,7 +53,7 @@ def main(words: list[str]) -> None:
     grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, range(options.seeds))]
     console = quiet_console()
     fit_words = [f"--config={options.config}", *(word for pair in pairs(overrides, "sweep", OWN) for word in pair)]
-    asked_for = cli.parse(["fit", *fit_words])
+    asked_for = lightning.parse(["fit", *fit_words])
     folder = options.runs / "sweep" / f"{options.config.parent.name}_{options.config.stem}"
     config = _shared(asked_for, folder)
     reason = _why_one_by_one(config)
@@ -95,7 +95,7 @@ def _shared(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _why_one_by_one(config: dict[str, Any]) -> str:
     """What keeps the students from being trained at once; empty if nothing does. Looks at the data, too."""
-    built = cli.build(["fit", f"--config={json.dumps(config)}"])
+    built = lightning.build(["fit", f"--config={json.dumps(config)}"])
     data, network = built.datamodule, built.model.net
     data.prepare_data()
     data.setup("fit")
@@ -131,7 +131,7 @@ def _one_of(config: dict[str, Any], student: Student) -> dict[str, Any]:
 
 
 def _alone(config: dict[str, Any], student: Student) -> list[Result]:
-    trained = cli.main(["fit", f"--config={json.dumps(_one_of(config, student))}"])
+    trained = lightning.main(["fit", f"--config={json.dumps(_one_of(config, student))}"])
     figures = trained.trainer.callback_metrics
     return [Result(student, figures["val/accuracy"].item(), figures["val/nll"].item())]
 
@@ -142,7 +142,7 @@ def _together(config: dict[str, Any], students: list[Student]) -> list[Result]:
     for name in ("temperature", "soft_weight", "soft_loss", "features", "feature_weight"):
         del options[name]
     config["model"] = {"class_path": POPULATION, "init_args": {**options, "members": [list(s) for s in students]}}
-    figures = cli.main(["fit", f"--config={json.dumps(config)}"]).model.figures
+    figures = lightning.main(["fit", f"--config={json.dumps(config)}"]).model.figures
     # torchmetrics makes a scalar of one student's.
     pairs_of = zip(students, *(figures[name].reshape(-1).tolist() for name in ("accuracy", "nll")), strict=True)
     return [Result(student, accuracy, nll) for student, accuracy, nll in pairs_of]

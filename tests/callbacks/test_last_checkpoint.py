@@ -8,7 +8,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 
 LAST = Path("logs/run/checkpoints/last.ckpt")
 
@@ -57,7 +57,7 @@ def fit(*words: str, **options: Any) -> Any:
         },
     }
     Path("config.yaml").write_text(yaml.safe_dump(whole))
-    return cli.main(["fit", "--config=config.yaml", *words])
+    return lightning.main(["fit", "--config=config.yaml", *words])
 
 
 STOP_AT_ONCE = [

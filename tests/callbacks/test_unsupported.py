@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from tests.callbacks.test_last_checkpoint import LAST, fit
 
 
@@ -72,7 +72,7 @@ def test_averages_are_tested_behind_their_training_and_later() -> None:
     trained = fit(*words)
     averages = trained.model.state_dict()
     (expected,) = trained.trainer.test(trained.model, trained.datamodule, verbose=False)
-    for done in (trained, cli.main(["test", "--config=config.yaml", *words, "--verbose=false"])):
+    for done in (trained, lightning.main(["test", "--config=config.yaml", *words, "--verbose=false"])):
         (found,) = done.trainer.test(done.model, done.datamodule, ckpt_path=str(LAST), verbose=False)
         assert found == expected
         assert_same(done.model.state_dict(), averages)

@@ -13,7 +13,7 @@ from PIL import Image
 from kd_lightning import models
 from kd_lightning.__main__ import _predicts_files, main
 from kd_lightning.callbacks import Dashboard, Describer, Gallery, LastCheckpoint, ResultsWriter
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import compare_arguments, predict_arguments
 
 MLP = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 10]}}
@@ -56,9 +56,9 @@ def test_a_whole_number_is_one_on_the_command_line_and_in_a_config_and_back(writ
     Path("numbers.yaml").write_text("trainer:\n" + "".join(f"  {name}: {written}\n" for name in NUMBERS))
     config = write_config()
     for given in (words, ["--config=numbers.yaml"]):
-        parsed = cli.parse(["fit", config, *given])
+        parsed = lightning.parse(["fit", config, *given])
         Path("again.yaml").write_text(yaml.safe_dump(parsed))
-        for options in (parsed, cli.parse(["fit", "--config=again.yaml"])):
+        for options in (parsed, lightning.parse(["fit", "--config=again.yaml"])):
             found = {name: options["trainer"][name] for name in NUMBERS}
             assert {name: (number, type(number)) for name, number in found.items()} == dict.fromkeys(
                 NUMBERS, (read, type(read))
@@ -68,7 +68,7 @@ def test_a_whole_number_is_one_on_the_command_line_and_in_a_config_and_back(writ
 def test_the_order_of_the_types_of_an_option_does_not_turn_one_batch_into_an_epoch(monkeypatch):
     """Python keeps one `Union` for both orders: which is which depends on what else was imported."""
     callback = [("tests.cli.test_choices.Halfway", {"at": 1})]
-    parsed = cli.parse(["fit", write_config(callback)])
+    parsed = lightning.parse(["fit", write_config(callback)])
     assert type(parsed["trainer"]["callbacks"][0]["init_args"]["at"]) is int
 
 
@@ -79,11 +79,11 @@ class Halfway(TQDMProgressBar):
 
 
 def test_one_batch_is_one_batch():
-    trained = cli.main(["fit", write_config(), "--data.batch_size=8", "--trainer.limit_train_batches=1"])
+    trained = lightning.main(["fit", write_config(), "--data.batch_size=8", "--trainer.limit_train_batches=1"])
     assert trained.trainer.global_step == 1
     words = ["fit", write_config(), "--data.batch_size=8", "--model.steps_at_once=4"]
-    assert cli.main([*words, "--trainer.limit_train_batches=1"]).trainer.global_step == 1
-    assert cli.main([*words, "--trainer.limit_train_batches=1.0"]).trainer.global_step == 8
+    assert lightning.main([*words, "--trainer.limit_train_batches=1"]).trainer.global_step == 1
+    assert lightning.main([*words, "--trainer.limit_train_batches=1.0"]).trainer.global_step == 8
     saved = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
     assert type(saved["trainer"]["limit_train_batches"]) is int
 
@@ -91,7 +91,7 @@ def test_one_batch_is_one_batch():
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
 def test_gradients_are_clipped_under_any_precision(precision):
     words = [f"--trainer.precision={precision}", "--trainer.gradient_clip_val=0.5"]
-    trained = cli.main(["fit", write_config(), *words])
+    trained = lightning.main(["fit", write_config(), *words])
     assert trained.trainer.optimizers[0].defaults["fused"] is (None if precision == "bf16-mixed" else True)
     assert trained.trainer.global_step == 1
 
@@ -109,7 +109,7 @@ OURS["Describer"] = Describer
 def test_callbacks_of_ours_that_the_user_gives_are_not_added_twice():
     options = {"Describer": {"network": None}, "ResultsWriter": {"label": "mine"}}
     named = [(f"kd_lightning.callbacks.{name}", options.get(name, {})) for name in (*OURS, "PredictionWriter")]
-    built = cli.build(["predict", *write_config(named).split(), "--ckpt_path=" + str(trained_weights())])
+    built = lightning.build(["predict", *write_config(named).split(), "--ckpt_path=" + str(trained_weights())])
     kinds = [type(callback).__name__ for callback in built.trainer.callbacks]
     assert all(kinds.count(name) == 1 for name in (*OURS, "PredictionWriter", "BestCheckpoint"))
     assert next(c for c in built.trainer.callbacks if isinstance(c, ResultsWriter)).label == "mine"
@@ -128,7 +128,7 @@ def test_callbacks_of_the_user_s_stand_beside_ours_where_output_is_no_terminal()
         ("lightning.pytorch.callbacks.LearningRateMonitor", {}),
         ("lightning.pytorch.callbacks.ModelSummary", {}),
     ]
-    trainer = cli.main(["fit", write_config(theirs)]).trainer
+    trainer = lightning.main(["fit", write_config(theirs)]).trainer
     bars = [callback for callback in trainer.callbacks if isinstance(callback, TQDMProgressBar)]
     assert [bar.refresh_rate for bar in bars] == [7]
     assert sum(isinstance(callback, ModelCheckpoint) for callback in trainer.callbacks) == 4
@@ -221,7 +221,7 @@ def test_everybody_s_monitor_is_logged_and_is_the_training_loss():
     """A batch that is the whole validation set: its loss by hand; the last layer's weights are those of the start."""
     monitor = [("lightning.pytorch.callbacks.EarlyStopping", {"monitor": "val/loss"})]
     words = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0", "--data.eval_batch_size=20"]
-    done = cli.main(["fit", write_config(monitor), *words])
+    done = lightning.main(["fit", write_config(monitor), *words])
     figures = done.trainer.callback_metrics
     assert figures["val/loss"].item() == pytest.approx(figures["val/nll"].item(), rel=1e-6)
     run = "lightning_logs/version_0"
@@ -229,7 +229,7 @@ def test_everybody_s_monitor_is_logged_and_is_the_training_loss():
     student += ["--model.teacher.widths=[64,10]", f"--model.teacher_ckpt={run}", "--model.temperature=1", *words]
     student += ["--model.hard_weight=0.25", "--model.soft_weight=0.5", "--model.net.widths=[64,12,10]"]
     asked = []
-    done = cli.build(["fit", write_config(), *student])
+    done = lightning.build(["fit", write_config(), *student])
     done.model.teacher.network.register_forward_hook(lambda *_: asked.append(1))
     done.trainer.fit(done.model, done.datamodule)
     figures = done.trainer.callback_metrics
@@ -269,7 +269,7 @@ def test_classes_that_the_user_gives_stand_and_others_are_the_data_s(tmp_path, c
     small = {"class_path": "kd_lightning.models.CNN", "init_args": {"channels": [2], "hidden": []}}
     data = images(tmp_path / "images", 3)
     words = ["fit", write_config(net=small), "--data.val_size=0", "--data.train_size=null", *data]
-    built = cli.build(words)
+    built = lightning.build(words)
     assert built.model.net.classifier.out_features == 3
     assert "gives 10 classes, the data has 3" in refused(capsys, *words, "--model.net.num_classes=10")
     teacher = {**small, "init_args": {**small["init_args"], "num_classes": 10}}
@@ -285,9 +285,9 @@ def test_classes_that_the_user_gives_stand_and_others_are_the_data_s(tmp_path, c
                 }
             )
         )
-        made = cli.build([*words, "--config=teacher.yaml"]).model.teacher.network
+        made = lightning.build([*words, "--config=teacher.yaml"]).model.teacher.network
         assert [network.classifier.out_features for network in getattr(made, "members", [made])] == counts
-    parsed = cli.parse([*words, "--config=teacher.yaml"])["model"]["init_args"]
+    parsed = lightning.parse([*words, "--config=teacher.yaml"])["model"]["init_args"]
     assert "num_classes" not in parsed["net"]["init_args"]
     assert parsed["teacher"]["init_args"]["members"][0]["init_args"]["num_classes"] == 10
 
@@ -297,7 +297,7 @@ def test_a_config_from_a_pipe_is_read():
     reader, writer = os.pipe()
     os.write(writer, content)
     os.close(writer)
-    parsed = cli.parse(["fit", "--config", f"/dev/fd/{reader}"])
+    parsed = lightning.parse(["fit", "--config", f"/dev/fd/{reader}"])
     assert parsed["data"]["init_args"]["train_size"] == 64
     os.close(reader)
 

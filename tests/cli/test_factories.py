@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def net_of(*words: str) -> Any:
     name, *options = words
     options = [f"--model.net.{option}" for option in options]
     path = name if name.startswith(("sys.", "functools.")) else f"{__name__}.{name}"
-    return cli.build(["fit", *TEACHER, f"--model.net={path}", *options]).model.net
+    return lightning.build(["fit", *TEACHER, f"--model.net={path}", *options]).model.net
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ trainer: {{accelerator: cpu, max_steps: 1}}
 """)
     assert main(["fit", "--config=mine.yaml"]) == 0
     run = Path("lightning_logs/version_0")
-    again = cli.main(["test", f"--config={run / 'config.yaml'}", f"--ckpt_path={run}"])
+    again = lightning.main(["test", f"--config={run / 'config.yaml'}", f"--ckpt_path={run}"])
     assert [member.fc.out_features for member in again.model.teacher.network.members] == [10, 10, 10]
     assert again.model.net.fc.out_features == 10
 
@@ -252,7 +252,7 @@ def test_timm_s_networks_get_the_data_s_classes_and_keep_those_that_were_given()
     pytest.importorskip("timm")
 
     def made(*words: str) -> nn.Module:
-        return cli.build(["fit", *TEACHER, *words]).model.net
+        return lightning.build(["fit", *TEACHER, *words]).model.net
 
     create = ["--model.net=timm.create_model", "--model.net.model_name=resnet18"]
     assert made(*create).fc.out_features == 10

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd_lightning.__main__ import COMMANDS, USAGE, main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.cli.help import page_of
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_the_options_of_a_page_are_taken(command):
     helping = {option for option in shown if option.endswith(("help", "help_all", "print_config"))}
     assert helping == {"--print_config", "--model.help", "--data.help", "--model.net.help", "--help_all"}
     words = [f"{option}={VALUES[option]}" for option in shown if option not in {*helping, "--config"}]
-    config = cli.parse([command, f"--config={ROOT / 'configs/digits/distill.yaml'}", *words])
+    config = lightning.parse([command, f"--config={ROOT / 'configs/digits/distill.yaml'}", *words])
     assert config["trainer"]["precision"] == "bf16-mixed"
 
 

@@ -12,7 +12,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd_lightning.__main__ import COMMANDS, main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.models import MLP
 from kd_lightning.reports.results import PARTS
 
@@ -100,7 +100,7 @@ def test_a_student_starts_from_the_baseline_s_weights_and_keeps_no_teacher(monke
     starts = {}
     assert main(["fit", "--config", write_config()]) == 0
     for config in (write_config("baseline"), distill_config()):
-        fitted = cli.main(["fit", "--config", config, "--trainer.max_epochs=0"])
+        fitted = lightning.main(["fit", "--config", config, "--trainer.max_epochs=0"])
         starts[config] = fitted.model.net.state_dict()
     baseline, student = starts.values()
     assert all(torch.equal(baseline[name], student[name]) for name in baseline)
@@ -204,7 +204,7 @@ def test_bfloat16_weights_have_their_errors_counted_one_by_one():
 def test_configs_in_a_row_and_options_override_what_came_before(capsys):
     config = write_config()
     Path("more.yaml").write_text("trainer: {max_epochs: 7}\ndata: {init_args: {batch_size: 16}}\n")
-    options = cli.parse(["fit", "--config", config, "--config", "more.yaml", "--data.train_size=50"])
+    options = lightning.parse(["fit", "--config", config, "--config", "more.yaml", "--data.train_size=50"])
     assert options["trainer"]["max_epochs"] == 7
     assert (options["data"]["init_args"]["batch_size"], options["data"]["init_args"]["train_size"]) == (16, 50)
     with pytest.raises(SystemExit) as stop:
@@ -216,7 +216,7 @@ def test_configs_in_a_row_and_options_override_what_came_before(capsys):
 def test_resuming_from_last_takes_up_where_training_ended():
     config = write_config()
     assert main(["fit", "--config", config]) == 0
-    resumed = cli.main(["fit", "--config", config, "--trainer.max_epochs=3", "--ckpt_path=logs/teacher/seed_0"])
+    resumed = lightning.main(["fit", "--config", config, "--trainer.max_epochs=3", "--ckpt_path=logs/teacher/seed_0"])
     assert resumed.trainer.current_epoch == 3
     assert resumed.trainer.global_step == 3 * 2
 
@@ -354,13 +354,13 @@ def test_an_interruption_outside_of_training_is_one_line(monkeypatch, capsys):
     def interrupted(words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "main", interrupted)
+    monkeypatch.setattr(lightning, "main", interrupted)
     assert main(["fit"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "kd-lightning: interrupted"
 
 
 def test_one_callback_may_be_named_without_a_list():
-    trained = cli.main(
+    trained = lightning.main(
         ["fit", "--config", write_config(), "--trainer.callbacks=lightning.pytorch.callbacks.RichModelSummary"]
     )
     names = [type(callback).__name__ for callback in trained.trainer.callbacks]

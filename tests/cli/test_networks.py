@@ -11,7 +11,7 @@ from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks.results import PICTURES
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
 from kd_lightning.models import densenet121
 
@@ -46,11 +46,11 @@ def on_images(root: Path, net: str) -> list[str]:
 )
 def test_a_network_gets_as_many_classes_as_the_data_has(net, tmp_path):
     words = [TEACHER, *on_images(tree_of_images(tmp_path / "images"), net)]
-    trained = cli.main(["fit", *words])
+    trained = lightning.main(["fit", *words])
     assert trained.model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
     saved = next((tmp_path / "runs").rglob("config.yaml")).read_text()
     assert "num_classes: 3" in saved
-    cli.main(["predict", *words])
+    lightning.main(["predict", *words])
     table = next((tmp_path / "runs").rglob("predictions.csv")).read_text().splitlines()
     assert table[0] == "index,file,class,probability"
     files = sorted(line.split(",")[1] for line in table[1:])
@@ -72,7 +72,7 @@ def test_a_class_name_is_drawn_as_it_is_and_not_as_a_formula(tmp_path):
 def test_a_number_of_classes_that_was_asked_for_and_is_wrong_is_refused(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), "kd_lightning.models.LightNN")
     with pytest.raises(UserError, match="LightNN gives 7 classes, the data has 3"):
-        cli.main(["fit", TEACHER, *words, "--model.net.num_classes=7"])
+        lightning.main(["fit", TEACHER, *words, "--model.net.num_classes=7"])
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ class TwoAnswers(TakesApart):
 def test_a_network_that_takes_its_maps_apart_by_view_learns_teaches_and_is_tested(tmp_path):
     root = tree_of_images(tmp_path / "images")
     words = on_images(root, f"{__name__}.TakesApart")
-    cli.main(["fit", TEACHER, *words, "--trainer.logger.name=teacher"])
+    lightning.main(["fit", TEACHER, *words, "--trainer.logger.name=teacher"])
     (teacher,) = (tmp_path / "runs").rglob("last.ckpt")
     student = [*words, "--model=kd_lightning.modules.DistillModule", f"--model.teacher_ckpt={teacher}"]
     networks = [f"--model.net={__name__}.TakesApart", f"--model.teacher={__name__}.TakesApart"]
     config = [TEACHER, *student, *networks, "--trainer.logger.name=student"]
-    cli.main(["fit", *config])
-    cli.main(["test", *config])
+    lightning.main(["fit", *config])
+    lightning.main(["test", *config])
     results = json.loads(next((tmp_path / "runs" / "student").rglob("results.json")).read_text())
     assert set(results["latency"]) == {"batch_1", "batch_128"}
 
@@ -155,7 +155,7 @@ def test_a_network_that_takes_its_maps_apart_by_view_learns_teaches_and_is_teste
 def test_a_network_with_several_answers_is_refused_in_one_line(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), f"{__name__}.TwoAnswers")
     with pytest.raises(UserError, match="TwoAnswers gives a tuple, a tensor of logits expected"):
-        cli.main(["fit", TEACHER, *words])
+        lightning.main(["fit", TEACHER, *words])
 
 
 def test_a_checkpoint_needs_no_weights_beside_itself(tmp_path):
@@ -164,9 +164,9 @@ def test_a_checkpoint_needs_no_weights_beside_itself(tmp_path):
     weights = tmp_path / "imagenet.pt"
     torch.save(densenet121().state_dict(), weights)
     words = [TEACHER, *on_images(root, net), "--trainer.limit_train_batches=1", "--data.batch_size=4"]
-    cli.main(["fit", *words, f"--model.net.weights={weights}"])
+    lightning.main(["fit", *words, f"--model.net.weights={weights}"])
     weights.unlink()
-    cli.main(["test", *words, f"--model.net.weights={weights}"])
+    lightning.main(["test", *words, f"--model.net.weights={weights}"])
     assert len(list((tmp_path / "runs").rglob("confusion.png"))) == 1
 
 
@@ -175,14 +175,14 @@ def test_a_pretrained_network_of_torchvision_teaches_with_a_head_of_its_own(tmp_
     weights = tmp_path / "imagenet.pt"
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
     large = ["name=shufflenet_v2_x0_5", f"weights={weights}"]
-    cli.main(["fit", TEACHER, *words, *[f"--model.net.{option}" for option in large]])
+    lightning.main(["fit", TEACHER, *words, *[f"--model.net.{option}" for option in large]])
     weights.unlink()  # the teacher's are those of its checkpoint
     (teacher,) = (tmp_path / "runs").rglob("last.ckpt")
     student = on_images(tmp_path / "images", "kd_lightning.models.LightNN")
     options = [f"--model.teacher_ckpt={teacher}", "--model.teacher=kd_lightning.models.pretrained"]
     options += [f"--model.teacher.{option}" for option in large]
     module = "--model=kd_lightning.modules.DistillModule"
-    trained = cli.main(["fit", TEACHER, module, *student, *options, "--trainer.logger.name=student"])
+    trained = lightning.main(["fit", TEACHER, module, *student, *options, "--trainer.logger.name=student"])
     assert trained.model.teacher.network.fc.out_features == 3
 
 
@@ -190,7 +190,7 @@ def test_weights_of_torchvision_with_classes_of_one_s_own_are_refused_with_the_w
     words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.resnet18")
     expected = "resnet18 with weights has 1000 classes, the data 3; kd_lightning.models.pretrained"
     with pytest.raises(UserError, match=expected):
-        cli.main(["fit", TEACHER, *words, "--model.net.weights=DEFAULT"])
+        lightning.main(["fit", TEACHER, *words, "--model.net.weights=DEFAULT"])
 
 
 def test_a_test_on_a_tree_that_changed_after_training_is_refused(tmp_path, capsys):
@@ -216,7 +216,7 @@ class KeepsALayerFrozen(TakesApart):
 
 def test_a_layer_in_evaluation_mode_stays_in_it(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), f"{__name__}.KeepsALayerFrozen")
-    trained = cli.main(["fit", TEACHER, *words])
+    trained = lightning.main(["fit", TEACHER, *words])
     assert trained.model.net.training
     assert not trained.model.net.norm.training
     assert trained.model.net.norm.num_batches_tracked == 0
@@ -230,20 +230,20 @@ class Fails(TakesApart):
 def test_a_network_that_fails_in_any_way_is_one_line(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), f"{__name__}.Fails")
     with pytest.raises(UserError, match=r"Fails cannot read images of 3x32x32 \(of two lines\)"):
-        cli.main(["fit", TEACHER, *words])
+        lightning.main(["fit", TEACHER, *words])
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 def test_auxiliary_outputs_are_refused_before_training(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.googlenet")
     with pytest.raises(UserError, match="GoogLeNet gives auxiliary outputs too, aux_logits: false expected"):
-        cli.main(["fit", TEACHER, *words])
+        lightning.main(["fit", TEACHER, *words])
 
 
 def test_batches_of_one_image_for_batch_norm_are_refused_in_one_line(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.resnet18")
     with pytest.raises(UserError, match="batch_size: 1 found, from which ResNet cannot learn"):
-        cli.main(["fit", TEACHER, *words, "--data.batch_size=1"])
+        lightning.main(["fit", TEACHER, *words, "--data.batch_size=1"])
 
 
 class NamesItsStart(TakesApart):
@@ -254,5 +254,5 @@ class NamesItsStart(TakesApart):
 
 def test_an_option_of_one_s_own_that_is_called_weights_is_kept(tmp_path):
     words = [TEACHER, *on_images(tree_of_images(tmp_path / "images"), f"{__name__}.NamesItsStart")]
-    cli.main(["fit", *words])
-    assert cli.main(["test", *words]).model.net.weights == "uniform"
+    lightning.main(["fit", *words])
+    assert lightning.main(["test", *words]).model.net.weights == "uniform"

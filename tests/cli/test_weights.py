@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.models import MLP
 
 DATA = ["--data=kd_lightning.data.DigitsDataModule", "--trainer.logger=false", "--trainer.accelerator=cpu"]
@@ -30,7 +30,7 @@ def theirs():
 
 
 def test_a_file_of_weights_is_tested_and_is_no_checkpoint_to_go_on_from(theirs, capsys):
-    tested = cli.main(["test", *TEACHER, "--ckpt_path=theirs.pth"])
+    tested = lightning.main(["test", *TEACHER, "--ckpt_path=theirs.pth"])
     assert all(torch.equal(tested.model.net.state_dict()[name], tensor) for name, tensor in theirs.items())
     assert main(["fit", *TEACHER, "--ckpt_path=theirs.pth"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
@@ -41,5 +41,5 @@ def test_a_file_of_weights_is_tested_and_is_no_checkpoint_to_go_on_from(theirs, 
 def test_a_student_learns_from_it(theirs):
     student = ["--model=kd_lightning.modules.DistillModule", *NET, "--model.teacher=kd_lightning.models.MLP"]
     options = ["--model.teacher.widths=[64,10]", "--model.teacher_ckpt=theirs.pth", "--trainer.max_steps=1"]
-    trained = cli.main(["fit", *student, *options, *DATA])
+    trained = lightning.main(["fit", *student, *options, *DATA])
     assert all(torch.equal(trained.model.teacher.network.state_dict()[name], theirs[name]) for name in theirs)

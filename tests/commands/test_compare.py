@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.reports.columns import cells, terminal_table
 from kd_lightning.reports.comparison import collect
 from kd_lightning.reports.results import read_results
@@ -151,7 +151,7 @@ def test_runs_of_no_recipe_share_a_row_where_they_differ_in_nothing_but_the_seed
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
-    config = cli.parse(["fit", f"--config={ROOT / 'configs/digits/baseline.yaml'}"])
+    config = lightning.parse(["fit", f"--config={ROOT / 'configs/digits/baseline.yaml'}"])
     config["trainer"] = {"max_epochs": 1, "limit_train_batches": 1, "enable_progress_bar": False}
     Path("own.yaml").write_text(yaml.safe_dump(config))
     options = [("0",), ("1",), ("1", "--model.optimizer.lr=0.1")]

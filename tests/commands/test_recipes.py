@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.recipe import SHIPPED, recipe_names
 
 
@@ -32,16 +32,16 @@ def test_a_copy_takes_the_place_of_the_recipe(capsys: pytest.CaptureFixture[str]
     common = yaml.safe_load((copied / "common.yaml").read_text())
     common["trainer"]["max_epochs"] = 1
     (copied / "common.yaml").write_text(yaml.safe_dump(common))
-    assert cli.parse(["fit", "--config=digits/distill"])["trainer"]["max_epochs"] == 1
+    assert lightning.parse(["fit", "--config=digits/distill"])["trainer"]["max_epochs"] == 1
     assert main(["recipes"]) == 0
     assert "bundled with scikit-learn (configs/digits)" in capsys.readouterr().out
 
 
 def test_a_local_file_comes_before_a_stage_of_that_name() -> None:
     Path("digits").mkdir()
-    shipped = yaml.safe_dump(cli.parse(["fit", "--config=digits/teacher", "--trainer.max_epochs=3"]))
+    shipped = yaml.safe_dump(lightning.parse(["fit", "--config=digits/teacher", "--trainer.max_epochs=3"]))
     Path("digits/teacher").write_text(shipped)
-    assert cli.parse(["fit", "--config=digits/teacher"])["trainer"]["max_epochs"] == 3
+    assert lightning.parse(["fit", "--config=digits/teacher"])["trainer"]["max_epochs"] == 3
 
 
 @pytest.mark.parametrize(

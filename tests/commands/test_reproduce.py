@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.commands import reproduce
 from kd_lightning.reports.results import read_results
 from kd_lightning.utils.stopping import Stopped
@@ -211,7 +211,7 @@ def test_loggers_of_one_s_own_are_used_inside_each_run_s_folder(given):
     elif given == "list":
         words += [f"--trainer.logger={json.dumps([logger])}"]
     else:
-        config = cli.parse(["fit", f"--config={CONFIGS / 'digits/baseline.yaml'}"])
+        config = lightning.parse(["fit", f"--config={CONFIGS / 'digits/baseline.yaml'}"])
         config["trainer"]["logger"] = [config["trainer"]["logger"], logger]
         stages = {"baseline": {"config": config}}
         Path("digits").mkdir()

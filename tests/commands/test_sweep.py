@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.commands import sweep
 from kd_lightning.models import MLP
 from kd_lightning.modules import ClassifierModule
@@ -80,7 +80,7 @@ def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pyt
     # Alone, the best does what it did among the others.
     assert f"kd-lightning fit --config {FOLDER}/best.yaml" in said
     best = yaml.safe_load((FOLDER / "best.yaml").read_text())["model"]["init_args"]
-    alone = cli.main(["fit", "--config", str(FOLDER / "best.yaml")])
+    alone = lightning.main(["fit", "--config", str(FOLDER / "best.yaml")])
     (row,) = [
         row
         for row in rows()
@@ -177,7 +177,9 @@ def test_the_best_cell_has_the_highest_mean_accuracy_then_the_lowest_likelihood(
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
 
 
-@pytest.mark.parametrize(("owner", "name"), [(cli, "build"), (ClassifierModule, "training_step"), (sweep, "draw_grid")])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(lightning, "build"), (ClassifierModule, "training_step"), (sweep, "draw_grid")]
+)
 def test_sigterm_stops_it_and_the_same_command_makes_all_of_it(
     owner: Any, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

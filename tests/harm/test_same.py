@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.models import CNN, MLP
 from kd_lightning.modules import PopulationModule
 
@@ -36,7 +36,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fit(*options: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The weights and the figures that a training leaves."""
-    trained = cli.main(["fit", "--config=config.yaml", "--trainer.enable_checkpointing=false", *options])
+    trained = lightning.main(["fit", "--config=config.yaml", "--trainer.enable_checkpointing=false", *options])
     return trained.model.net.state_dict(), trained.trainer.callback_metrics
 
 
@@ -84,7 +84,7 @@ def state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_the_teacher_is_what_it_was_after_all_that_is_done_with_it() -> None:
-    built = cli.build(["fit", "--config=config.yaml"])
+    built = lightning.build(["fit", "--config=config.yaml"])
     before = torch.load("teacher.pt", weights_only=True)
     trainer, model, data = built.trainer, built.model, built.datamodule
     trainer.fit(model, data)
@@ -94,7 +94,7 @@ def test_the_teacher_is_what_it_was_after_all_that_is_done_with_it() -> None:
     trainer.predict(model, data)
     assert_equal(state(model.teacher.network), before)
     population = PopulationModule(lambda: MLP([64, 8, 10]), model.teacher.network, "teacher.pt", [(2.0, 0.5, 0)])
-    cli.build(["fit", "--config=config.yaml", "--trainer.max_epochs=1"]).trainer.fit(population, data)
+    lightning.build(["fit", "--config=config.yaml", "--trainer.max_epochs=1"]).trainer.fit(population, data)
     assert_equal(state(population.teacher.network), before)
     assert_equal(torch.load("teacher.pt", weights_only=True), before)
 

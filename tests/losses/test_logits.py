@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.losses.logits import soft_target_losses
 
@@ -157,7 +157,7 @@ def labml(s: Tensor, t: Tensor, label: Tensor) -> Tensor:
 def test_each_published_formula_is_a_choice_of_our_weights_and_its_recipe_makes_it(
     published: Any, config: str, classes: int, temperature: float, hard_weight: float, soft_weight: float
 ) -> None:
-    chosen = cli.parse(["fit", f"--config={CONFIGS / config}.yaml"])["model"]["init_args"]
+    chosen = lightning.parse(["fit", f"--config={CONFIGS / config}.yaml"])["model"]["init_args"]
     assert chosen["temperature"] == temperature
     assert (chosen["hard_weight"], chosen["soft_weight"]) == pytest.approx((hard_weight, soft_weight), rel=1e-6)
     student, teacher = logits(32, classes, seed=1).requires_grad_(), logits(32, classes, seed=2)

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.models import MLP
 
 SMALL = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 8, 10]}}
@@ -46,10 +46,10 @@ def weights(run: str) -> dict[str, torch.Tensor]:
 
 def test_a_compiled_student_of_a_compiled_teacher_is_trained_tested_and_resumed_like_any_other() -> None:
     compiled = config("compiled", compile=FAST)
-    trained = cli.main(["fit", compiled])
+    trained = lightning.main(["fit", compiled])
     assert trained.model.net._compiled_call_impl is not None
     assert trained.model.teacher.network._compiled_call_impl is not None
-    cli.main(["fit", config("plain")])
+    lightning.main(["fit", config("plain")])
     assert weights("compiled").keys() == weights("plain").keys()
     for name, tensor in weights("plain").items():
         torch.testing.assert_close(weights("compiled")[name], tensor, rtol=1e-4, atol=1e-5)

@@ -154,8 +154,8 @@ def test_two_processes_share_the_samples_and_leave_what_one_leaves(teacher_file,
     Path("program.py").write_text(
         "import os, sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from kd_lightning.cli import lightning as cli\n"
-        "network = cli.main(sys.argv[1:]).model.teacher.network\n"
+        "from kd_lightning.cli import lightning\n"
+        "network = lightning.main(sys.argv[1:]).model.teacher.network\n"
         "torch.save(network.state_dict(), f'teacher_of_{os.environ[\"LOCAL_RANK\"]}.pt')\n"
     )
     Path("config.yaml").write_text(

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.losses import CosineHiddenLoss, FeatureMapLoss
@@ -259,7 +259,7 @@ def test_students_of_one_seed_start_from_the_same_weights_with_features_and_with
     starts = []
     for config in (write_config("baseline", "TeacherModule", net=net(STUDENT)), distill_config(MAPS, HIDDEN)):
         words = ["fit", "--config", config, "--seed_everything=7", "--trainer.max_epochs=0"]
-        starts.append(cli.main(words).model.net.state_dict())
+        starts.append(lightning.main(words).model.net.state_dict())
     baseline, matched = starts
     assert all(torch.equal(baseline[name], matched[name]) for name in baseline)
 
@@ -276,7 +276,7 @@ def test_a_student_is_trained_resumed_and_tested_with_its_teacher_gone(match):
     regressor = {f"feature_losses.0.regressor.{name}" for name in ("weight", "bias")} if match is MAPS else set()
     assert set(saved) == {f"net.{name}" for name in network(STUDENT).state_dict()} | regressor
     words = ["fit", "--config", "logs/distill/seed_0/config.yaml", "--trainer.max_epochs=2"]
-    resumed = cli.main([*words, "--ckpt_path=logs/distill/seed_0"])
+    resumed = lightning.main([*words, "--ckpt_path=logs/distill/seed_0"])
     assert resumed.trainer.global_step == 4
     shutil.rmtree("logs/teacher")
     assert main(["test", "--config", config]) == 0

@@ -9,7 +9,7 @@ import yaml
 
 from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch, batch_sizes
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.models import MLP
 from kd_lightning.modules import multi_step as steps
 
@@ -64,10 +64,10 @@ def assert_same(found: Any, expected: Any) -> None:
     ids=["adam", "by step", "by epoch", "validated"],
 )
 def test_steps_at_once_are_the_steps_one_by_one(options: dict[str, Any], words: list[str]) -> None:
-    one_by_one = cli.main(["fit", config(**options), *words])
+    one_by_one = lightning.main(["fit", config(**options), *words])
     images = len(one_by_one.datamodule.train_positions)
     for at_once in (4, 10):
-        together = cli.main(["fit", config(**options, steps_at_once=at_once), *words])
+        together = lightning.main(["fit", config(**options, steps_at_once=at_once), *words])
         assert_same(together, one_by_one)
         calls = together.trainer.fit_loop.epoch_loop.batch_progress.current.completed
         assert calls == -(-(images - 1) // (20 * at_once))  # the last image is left over
@@ -76,11 +76,11 @@ def test_steps_at_once_are_the_steps_one_by_one(options: dict[str, Any], words: 
 def test_a_student_is_distilled_the_same() -> None:
     torch.save(MLP([64, 32, 10]).state_dict(), "teacher.pt")
     options = {"teacher": mlp(64, 32, 10), "teacher_ckpt": "teacher.pt"}
-    one_by_one = cli.main(["fit", config("DistillModule", **options)])
+    one_by_one = lightning.main(["fit", config("DistillModule", **options)])
     Path("teacher.pt").touch()
     for table in Path().glob("teacher.pt.answers*"):
         table.unlink()
-    assert_same(cli.main(["fit", config("DistillModule", **options, steps_at_once=4)]), one_by_one)
+    assert_same(lightning.main(["fit", config("DistillModule", **options, steps_at_once=4)]), one_by_one)
 
 
 @pytest.mark.parametrize(
@@ -88,16 +88,16 @@ def test_a_student_is_distilled_the_same() -> None:
     ["max_steps=7", "limit_train_batches=3", "gradient_clip_val=0.1", "accumulate_grad_batches=2"],
 )
 def test_what_counts_or_changes_single_steps_gets_single_steps(word: str) -> None:
-    one_by_one = cli.main(["fit", config(), f"--trainer.{word}"])
-    assert_same(cli.main(["fit", config(steps_at_once=4), f"--trainer.{word}"]), one_by_one)
+    one_by_one = lightning.main(["fit", config(), f"--trainer.{word}"])
+    assert_same(lightning.main(["fit", config(steps_at_once=4), f"--trainer.{word}"]), one_by_one)
 
 
 def test_a_run_is_resumed_as_if_it_had_not_stopped() -> None:
     words = ["--model.net.hidden_dropout=0"]
-    whole = cli.main(["fit", config(steps_at_once=4), *words])
-    half = cli.main(["fit", config(steps_at_once=4), *words, "--trainer.max_epochs=1"])
+    whole = lightning.main(["fit", config(steps_at_once=4), *words])
+    half = lightning.main(["fit", config(steps_at_once=4), *words, "--trainer.max_epochs=1"])
     half.trainer.save_checkpoint("half.ckpt")
-    assert_same(cli.main(["fit", config(steps_at_once=4), *words, "--ckpt_path=half.ckpt"]), whole)
+    assert_same(lightning.main(["fit", config(steps_at_once=4), *words, "--ckpt_path=half.ckpt"]), whole)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
@@ -106,11 +106,11 @@ def test_a_longer_run_has_the_rates_of_the_longer_run(short: Any, long: Any) -> 
 def test_steps_at_once_go_on_as_single_ones_do(at_once: tuple[int, int]) -> None:
     first, then = at_once
     short, long = words(2, {COSINE: {}}, steps_at_once=first), {COSINE: {}}
-    assert cli.main(short).trainer.global_step == 2 * BATCHES
+    assert lightning.main(short).trainer.global_step == 2 * BATCHES
     Path(RUN).rename("kept")
     kept = "--ckpt_path=kept/checkpoints/last.ckpt"
-    expected = cli.main([*words(4, long), kept])
-    found = cli.main([*words(4, long, steps_at_once=then), kept])
+    expected = lightning.main([*words(4, long), kept])
+    found = lightning.main([*words(4, long, steps_at_once=then), kept])
     assert found.trainer.global_step == expected.trainer.global_step == 4 * BATCHES
     for name, tensor in expected.model.state_dict().items():
         assert torch.equal(found.model.state_dict()[name], tensor), name
@@ -173,16 +173,16 @@ def test_a_place_within_an_epoch_is_of_its_order_alone(
 
 def test_a_run_without_a_seed_goes_on_with_the_one_that_was_drawn() -> None:
     unseeded = [*words(1), "--seed_everything=true"]
-    drawn = cli.main(unseeded).config["fit"]["seed_everything"]
-    resumed = cli.main([*words(2), "--seed_everything=true", RESUME])
+    drawn = lightning.main(unseeded).config["fit"]["seed_everything"]
+    resumed = lightning.main([*words(2), "--seed_everything=true", RESUME])
     assert resumed.config["fit"]["seed_everything"] == drawn
     assert resumed.datamodule._seed == drawn
 
 
 def test_the_patience_of_early_stopping_is_the_command_lines() -> None:
     stop = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/nll"]
-    cli.main([*words(1), *stop, "--trainer.callbacks.patience=2"])
-    resumed = cli.main([*words(2), *stop, "--trainer.callbacks.patience=7", RESUME])
+    lightning.main([*words(1), *stop, "--trainer.callbacks.patience=2"])
+    resumed = lightning.main([*words(2), *stop, "--trainer.callbacks.patience=7", RESUME])
     assert resumed.trainer.early_stopping_callback.patience == 7
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss, soft_target_losses
 from kd_lightning.models import CNN, MLP
@@ -54,7 +54,7 @@ def fit(module: str, seed: int, net: dict[str, Any], **options: Any) -> Any:
         },
         "trainer": {"max_epochs": 3, "logger": False, "enable_checkpointing": False, "enable_model_summary": False},
     }
-    return cli.main(["fit", f"--config={json.dumps(words)}"])
+    return lightning.main(["fit", f"--config={json.dumps(words)}"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from kd_lightning.__main__ import main
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.teachers import EnsembleTeacher
@@ -135,7 +135,7 @@ def test_members_get_the_data_s_classes_and_no_published_weights():
     member = {"class_path": "torchvision.models.resnet18", "init_args": {"weights": "DEFAULT"}}
     config["model"]["init_args"]["teacher"]["init_args"]["members"] = [member, network(16)]
     Path("student.yaml").write_text(yaml.safe_dump(config))
-    first, second = cli.build(["fit", "--config=student.yaml"]).model.teacher.network.members
+    first, second = lightning.build(["fit", "--config=student.yaml"]).model.teacher.network.members
     assert first.fc.out_features == 10
     assert second.linear2.out_features == 10
 

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from kd_lightning.__main__ import main
 from kd_lightning.checkpoints.weights import resolve_checkpoint
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.data import ImageFolderDataModule, MNISTDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.utils.paths import expand
@@ -232,7 +232,7 @@ def test_a_dollar_in_the_name_of_a_file_that_is_there_is_a_dollar(tmp_path):
 
 
 def test_the_saved_config_is_what_was_parsed():
-    trained = cli.main(["fit", write_config(NUMBERED)])
+    trained = lightning.main(["fit", write_config(NUMBERED)])
     saved = Path("logs/digits/seed_0/config.yaml").read_text()
     assert saved.startswith("# lightning.pytorch==")
     assert yaml.safe_load(saved) == {name: value for name, value in trained.config_dump.items() if name != "config"}

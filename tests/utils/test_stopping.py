@@ -12,7 +12,7 @@ from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.callbacks import results
-from kd_lightning.cli import lightning as cli
+from kd_lightning.cli import lightning
 from kd_lightning.commands import compare, export, predict, reproduce
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.modules import ClassifierModule
@@ -24,7 +24,7 @@ RUN = Path("lightning_logs/digits/baseline/seed_0")
 RECIPE = ["reproduce", "digits", "--stages=baseline", "--seeds=1", "--trainer.max_epochs=1"]
 
 WITHIN = {
-    "reading configs": (cli, "parse"),
+    "reading configs": (lightning, "parse"),
     "reading data": (DigitsDataModule, "load"),
     "setup": (ClassifierModule, "setup"),
     "optimizer": (ClassifierModule, "configure_optimizers"),
