@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
+from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.paths import expand
-from kd_lightning.utils.run_folder import folder_of, leading_logger
+from kd_lightning.utils.run_folder import folder_of, leading_logger, run_folder
 
 SAVED = "# lightning.pytorch=="
 """How a config begins that Lightning saved."""
@@ -103,3 +106,21 @@ def _leading(trainer: Namespace) -> tuple[Logger | None, Namespace]:
 
 def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
+
+
+class SaveTrainingConfig(SaveConfigCallback):
+    """Save the options of a training, resumed or not, as the run folder's `config.yaml`; a test leaves it as it is.
+
+    Options of one command alone, such as the checkpoint to resume from, are left out. Where runs have no folder of
+    their own, an existing `config.yaml` that no run has saved is the user's and stays.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the config before a training begins."""
+        target = run_folder(trainer) / self.config_filename  # on every process: they agree on it
+        is_users = target.is_file() and not is_saved(target)
+        if stage == "fit" and trainer.is_global_zero and not is_users:
+            config = self.config.clone()
+            for option, value in {"ckpt_path": None, "label": None, "overwrite": False}.items():
+                config[option] = value
+            write_text(target, self.parser.dump(config, skip_none=False))

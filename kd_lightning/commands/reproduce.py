@@ -58,7 +58,7 @@ class Run:
 
         It is known once the run's teacher is trained.
         """
-        unimportant = dict.fromkeys(("seed_everything", "label", "overwrite", "pictures"))
+        unimportant = dict.fromkeys(("seed_everything", "label", "overwrite", "pictures", "disable_callbacks"))
         weights = weights_in(self.config["model"])
         depends_on = {**self.config, **unimportant, "data": [self.config["data"], self.data], "weights": weights}
         del depends_on["stage"]

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import isclass, ismodule
 from itertools import zip_longest
@@ -11,9 +11,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any, get_args, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace, _typehints
-from jsonargparse._typehints import get_all_subclass_paths as subclass_paths
-from jsonargparse._typehints import is_subclass_or_implements_protocol as is_by_annotation
+from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from kd_lightning.errors import UserError
@@ -22,41 +20,13 @@ OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
 """Where networks are defined whose option `weights` is published weights."""
 
 
-LIBRARIES = ("torch.", "torchvision.", "torchmetrics.", "lightning.")
-"""Whose modules help does not list among networks: hundreds of layers and parts of networks."""
+def is_network_factory(value: Any) -> bool:
+    """Return whether a function makes networks.
 
-
-def list_networks_first(networks: Sequence[str]) -> None:
-    """Let the help of an option list this project's networks first, and no layers of torch's.
-
-    jsonargparse lists every subclass of `nn.Module` in the order of imports. There is no hook for it.
-
-    Args:
-        networks: class paths of this project's networks.
+    Raises:
+        UserError: an object that is neither a class nor such a function.
     """
-
-    def paths_for_help(kind: Any, *args: Any, **kwargs: Any) -> list[str]:
-        paths = subclass_paths(kind, *args, **kwargs)
-        if kind is not nn.Module or kwargs.get("closed_types", True):  # names are looked up; else they are shown
-            return paths
-        shown = [path for path in paths if not path.startswith(LIBRARIES)]
-        return sorted(shown, key=lambda path: path not in networks)
-
-    setattr(_typehints, subclass_paths.__name__, paths_for_help)
-
-
-def accept_factories() -> None:
-    """Let jsonargparse take a function without a return annotation where a network is expected.
-
-    It takes annotated ones alone, and most public code has none. There is no hook for it.
-    """
-    setattr(_typehints, is_by_annotation.__name__, _is_or_makes)
-
-
-def _is_or_makes(value: Any, kind: Any) -> bool:
-    if is_by_annotation(value, kind):
-        return True
-    if kind is not nn.Module or isclass(value):
+    if isclass(value):
         return False
     if problem := _why_not(value):
         name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"

@@ -58,7 +58,7 @@ CODE = 1
 `reproduce` then trains and tests finished runs again."""
 
 _NO_SETTING = {
-    "": ("config", "seed_everything", "label", "stage", "ckpt_path", "overwrite", "pictures"),
+    "": ("config", "seed_everything", "label", "stage", "ckpt_path", "overwrite", "pictures", "disable_callbacks"),
     "trainer": ("logger", "default_root_dir"),
     "data": ("seed",),
 }
