@@ -13,7 +13,7 @@ import yaml
 from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import sweep_arguments
 from kd_lightning.cli.parser import pairs
-from kd_lightning.commands.reproduce import spawns_processes
+from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules import DistillModule

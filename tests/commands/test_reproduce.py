@@ -8,7 +8,7 @@ from PIL import Image
 
 from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning
-from kd_lightning.commands import reproduce
+from kd_lightning.commands import processes, reproduce
 from kd_lightning.reports.results import read_results
 from kd_lightning.utils.stopping import Stopped
 from tests.made import write_mnist
@@ -155,7 +155,7 @@ def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
 
 def test_stages_on_several_processes_are_commands_of_their_own(monkeypatch):
     calls = []
-    monkeypatch.setattr(reproduce, "_process_of_its_own", lambda words, environment: calls.append(words) or 1)
+    monkeypatch.setattr(reproduce, "run_process", lambda words, environment: calls.append(words) or 1)
     assert main(["reproduce", "--stages", "teacher", "--trainer.devices=2", "--trainer.accelerator=cpu"]) == 2
     assert calls[0][1:4] == ["-m", "kd_lightning", "fit"]
     assert "--trainer.devices=2" in calls[0]
@@ -166,9 +166,9 @@ def test_a_process_of_its_own_ends_as_it_ends(status):
     words = [sys.executable, "-c", f"raise SystemExit({status})"]
     if status == 143:  # which a signal has stopped
         with pytest.raises(Stopped):
-            reproduce._process_of_its_own(words, {})
+            processes.run_process(words, {})
     else:
-        assert reproduce._process_of_its_own(words, {}) == status
+        assert processes.run_process(words, {}) == status
 
 
 @pytest.mark.parametrize(
@@ -179,16 +179,16 @@ def test_a_process_of_its_own_ends_as_it_ends(status):
     ],
 )
 def test_devices_are_read_as_lightning_reads_them(devices, several, monkeypatch):
-    monkeypatch.setattr(reproduce.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(processes.torch.cuda, "device_count", lambda: 2)
     trainer = {"devices": devices, "num_nodes": 1, "accelerator": "gpu"}
-    assert reproduce.spawns_processes(trainer) == several
-    assert reproduce.spawns_processes({**trainer, "num_nodes": 2})
+    assert processes.spawns_processes(trainer) == several
+    assert processes.spawns_processes({**trainer, "num_nodes": 2})
 
 
 @pytest.mark.parametrize(("command", "devices"), [("reproduce", "0,1"), ("fit", "0,"), ("fit", "[0]")])
 def test_devices_that_a_cpu_does_not_have_are_one_line(command, devices, capsys, monkeypatch):
     calls = []
-    monkeypatch.setattr(reproduce, "_process_of_its_own", lambda words, environment: calls.append(words) or 1)
+    monkeypatch.setattr(reproduce, "run_process", lambda words, environment: calls.append(words) or 1)
     words = {"reproduce": ["digits", "--stages", "teacher"], "fit": ["--config", str(CONFIGS / "digits/teacher.yaml")]}
     assert main([command, *words[command], f"--trainer.devices={devices}", "--trainer.accelerator=cpu"]) == 2
     assert calls or f"trainer.devices: {devices} found (`devices` selected" in capsys.readouterr().err

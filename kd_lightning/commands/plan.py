@@ -1,0 +1,197 @@
+"""The runs of a recipe: a run per stage and seed, with its options, its folder and all that its figures depend on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kd_lightning.checkpoints.file import read_weights
+from kd_lightning.cli import lightning
+from kd_lightning.cli.config_files import LOGGER
+from kd_lightning.cli.parser import pairs
+from kd_lightning.commands.dependencies import data_digest, weights_digests
+from kd_lightning.commands.processes import spawns_processes
+from kd_lightning.errors import UserError
+from kd_lightning.recipe import Recipe, Stage
+from kd_lightning.reports.results import TEST_PARTS, code_version, label_of, read_results
+from kd_lightning.utils.progress import line
+
+NO_SETTINGS = ("seed_everything", "label", "overwrite", "pictures")
+"""Options of `fit` whose value is no part of a run's settings; the seed stands beside them in the fingerprint."""
+
+LATER_NO_SETTINGS = ("stage", "disable_callbacks")
+"""Further such options. They are left out, so that the settings of runs from before these options stay the same."""
+
+RUN_PLACE = ("save_dir", "name", "version", "sub_dir")
+"""Options of TensorBoard's logger that set the run folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of a stage with a seed.
+
+    Attributes:
+        stage: of the recipe.
+        seed: of weights, order and views.
+        folder: of the run.
+        options: the words of `fit`.
+        config: all options, as `options` set them.
+        data: a digest of the images and labels.
+    """
+
+    stage: Stage
+    seed: int
+    folder: Path
+    options: list[str]
+    config: dict[str, Any]
+    data: str
+
+    @cached_property
+    def settings(self) -> str:
+        """A digest of all that the figures depend on but the seed: options, data, weights and code.
+
+        The weights of the teacher are part of it, so the teacher has to be trained first.
+        """
+        depends_on = {
+            **{option: value for option, value in self.config.items() if option not in LATER_NO_SETTINGS},
+            **dict.fromkeys(NO_SETTINGS),
+            "data": [self.config["data"], self.data],
+            "weights": weights_digests(self.config["model"]),
+        }
+        text = json.dumps([depends_on, code_version()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """The settings and the seed."""
+        return f"{self.settings}-{self.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained and tested with these options, and its figures are still of that test."""
+        results = read_results(self.folder)
+        finished = results.get("fingerprint") == self.fingerprint and "test" in results
+        return finished and record_of_test(results) == results.get("reproduced")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it was trained with these options, and only a test is missing."""
+        results = read_results(self.folder)
+        is_this_run = results.get("label") == self.fingerprint
+        is_complete = is_this_run and not results.get("fit", {"earlier": True}).get("earlier")
+        return is_complete and any(self.last_checkpoint.parent.glob("*.ckpt"))
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a training with these options was interrupted and can be resumed."""
+        try:
+            checkpoint = read_weights(self.last_checkpoint, "ckpt_path")
+        except (OSError, UserError):  # absent or damaged
+            return False
+        # A run that was resumed with other options keeps its label.
+        return label_of(checkpoint) == self.fingerprint and not checkpoint["callbacks"]["ResultsWriter"].get("earlier")
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+
+def record_of_test(results: dict[str, Any]) -> dict[str, Any]:
+    """Return what distinguishes the test of a run from another test of it: what it was measured on and its parts."""
+    return {**results.get("measured_on", {}), "parts": [part for part in TEST_PARTS if part in results]}
+
+
+def plan_runs(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]) -> list[Run]:
+    """Plan the runs of stages. All configs and test sets are read here, so that no mistake appears after a training.
+
+    Args:
+        recipe: of the stages.
+        stages: a teacher before its students.
+        seeds: number of runs of a stage that does not set its own.
+        runs: the folder for `<recipe>/<stage>/seed_<n>`.
+        overrides: further options of `fit`, each for the stages that have it.
+
+    Raises:
+        UserError: a mistake in a config, an option or the data.
+    """
+    plan: list[Run] = []
+    digests: dict[str, str] = {}
+    used: set[str] = set()
+    for stage in stages:
+        with line(f"reading the config of {stage.name}"):
+            its = [pair for pair in overrides if _has_option(stage, pair)]
+            used |= {pair[0] for pair in its}
+            teacher = next((run for run in plan if run.stage.name == stage.teacher), None)
+            options = _options(stage, teacher, its)
+            config = lightning.parse(["fit", *options])
+        logger = config["trainer"]["logger"]
+        _check_logger(logger, its)
+        spawns_processes(config["trainer"])  # checks the devices
+        data = json.dumps(config["data"], sort_keys=True, default=str)
+        if data not in digests:
+            digests[data] = data_digest(config["data"])
+        for seed in range(stage.seeds or seeds):
+            place = {"save_dir": str(runs), "name": f"{recipe.name}/{stage.name}", "version": f"seed_{seed}"}
+            folder = Path(*place.values())
+            loggers = _loggers(logger, folder, place)
+            of_run = [
+                f"--seed_everything={seed}",
+                "--trainer.logger=null",  # or options of a logger of another class would remain
+                f"--trainer.logger={json.dumps(loggers if len(loggers) > 1 else loggers[0])}",
+            ]
+            plan.append(Run(stage, seed, folder, [*options, *of_run], config, digests[data]))
+    for pair in overrides:
+        if pair[0] not in used:
+            _parse_with(stages[-1], pair)  # raises the error of an option that no stage has
+    return plan
+
+
+def _options(stage: Stage, teacher: Run | None, overrides: list[list[str]]) -> list[str]:
+    words = [*stage.config_words, "--trainer.enable_model_summary=false", *stage.option_words]
+    if teacher:
+        words.append(f"--model.teacher_ckpt={teacher.folder}")
+    if any(pair[0].partition("=")[0] == "--trainer.logger" for pair in overrides):
+        words.append("--trainer.logger=null")
+    return [*words, *(word for pair in overrides for word in pair)]
+
+
+def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
+    return lightning.parse(["fit", *stage.config_words, *pair])
+
+
+def _has_option(stage: Stage, pair: list[str]) -> bool:
+    """Whether a stage has an option. Models differ (a baseline has no temperature); data and trainer options do not."""
+    if not pair[0].startswith("--model."):
+        return True
+    try:
+        _parse_with(stage, pair)
+    except UserError as error:
+        if "not accepted" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
+    """Refuse options of the logger that `reproduce` sets for each run."""
+    if logger is False:
+        raise UserError("reproduce: trainer.logger false found, but each run lies in a logger's folder")
+    if isinstance(logger, dict) and logger["class_path"] == LOGGER:
+        own = tuple(f"--trainer.logger.{option}" for option in RUN_PLACE)
+        pairs([word for pair in overrides for word in pair], "reproduce", own)
+
+
+def _loggers(chosen: Any, folder: Path, place: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the loggers of a run: TensorBoard's, which sets the run folder, and further ones inside that folder."""
+    found = [each for each in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(each, dict)]
+    first: dict[str, Any] = next((each for each in found if each["class_path"] == LOGGER), {"class_path": LOGGER})
+    loggers = [{**first, "init_args": {**first.get("init_args", {}), "sub_dir": None, **place}}]
+    for each in found:
+        if each is not first:
+            options = each.get("init_args", {})
+            inside = {"save_dir": str(folder)} if "save_dir" in options else {}
+            loggers.append({**each, "init_args": {**options, **inside}})
+    return loggers
