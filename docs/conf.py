@@ -1,4 +1,4 @@
-"""How the documentation is built: `sphinx-build -W -n docs build/docs`, with `pip install -e ".[docs]"`."""
+"""Configure Sphinx: `pip install -e ".[docs]" && sphinx-build -W -n docs build/docs`."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 napoleon_use_ivar = True
-# Types of other packages, whose documentation is not fetched, and of ours that the reference leaves out.
+# Types of other packages, whose documentation is not fetched, and types of ours that are not in the reference.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchvision|nn|lightning|collections|pathlib|typing|numpy|jsonargparse)\..*"),
     ("py:.*", r"kd_lightning\.\w+\.\w+\..*"),

@@ -1,4 +1,4 @@
-"""A page for each recipe, written from its `recipe.yaml`, its configs' headers and what was measured."""
+"""Write a page for each recipe from its `recipe.yaml`, the headers of its stages, and its measured figures."""
 
 import json
 import re
@@ -10,16 +10,16 @@ from kd_lightning.recipe import METRICS, Recipe, Stage, find_recipe
 from kd_lightning.reports.columns import mean_and_spread
 
 KEYS = re.compile(r"(Source|Command|Published figure|Known deviation): ")
-"""With which lines of a config's header begin."""
+"""How the lines of a stage's header begin."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 ABSENT = "-"
-"""In a cell of what was not published, or not measured."""
+"""The cell of a figure that was not published or not measured."""
 
 
 def write_pages(root: Path, folder: Path) -> None:
-    """Write a page for every recipe of the repository `root`, and leave nothing else in `folder`."""
+    """Write a page into `folder` for every recipe of the repository `root`, and remove other pages there."""
     folder.mkdir(exist_ok=True)
     for stale in folder.glob("*.md"):
         stale.unlink()
@@ -31,11 +31,11 @@ def write_pages(root: Path, folder: Path) -> None:
 
 
 def page(recipe: Recipe, measured: dict[str, Any] | None) -> str:
-    """One recipe in MyST Markdown.
+    """Write one recipe in MyST Markdown.
 
     Args:
-        recipe: what is published, and by which trainings.
-        measured: the `comparison.json` that is kept of it; None where it was not measured.
+        recipe: its published figures and its stages.
+        measured: its stored `comparison.json`; None if it was not measured.
     """
     parts = [f"# `{recipe.name}`", f"{recipe.title}. Source: {recipe.source}."]
     parts.append(f"```sh\nkd-lightning reproduce {recipe.name}\n```")
@@ -46,13 +46,13 @@ def page(recipe: Recipe, measured: dict[str, Any] | None) -> str:
 
 
 def _figures(recipe: Recipe, measured: dict[str, Any]) -> str:
-    """The table: published beside ours."""
+    """Write the table of published figures and ours."""
     digits = 2 if measured["metric"] == "accuracy" else 1
     head = ["stage", "published", f"ours: {METRICS[recipe.metric]}", "seeds", "agrees with teacher", "parameters"]
     rows = [[*head, "MiB", "ms for 1 image / for 128"], ["---"] * (len(head) + 2)]
     for row in measured["rows"]:
         agreement = f"{100 * statistics.fmean(row['agreement']):.1f} %" if row.get("agreement") else ABSENT
-        latency = row.get("latency", {})  # of records of the first days there is none
+        latency = row.get("latency", {})  # the first records have none
         times = [statistics.median(latency.get(f"batch_{size}") or [0]) for size in (1, 128)]
         rows.append(
             [
@@ -79,14 +79,14 @@ def _how_measured(measured: dict[str, Any]) -> str:
 
 
 def _stage(stage: Stage) -> str:
-    """A stage's heading, with what its config says of itself."""
-    taught = f" Taught by `{stage.teacher}`." if stage.teacher else ""
+    """Write a stage's heading and the header of its config."""
+    taught = f" Teacher: `{stage.teacher}`." if stage.teacher else ""
     options = "".join(f" `{name}: {value}`." for name, value in stage.options.items())
     if isinstance(stage.config, dict):
         return f"### `{stage.name}`\n\n{taught.strip()}"
     header = [line[1:].strip() for line in stage.config.read_text().splitlines() if line.startswith("#")]
-    said = "\n".join(f"- {_as_code(line)}" if KEYS.match(line) else line for line in header)
-    text, *rest = said.partition("\n- ")
+    lines = "\n".join(f"- {_as_code(line)}" if KEYS.match(line) else line for line in header)
+    text, *rest = lines.partition("\n- ")
     where = f"`configs/{stage.config.parent.name}/{stage.config.name}`"
     return f"### `{stage.name}`\n\n{text}{taught}{options}\n{''.join(rest)}\n- Config: {where}."
 
