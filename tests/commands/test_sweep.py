@@ -99,7 +99,7 @@ def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pyt
         (
             {"optimizer": {"class_path": "torch.optim.Adafactor"}},
             [],
-            "Adafactor does not treat each weight by itself",
+            "Adafactor does not update each weight independently",
         ),
         ({}, ["--trainer.gradient_clip_val=1"], "gradients are clipped by their norm"),
         (
@@ -110,7 +110,7 @@ def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pyt
                 }
             },
             [],
-            "ReduceLROnPlateau watches a figure of one student",
+            "ReduceLROnPlateau monitors a single student",
         ),
     ],
     ids=["dropout", "soft loss", "optimizer", "clipping", "plateau"],
@@ -128,7 +128,7 @@ def test_what_cannot_be_stacked_is_trained_one_after_another(
     ("words", "message"),
     [
         (["recipe/student.yaml"], "sweep: the following arguments are required: --temperatures, --soft_weights"),
-        (["--seeds=2"], "sweep: --seeds=2 found, a config expected first"),
+        (["--seeds=2"], "sweep: --seeds=2 found, the config of a distilled student expected first"),
         (["recipe/student.yaml", *GRID, "--data.val_size=0"], "val_size: 0 found, at least 1 expected: students are"),
         (["recipe/student.yaml", *GRID, "--seed_everything=1"], "sweep: --seed_everything=1 found, but sweep sets it"),
         (["recipe/student.yaml", "--temperatures=a", "--soft_weights=1"], "a found, numbers expected, as in 1,2,4"),
