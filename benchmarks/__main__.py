@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: how long everything takes, as a table, and kept with machine and versions."""
+"""Run benchmarks with `python -m benchmarks`, print tables, and record the figures with machine and versions."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cifar10_densenet, cifar10_tutorial, data_path, memory, mnist_hinton, mnist_transfer
-from benchmarks.turns import OURS, Benchmark, share, take_turns
+from benchmarks.measure import OURS, Benchmark, measure_in_turn, median_ratio
 from kd_lightning.reports.results import machine, versions
 from kd_lightning.utils.cpu import make_cpu_fast
 
@@ -31,27 +31,32 @@ BENCHMARKS: dict[str, Callable[[Path, int | None], Benchmark]] = {
 }
 
 RECORDS = Path("benchmarks", "records.jsonl")
-"""Every run that was kept, one a line, the newest last; none is taken away."""
+"""All recorded runs, one JSON object a line, the newest last."""
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run the benchmarks named, and print a table after each."""
+    """Run the named benchmarks and print a table after each."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Time this project's trainings in turn with others of the same work: all of them do one after "
-        "another, again and again. To be run in the repository's root, on a machine with nothing else to do.",
+        description="Measure this project's training and other implementations of the same work in turn, for several "
+        "rounds. Run it at the top of the repository, on a machine with nothing else to do.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch, for all (default: %(default)s)")
-    parser.add_argument("--images", type=int, metavar="N", help="of the training set, to see that a benchmark runs")
-    parser.add_argument("--keep", action="store_true", help=f"add the figures to {RECORDS}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks: {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="torch's CPU threads (default: %(default)s)"
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="training images; few, to check that a benchmark runs")
+    parser.add_argument("--keep", action="store_true", help=f"append the figures to {RECORDS}")
     options = parser.parse_args(words)
     if unknown := sorted(set(options.names) - set(BENCHMARKS)):
-        parser.error(f"{', '.join(unknown)} found, of {', '.join(BENCHMARKS)} expected")
-    if options.keep and (changed := _changed()):
-        parser.error(f"--keep names the commit that was measured, but these were changed since: {', '.join(changed)}")
-    # Named before the first turn: what is changed while they run was not measured.
+        parser.error(f"{', '.join(unknown)} found, some of {', '.join(BENCHMARKS)} expected")
+    if options.keep and (changed := _changed_files()):
+        parser.error(
+            f"--keep: uncommitted changes found in {', '.join(changed)}, none expected, as the commit is recorded; "
+            "commit them first"
+        )
+    # Read before the first run: changes made during the runs are not measured.
     commit = _git("rev-parse", "--short", "HEAD").strip() if options.keep else ""
     torch.set_num_threads(options.threads)
     make_cpu_fast()
@@ -59,14 +64,14 @@ def main(words: list[str] | None = None) -> None:
     for name in options.names or BENCHMARKS:
         with tempfile.TemporaryDirectory() as folder:
             benchmark = BENCHMARKS[name](Path(folder), options.images)
-            figures = take_turns(benchmark.turns, options.rounds, partial(_tell, console, benchmark))
+            figures = measure_in_turn(benchmark.contenders, options.rounds, partial(_print_figure, console, benchmark))
         console.print(_table(benchmark, figures))
         if options.keep:
-            _keep(name, commit, benchmark, figures)
+            _record(name, commit, benchmark, figures)
 
 
-def _changed() -> list[str]:
-    """The files that differ from the commit, but for the records themselves."""
+def _changed_files() -> list[str]:
+    """List the tracked files that differ from the commit, except the records."""
     lines = _git("status", "--porcelain", "--untracked-files=no", "--", f":!{RECORDS}").splitlines()
     return [line[3:] for line in lines]
 
@@ -75,25 +80,25 @@ def _git(*words: str) -> str:
     return subprocess.run(["git", *words], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def _tell(console: Console, benchmark: Benchmark, who: str, figure: float) -> None:
+def _print_figure(console: Console, benchmark: Benchmark, who: str, figure: float) -> None:
     console.print(f"{who}: {figure:.4g} {benchmark.unit}")
 
 
 def _table(benchmark: Benchmark, figures: dict[str, list[float]]) -> Table:
     table = Table("", "median", "minimum", "maximum", "n", "ours / it", "to reach", title=benchmark.title)
     for who, its in figures.items():
-        goal = benchmark.ours_at_most if who == OURS else benchmark.at_most.get(who)
+        goal = benchmark.our_aim if who == OURS else benchmark.aims.get(who)
         table.add_row(
             who,
             *(f"{of(its):.4g} {benchmark.unit}" for of in (median, min, max)),
             str(len(its)),
-            "" if who == OURS else f"{share(figures[OURS], its):.3f}",
+            "" if who == OURS else f"{median_ratio(figures[OURS], its):.3f}",
             "" if goal is None else f"{goal:.3g}{f' {benchmark.unit}' if who == OURS else ''} or less",
         )
     return table
 
 
-def _keep(name: str, commit: str, benchmark: Benchmark, figures: dict[str, list[float]]) -> None:
+def _record(name: str, commit: str, benchmark: Benchmark, figures: dict[str, list[float]]) -> None:
     record = {
         "name": name,
         "title": benchmark.title,
@@ -101,7 +106,7 @@ def _keep(name: str, commit: str, benchmark: Benchmark, figures: dict[str, list[
         "commit": commit,
         "unit": benchmark.unit,
         "figures": figures,
-        "ours / it": {who: share(figures[OURS], its) for who, its in figures.items() if who != OURS},
+        "ours / it": {who: median_ratio(figures[OURS], its) for who, its in figures.items() if who != OURS},
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "machine": machine(),

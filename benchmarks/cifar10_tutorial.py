@@ -1,4 +1,4 @@
-"""Recipe C: ten epochs of distillation, the teacher's answers found on the way, against the tutorial's loop."""
+"""`cifar10_tutorial`: ten epochs of distillation with an empty logit cache, against the tutorial's loop."""
 
 from pathlib import Path
 from typing import Any
@@ -9,32 +9,32 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from benchmarks.loops import answers_of, divergence, plain_loop
-from benchmarks.made import TorchvisionCIFAR10
-from benchmarks.ours import untrained, whole_fit
-from benchmarks.turns import OURS, Benchmark, Turn
+from benchmarks.loops import divergence, plain_loop, teacher_logits
+from benchmarks.measure import OURS, Benchmark, Contender
+from benchmarks.ours import save_untrained, whole_fit
+from benchmarks.random_data import TorchvisionCIFAR10
 from kd_lightning.models import DeepNN, LightNN
 
 IMAGES, BATCH, EPOCHS = 50_000, 128, 10
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEMPERATURE, HARD, SOFT = 2.0, 0.75, 0.25
 STEPS = 30
-"""Of the tutorial's that are timed on a CPU, where all of them would take half an hour."""
+"""Steps of the tutorial's loop that are timed; all of them would take half an hour on a CPU."""
 
 
 def benchmark(folder: Path, images: int | None) -> Benchmark:
-    """Prepare it, in a folder, with fewer images where so many are asked for."""
+    """Prepare the benchmark, with files in `folder` and `images` training images."""
     images = images or IMAGES
     teacher = DeepNN().eval()
     return Benchmark(
-        f"cifar10_tutorial: ten epochs of distillation (the tutorial's worked out from {STEPS} steps)",
+        f"cifar10_tutorial: ten epochs of distillation (the tutorial's extrapolated from {STEPS} steps)",
         "s",
         {
             OURS: whole_fit(
                 "cifar10_tutorial/distill.yaml",
                 folder,
-                lambda run: untrained(teacher, run),
-                "--data=benchmarks.made.RandomCIFAR10",
+                lambda run: save_untrained(teacher, run),
+                "--data=benchmarks.random_data.RandomCIFAR10",
                 f"--data.images={images}",
             ),
             "tutorial's loop, 2 workers": _tutorial(teacher, images),
@@ -43,17 +43,16 @@ def benchmark(folder: Path, images: int | None) -> Benchmark:
     )
 
 
-def _tutorial(teacher: torch.nn.Module, images: int) -> Turn:
-    """The tutorial's: float32, the teacher asked at every step."""
+def _tutorial(teacher: torch.nn.Module, images: int) -> Contender:
+    """The tutorial's loop: float32, a teacher forward pass at every step."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     dataset = TorchvisionCIFAR10(images, transform)
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=2)
     student = LightNN().to(memory_format=torch.contiguous_format)
 
     def loss(image: Tensor, label: Tensor) -> Tensor:
-        told = answers_of(teacher, image)
         logits = student(image)
-        soft = divergence(logits, told, TEMPERATURE) * TEMPERATURE**2
+        soft = divergence(logits, teacher_logits(teacher, image), TEMPERATURE) * TEMPERATURE**2
         return SOFT * soft + HARD * F.cross_entropy(logits, label)
 
     epoch = plain_loop(loader, loss, torch.optim.Adam(student.parameters(), 1e-3), STEPS)

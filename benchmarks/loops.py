@@ -1,4 +1,4 @@
-"""Plain PyTorch training loops: what every source's has in common."""
+"""A plain PyTorch training loop, as the sources have it."""
 
 import time
 from collections.abc import Callable
@@ -10,22 +10,22 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from benchmarks.turns import Turn
+from benchmarks.measure import Contender
 
 
 def plain_loop(
     batches: DataLoader[Any], loss: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer, steps: int | None = None
-) -> Turn:
-    """The seconds of one epoch of a plain loop: batch, loss, backward, step.
+) -> Contender:
+    """Make a contender that returns the seconds of one epoch: batch, loss, backward, step.
 
     Args:
-        batches: images and labels; iterated anew in every turn, and so are the workers of a loader.
-        loss: of a batch's images and labels.
-        optimizer: of what is trained.
-        steps: how many are timed, where an epoch takes too long; the epoch's seconds are then worked out from them.
+        batches: images and labels; each run starts a new iteration, with new workers.
+        loss: maps images and labels to the loss.
+        optimizer: of the trained parameters.
+        steps: number of steps to time if an epoch takes too long; the result is extrapolated to an epoch.
     """
 
-    def turn() -> float:
+    def run() -> float:
         begin, done = time.perf_counter(), 0
         for image, label in batches:
             optimizer.zero_grad()
@@ -37,11 +37,11 @@ def plain_loop(
         seconds = time.perf_counter() - begin
         return seconds * len(batches) / done
 
-    return turn
+    return run
 
 
 def divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """The sources' soft loss before their weights: summed over classes, averaged over the batch, no T squared."""
+    """Compute the sources' soft loss: KL summed over classes, averaged over the batch, without T squared or weight."""
     return F.kl_div(
         F.log_softmax(student_logits / temperature, dim=-1),
         F.softmax(teacher_logits / temperature, dim=-1),
@@ -49,7 +49,7 @@ def divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     )
 
 
-def answers_of(teacher: torch.nn.Module, image: Tensor) -> Tensor:
-    """What a frozen teacher says."""
+def teacher_logits(teacher: torch.nn.Module, image: Tensor) -> Tensor:
+    """Run the teacher without gradients."""
     with torch.no_grad():
         return teacher(image)

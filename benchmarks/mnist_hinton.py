@@ -1,4 +1,4 @@
-"""Recipe B: an epoch of 60,000 jittered images in batches of 128, of the teacher and of its student."""
+"""`mnist_hinton`: an epoch of 60,000 jittered images in batches of 128, of the teacher and of its student."""
 
 import time
 from pathlib import Path
@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmarks.loops import plain_loop
-from benchmarks.made import RandomMNIST, TorchvisionMNIST, random_images
-from benchmarks.ours import one_epoch, untrained
-from benchmarks.turns import OURS, Benchmark, Turn
+from benchmarks.measure import OURS, Benchmark, Contender
+from benchmarks.ours import one_epoch, save_untrained
+from benchmarks.random_data import RandomMNIST, TorchvisionMNIST, random_images
 from kd_lightning.models import MLP
 
 IMAGES, BATCH, SHIFT = 60_000, 128, 2
@@ -22,7 +22,7 @@ BF16 = "--trainer.precision=bf16-mixed"
 
 
 def teacher(folder: Path, images: int | None) -> Benchmark:
-    """The teacher's epoch."""
+    """Prepare the teacher's epoch."""
     images = images or IMAGES
     return Benchmark(
         "mnist_hinton: an epoch of the teacher, jittered, 60,000 images in batches of 128",
@@ -38,24 +38,26 @@ def teacher(folder: Path, images: int | None) -> Benchmark:
 
 
 def distilled(folder: Path, images: int | None) -> Benchmark:
-    """The student's epoch, with the teacher's answers kept and without."""
-    config, known = "mnist_hinton/distill_jittered.yaml", untrained(MLP(WIDTHS), folder)
-    words = (*jittered(images or IMAGES), f"--model.teacher_ckpt={known}")
+    """Prepare the student's epoch, with and without cached teacher logits."""
+    config, teacher_file = "mnist_hinton/distill_jittered.yaml", save_untrained(MLP(WIDTHS), folder)
+    words = (*jittered(images or IMAGES), f"--model.teacher_ckpt={teacher_file}")
     return Benchmark(
         "mnist_hinton: an epoch of the jittered student, 60,000 images in batches of 128",
         "s",
         {
             OURS: one_epoch(config, folder, *words, "--model.cache_teacher=all"),
-            "ours, teacher asked at every step": one_epoch(config, folder, *words, "--model.cache_teacher=false"),
+            "ours, teacher forward pass at every step": one_epoch(
+                config, folder, *words, "--model.cache_teacher=false"
+            ),
         },
-        {"ours, teacher asked at every step": 1 / 1.8},
+        {"ours, teacher forward pass at every step": 1 / 1.8},
     )
 
 
 def jittered(images: int) -> tuple[str, ...]:
-    """The options of random images, jittered, in the source's batches."""
+    """Return the options for jittered random images in the source's batches."""
     return (
-        "--data=benchmarks.made.RandomMNIST",
+        "--data=benchmarks.random_data.RandomMNIST",
         f"--data.images={images}",
         f"--data.batch_size={BATCH}",
         "--data.views=kd_lightning.data.Shift",
@@ -77,8 +79,8 @@ def _network() -> nn.Module:
     )
 
 
-def _reproduction(images: int, workers: int) -> Turn:
-    """The reproduction's: each image jittered by itself, as a PIL image."""
+def _reproduction(images: int, workers: int) -> Contender:
+    """The reproduction's loop: each image jittered by itself, as a PIL image."""
     transform = transforms.Compose(
         [
             transforms.RandomAffine(0, translate=(SHIFT / 28, SHIFT / 28)),
@@ -94,8 +96,8 @@ def _reproduction(images: int, workers: int) -> Turn:
     return plain_loop(loader, lambda image, label: F.cross_entropy(network(image), label), optimizer)
 
 
-def _by_hand(images: int) -> Turn:
-    """What a careful engineer would write for this alone: padded images in memory, each batch one gather, bfloat16."""
+def _by_hand(images: int) -> Contender:
+    """A lean loop for this task alone: padded images in memory, each batch one gather, bfloat16."""
     part = random_images(images, RandomMNIST.image_shape)
     windows = F.pad(part.image.squeeze(1), (SHIFT,) * 4).unfold(1, 28, 1).unfold(2, 28, 1)
     network = _network()
@@ -108,7 +110,7 @@ def _by_hand(images: int) -> Turn:
             logits = network(image)
         return F.cross_entropy(logits.float(), part.label[rows])
 
-    def turn() -> float:
+    def run() -> float:
         begin = time.perf_counter()
         for rows in torch.randperm(images).split(BATCH):
             optimizer.zero_grad()
@@ -116,4 +118,4 @@ def _by_hand(images: int) -> Turn:
             optimizer.step()
         return time.perf_counter() - begin
 
-    return turn
+    return run

@@ -1,4 +1,4 @@
-"""Recipe A: an epoch of distillation on 10,000 images, in batches of 32, against the notebook's loop and a lean one."""
+"""`mnist_transfer`: an epoch of distillation on 10,000 images in batches of 32, and a sweep of 32 students."""
 
 import json
 import time
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from benchmarks.loops import answers_of, divergence, plain_loop
-from benchmarks.made import RandomMNIST, TorchvisionMNIST, random_images
-from benchmarks.ours import one_epoch, untrained
-from benchmarks.turns import OURS, Benchmark, Turn
+from benchmarks.loops import divergence, plain_loop, teacher_logits
+from benchmarks.measure import OURS, Benchmark, Contender
+from benchmarks.ours import one_epoch, save_untrained
+from benchmarks.random_data import RandomMNIST, TorchvisionMNIST, random_images
 from kd_lightning.cli.arguments import AT_ONCE
 from kd_lightning.models import MLP
 
@@ -23,11 +23,11 @@ MEAN, STD = 0.1307, 0.3081
 SMALL, LARGE = [784, 200, 200, 10], [784, 800, 800, 10]
 TEMPERATURE, HARD, SOFT = 3.0, 0.2, 0.8
 STUDENTS = 32
-"""Of the sweep."""
+"""Students of the sweep."""
 
 
 def benchmark(folder: Path, images: int | None) -> Benchmark:
-    """Prepare it, in a folder, with fewer images where so many are asked for."""
+    """Prepare the benchmark, with files in `folder` and `images` training images."""
     images = images or IMAGES
     teacher = MLP(LARGE).eval()
     return Benchmark(
@@ -44,7 +44,7 @@ def benchmark(folder: Path, images: int | None) -> Benchmark:
 
 
 def sweep(folder: Path, images: int | None) -> Benchmark:
-    """32 students at once, in stacks of as many as `kd-lightning sweep` takes, and one after another."""
+    """Prepare the sweep: 32 stacked students, in stacks of the default size, against one after another."""
     images = images or IMAGES
     options = _options(MLP(LARGE), folder, images)
     network = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": SMALL}}
@@ -58,7 +58,7 @@ def sweep(folder: Path, images: int | None) -> Benchmark:
     at_once = one_epoch(str(config), folder, *options, "--data.shuffle=false", f"--data.batch_size={BATCH}")
     alone = one_epoch("mnist_transfer/distill.yaml", folder, *options)
     return Benchmark(
-        f"mnist_transfer: an epoch of 32 students (worked out from a stack of {AT_ONCE}, and from one of them)",
+        f"mnist_transfer: an epoch of 32 students (extrapolated from a stack of {AT_ONCE}, and from one student)",
         "s",
         {OURS: lambda: STUDENTS / AT_ONCE * at_once(), "ours, one after another": lambda: STUDENTS * alone()},
         {"ours, one after another": 1 / 3},
@@ -67,10 +67,10 @@ def sweep(folder: Path, images: int | None) -> Benchmark:
 
 def _options(teacher: nn.Module, folder: Path, images: int) -> tuple[str, ...]:
     return (
-        "--data=benchmarks.made.RandomMNIST",
+        "--data=benchmarks.random_data.RandomMNIST",
         f"--data.images={images}",
         f"--data.train_size={images}",
-        f"--model.teacher_ckpt={untrained(teacher, folder)}",
+        f"--model.teacher_ckpt={save_untrained(teacher, folder)}",
     )
 
 
@@ -80,38 +80,38 @@ def _student() -> nn.Module:
     )
 
 
-def _notebook(teacher: nn.Module, images: int, workers: int) -> Turn:
-    """The course notebook's: images one by one through torchvision, the teacher asked at every step."""
+def _notebook(teacher: nn.Module, images: int, workers: int) -> Contender:
+    """The course notebook's loop: images one by one through torchvision, a teacher forward pass at every step."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
     loader: DataLoader[Any] = DataLoader(TorchvisionMNIST(images, transform), batch_size=BATCH, num_workers=workers)
     student = _student()
 
     def loss(image: Tensor, label: Tensor) -> Tensor:
         logits = student(image)
-        soft = divergence(logits, answers_of(teacher, image), TEMPERATURE)
+        soft = divergence(logits, teacher_logits(teacher, image), TEMPERATURE)
         return HARD * F.cross_entropy(logits, label) + SOFT * soft
 
     return plain_loop(loader, loss, torch.optim.Adam(student.parameters(), 1e-3))
 
 
-def _by_hand(teacher: nn.Module, images: int) -> Turn:
-    """What a careful engineer would write for this alone: all images normalised, all answers known, nothing logged."""
+def _by_hand(teacher: nn.Module, images: int) -> Contender:
+    """A lean loop for this task alone: normalised images and teacher outputs in memory, nothing logged."""
     part = random_images(images, RandomMNIST.image_shape)
     image, label = ((part.image / 255 - MEAN) / STD).flatten(1), part.label
-    soft = F.softmax(answers_of(teacher, image) / TEMPERATURE, dim=-1)
+    soft = F.softmax(teacher_logits(teacher, image) / TEMPERATURE, dim=-1)
     student = _student()
     optimizer = torch.optim.Adam(student.parameters(), 1e-3, fused=True)
 
-    def turn() -> float:
+    def run() -> float:
         begin = time.perf_counter()
         for start in range(0, images, BATCH):
             rows = slice(start, start + BATCH)
             logits = student(image[rows])
-            told = F.kl_div(F.log_softmax(logits / TEMPERATURE, dim=-1), soft[rows], reduction="batchmean")
-            loss = HARD * F.cross_entropy(logits, label[rows]) + SOFT * told
+            soft_loss = F.kl_div(F.log_softmax(logits / TEMPERATURE, dim=-1), soft[rows], reduction="batchmean")
+            loss = HARD * F.cross_entropy(logits, label[rows]) + SOFT * soft_loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         return time.perf_counter() - begin
 
-    return turn
+    return run

@@ -1,7 +1,7 @@
-"""Several teachers as one: an ensemble, whose answers are the mean of its members'.
+"""Distil an ensemble of three teachers, which returns the mean of its members' logits.
 
-Run it with `python examples/ensemble_teacher.py`: a few seconds, no download. `ensemble_teacher.yaml`, beside it, is
-the same student for `kd-lightning fit`.
+Run `python examples/ensemble_teacher.py`: a few seconds, no download. `ensemble_teacher.yaml` is the same student as a
+config for `kd-lightning fit`.
 """
 
 from lightning import Trainer, seed_everything
@@ -10,7 +10,7 @@ from kd_lightning import MLP, DigitsDataModule, DistillModule, EnsembleTeacher, 
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
 
-# Members differ in their seed: in their first weights, and in the order of the images.
+# Members differ in their seed, which determines the initial weights and the order of the images.
 files = []
 for seed in range(3):
     seed_everything(seed)
@@ -22,7 +22,7 @@ for seed in range(3):
     files.append(f"lightning_logs/examples/ensemble_member_{seed}.ckpt")
     trainer.save_checkpoint(files[-1])
 
-# The student has as many files to name as there are members.
+# An ensemble takes one file for each member.
 few = DigitsDataModule(train_size=300, batch_size=32)
 for name, teacher, teacher_ckpt in (
     ("one teacher", MLP([64, 200, 10]), files[0]),
@@ -33,4 +33,4 @@ for name, teacher, teacher_ckpt in (
     trainer = Trainer(max_epochs=30, **QUIET)
     trainer.fit(student, few)
     (figures,) = trainer.test(student, few, verbose=False)
-    print(f"taught by {name}: {figures['test/errors']:.0f} errors of 360")
+    print(f"distilled from {name}: {figures['test/errors']:.0f} errors of 360")

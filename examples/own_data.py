@@ -1,7 +1,7 @@
-"""Data of your own: say where the images come from; order, views, splits and devices are the base class's.
+"""Write a data module: it loads images; its base class handles order, views, splits and devices.
 
-Run it with `python examples/own_data.py`: a few seconds, no download. (A folder of image files needs no code: it is
-`ImageFolderDataModule`.) In a config it is `class_path: own_data.StripesDataModule`, found by `PYTHONPATH=examples`.
+Run `python examples/own_data.py`: a few seconds, no download. A folder of image files needs no code, but
+`ImageFolderDataModule`. In a config this one is `class_path: own_data.StripesDataModule`, with `PYTHONPATH=examples`.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary":
 
 
 class StripesDataModule(ClassificationDataModule):
-    """Made images of stripes, 16x16 grey pixels, that stand, lie or lean, under noise.
+    """Generate noisy images of vertical, horizontal or diagonal stripes, 16x16 grey pixels.
 
     Args:
         noise: standard deviation of the noise, in grey levels of 255.
         **kwargs: see `ClassificationDataModule`: `batch_size`, `val_size`, `views`, …
     """
 
-    class_names = ("standing", "lying", "leaning")
+    class_names = ("vertical", "horizontal", "diagonal")
     image_shape = (1, 16, 16)
 
     def __init__(self, noise: float = 60.0, **kwargs: Any) -> None:
@@ -31,7 +31,7 @@ class StripesDataModule(ClassificationDataModule):
         self.noise = noise
 
     def load(self, train: bool) -> ImageSet:
-        """Draw 600 images for training, 300 for the test: uint8 (N, 1, 16, 16), and their labels, int64 (N,)."""
+        """Generate 600 training or 300 test images, uint8 (N, 1, 16, 16), and their labels, int64 (N,)."""
         count, random = (600, torch.Generator().manual_seed(0)) if train else (300, torch.Generator().manual_seed(1))
         label = torch.arange(count) % 3
         row, column = torch.arange(16).view(16, 1), torch.arange(16)
@@ -42,7 +42,7 @@ class StripesDataModule(ClassificationDataModule):
 
 
 def main() -> None:
-    """Train a teacher on the stripes, then a student that sees 30 of them."""
+    """Train a teacher on all images, then a student on 30 of them."""
     seed_everything(0)
     large = {"channels": (16, 32), "image_size": 16, "num_classes": 3}
     small = {"channels": (2, 4), "hidden": (), "image_size": 16, "num_classes": 3}
@@ -55,8 +55,8 @@ def main() -> None:
     trainer = Trainer(max_epochs=60, **QUIET)
     trainer.fit(student, few)
     (figures,) = trainer.test(student, few, verbose=False)
-    print(f"taught on 30 images: {figures['test/accuracy']:.1%} of the test images right")
+    print(f"distilled on 30 images: test accuracy {figures['test/accuracy']:.1%}")
 
 
-if __name__ == "__main__":  # a config imports the data module from here, and is to train nothing
+if __name__ == "__main__":  # not run when a config imports the data module
     main()

@@ -1,9 +1,9 @@
-"""Losses of your own: one on the logits, a function, and one on inner layers, a module.
+"""Write a loss on the logits, which is a function, and a loss on inner layers, which is a module.
 
-Run it with `python examples/own_loss.py`: a few seconds, no download. From a config or the command line, the function
-goes in by its import path:
+Run `python examples/own_loss.py`: a few seconds, no download. A config or the command line names the function by its
+import path:
 
-    PYTHONPATH=examples kd-lightning fit --config configs/digits/distill.yaml --model.soft_loss own_loss.logit_distance
+    PYTHONPATH=examples kd-lightning fit --config digits/distill --model.soft_loss own_loss.logit_distance
 """
 
 from functools import partial
@@ -20,34 +20,34 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary":
 
 
 def logit_distance(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Half the squared distance of the logits (B, classes), mean over the batch; an offset common to all is left out.
+    """Compute half the squared distance of the centred logits (B, classes), averaged over the batch.
 
-    Divided by the number of classes it is what T² · KL tends to at high temperature: Hinton et al. 2015, section 2.1.
+    Divided by the number of classes it is the limit of T² · KL at high temperature: Hinton et al. 2015, section 2.1.
     """
-    apart = student_logits - teacher_logits
-    apart = apart - apart.mean(dim=1, keepdim=True)
-    return apart.square().sum(dim=1).mean() / 2
+    difference = student_logits - teacher_logits
+    difference = difference - difference.mean(dim=1, keepdim=True)
+    return difference.square().sum(dim=1).mean() / 2
 
 
 class AttentionLoss(nn.Module):
-    """Look where the teacher looks: squared distance of two attention maps, of equal height and width.
+    """Compute the squared distance of two attention maps of equal height and width.
 
     Source: Zagoruyko and Komodakis 2017, section 3.1 (arXiv 1612.03928).
     """
 
     def forward(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """Compare maps (B, C, H, W); the channels may differ."""
+        """Compare feature maps (B, C, H, W); the numbers of channels may differ."""
         student, teacher = (self.attention(maps) for maps in (student_features, teacher_features))
         return (student - teacher).square().sum(dim=1).mean()
 
     @staticmethod
     def attention(maps: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, H·W) of length 1: where the squared activations are."""
+        """Sum squared activations over channels: (B, C, H, W) to unit vectors (B, H·W)."""
         return F.normalize(maps.square().sum(dim=1).flatten(1))
 
 
 def main() -> None:
-    """Train a teacher; then a student by each of the two losses."""
+    """Train a teacher, then a student with each of the two losses."""
     seed_everything(0)
     large = {"channels": (32, 64), "hidden": (64,), "image_size": 8}
     small = {"channels": (4, 8), "hidden": (), "image_size": 8}
@@ -68,8 +68,8 @@ def main() -> None:
         trainer = Trainer(max_epochs=20, **QUIET)
         trainer.fit(student, few)
         (figures,) = trainer.test(student, few, verbose=False)
-        print(f"{name}: {figures['test/accuracy']:.1%} of the test images right")
+        print(f"{name}: test accuracy {figures['test/accuracy']:.1%}")
 
 
-if __name__ == "__main__":  # a config imports the loss from here, and is to train nothing
+if __name__ == "__main__":  # not run when a config imports the loss
     main()

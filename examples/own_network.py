@@ -1,6 +1,6 @@
-"""A network of your own: any `nn.Module` that turns images (B, C, H, W) into logits (B, classes).
+"""Distil into a network of your own: any `nn.Module` from images (B, C, H, W) to logits (B, classes).
 
-Run it with `python examples/own_network.py`: a few seconds, no download.
+Run `python examples/own_network.py`: a few seconds, no download.
 """
 
 from functools import partial
@@ -16,21 +16,21 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary":
 
 
 class TinyNet(nn.Module):
-    """Eight filters, their mean over the image's sixteen squares, and one linear layer: 1,370 parameters."""
+    """Apply eight filters, average pooling to 4x4 and one linear layer: 1,370 parameters."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.filters = nn.Conv2d(1, 8, kernel_size=3, padding=1)
-        self.squares = nn.AdaptiveAvgPool2d(4)
+        self.pool = nn.AdaptiveAvgPool2d(4)
         self.classifier = nn.Linear(8 * 4 * 4, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of normalised images."""
+        """Compute logits (B, classes) of normalised images (B, 1, 8, 8)."""
         maps = self.filters(image).relu()
-        return self.classifier(self.squares(maps).flatten(1))
+        return self.classifier(self.pool(maps).flatten(1))
 
 
-# The teacher sees all 1,437 training images, the student the first 300 of them.
+# The teacher is trained on all 1,437 training images, the student on the first 300.
 seed_everything(0)
 trainer = Trainer(max_epochs=20, **QUIET)
 trainer.fit(TeacherModule(MLP([64, 200, 10])), DigitsDataModule())
@@ -42,4 +42,4 @@ few = DigitsDataModule(train_size=300, batch_size=32)
 trainer = Trainer(max_epochs=30, **QUIET)
 trainer.fit(student, few)
 (figures,) = trainer.test(student, few, verbose=False)
-print(f"TinyNet, taught by an MLP: {figures['test/accuracy']:.1%} of the test images right")
+print(f"TinyNet, distilled from an MLP: test accuracy {figures['test/accuracy']:.1%}")

@@ -1,4 +1,4 @@
-"""The benchmarks, by their command, on few images: that they run, and what they say and keep."""
+"""Run the benchmarks by their command on few images, and check what they print and record."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.turns import OURS, Benchmark, share, take_turns
+from benchmarks.measure import OURS, Benchmark, measure_in_turn, median_ratio
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,19 +20,20 @@ def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # where the configs are
 
 
-def test_contenders_take_turns_and_every_figure_is_told() -> None:
-    order, told = [], []
+def test_contenders_run_in_turn_and_every_figure_is_reported() -> None:
+    order, reported = [], []
 
-    def turn(name: str, figures: list[float]) -> float:
+    def run(name: str, figures: list[float]) -> float:
         order.append(name)
         return figures.pop(0)
 
     a, b = [1.0, 3.0, 2.0], [2.0, 2.0, 8.0]
-    figures = take_turns({"a": lambda: turn("a", a), "b": lambda: turn("b", b)}, 3, lambda *said: told.append(said))
+    contenders = {"a": lambda: run("a", a), "b": lambda: run("b", b)}
+    figures = measure_in_turn(contenders, 3, lambda *figure: reported.append(figure))
     assert order == ["a", "b"] * 3
     assert figures == {"a": [1.0, 3.0, 2.0], "b": [2.0, 2.0, 8.0]}
-    assert told[:2] == [("a", 1.0), ("b", 2.0)]
-    assert share(figures["a"], figures["b"]) == 0.5  # of 0.5, 1.5 and 0.25
+    assert reported[:2] == [("a", 1.0), ("b", 2.0)]
+    assert median_ratio(figures["a"], figures["b"]) == 0.5  # of 0.5, 1.5 and 0.25
 
 
 def git(*words: str) -> str:
@@ -42,7 +43,7 @@ def git(*words: str) -> str:
 
 @pytest.fixture
 def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A file under git, in the current folder."""
+    """A git repository with one file, as the current folder."""
     monkeypatch.chdir(tmp_path)
     Path("benchmarks").mkdir()
     Path("code.py").write_text("1")
@@ -52,7 +53,7 @@ def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_figures_are_shown_beside_what_they_have_to_reach_and_kept_behind_the_older_ones(
+def test_figures_are_printed_beside_their_aims_and_appended_to_the_records(
     monkeypatch: pytest.MonkeyPatch, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def made(folder: Path, images: int | None) -> Benchmark:
@@ -62,10 +63,10 @@ def test_figures_are_shown_beside_what_they_have_to_reach_and_kept_behind_the_ol
     monkeypatch.setattr(command, "BENCHMARKS", {"made": made})
     for _ in range(2):
         command.main(["made", "--rounds=3", "--images=7", "--keep"])
-        git("add", "benchmarks")  # a changed file of records keeps no one from adding to it
-    said = capsys.readouterr().out
-    assert "other: 4 s" in said
-    assert all(word in said for word in ("a title", "0.250", "0.4 or less", "2 s or less"))
+        git("add", "benchmarks")  # a changed file of records does not count
+    output = capsys.readouterr().out
+    assert "other: 4 s" in output
+    assert all(word in output for word in ("a title", "0.250", "0.4 or less", "2 s or less"))
     records = [json.loads(line) for line in (repository / "benchmarks" / "records.jsonl").read_text().splitlines()]
     assert len(records) == 2
     assert records[0]["figures"] == {"ours": [1.0] * 3, "other": [4.0] * 3}
@@ -74,19 +75,19 @@ def test_figures_are_shown_beside_what_they_have_to_reach_and_kept_behind_the_ol
     assert {record["commit"] for record in records} == {git("rev-parse", "--short", "HEAD")}
 
 
-def test_what_is_in_no_commit_is_not_kept(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uncommitted_code_is_not_recorded(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("code.py").write_text("2")
     with pytest.raises(SystemExit) as caught:
         command.main(["data_path", "--keep"])
     assert caught.value.code == 2
-    assert "these were changed since: code.py" in capsys.readouterr().err
+    assert "uncommitted changes found in code.py" in capsys.readouterr().err
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         command.main(["nothing"])
     assert caught.value.code == 2
-    assert "nothing found, of mnist_transfer, " in capsys.readouterr().err
+    assert "nothing found, some of mnist_transfer, " in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -102,7 +103,7 @@ def test_the_shortest_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None
     assert "a jittered batch of 128" in capsys.readouterr().out
 
 
-def test_what_was_measured_is_kept() -> None:
+def test_records_name_known_benchmarks_and_their_commit() -> None:
     for line in command.RECORDS.read_text().splitlines() if command.RECORDS.exists() else []:
         record = json.loads(line)
         assert record["name"] in command.BENCHMARKS

@@ -1,4 +1,4 @@
-"""Random images in the sizes of MNIST and CIFAR-10: how long a step takes does not depend on what they show."""
+"""Random images in the sizes of MNIST and CIFAR-10: the time of a step does not depend on the pixels."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from torchvision.datasets import CIFAR10, MNIST
 from kd_lightning.data import CIFAR10DataModule, ImageSet, MNISTDataModule
 
 TEST_IMAGES = 1000
-"""Enough to show that a test runs; none is timed."""
+"""Images of the test set, which is not timed."""
 
 
 def random_images(count: int, shape: tuple[int, int, int]) -> ImageSet:
-    """Make `count` images, uint8 of (C, H, W) = `shape`, in ten classes; the same ones every time."""
+    """Generate `count` images, uint8 of (C, H, W) = `shape`, in ten classes; the same ones every time."""
     generator = torch.Generator().manual_seed(count)
     image = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=generator)
     return ImageSet(image, torch.randint(10, (count,), generator=generator))
 
 
 class _Random:
-    """In front of a data module: random images in place of its files.
+    """Mixin before a data module that replaces its files by random images.
 
     Args:
-        images: how many there are in the training set.
-        **kwargs: the data module's own.
+        images: size of the training set.
+        **kwargs: arguments of the data module.
     """
 
     stored_shape: tuple[int, int, int]
@@ -33,23 +33,23 @@ class _Random:
         self.images = images
 
     def prepare_data(self) -> None:
-        """Leave the disk and the network alone."""
+        """Download nothing."""
 
     def load(self, train: bool) -> ImageSet:
-        """Make the training set, or a test set."""
+        """Generate the training or the test set."""
         return random_images(self.images if train else TEST_IMAGES, self.stored_shape)
 
 
 class RandomMNIST(_Random, MNISTDataModule):
-    """MNIST's data module over random images."""
+    """MNIST's data module with random images."""
 
 
 class RandomCIFAR10(_Random, CIFAR10DataModule):
-    """CIFAR-10's data module over random images."""
+    """CIFAR-10's data module with random images."""
 
 
 class TorchvisionMNIST(MNIST):
-    """torchvision's dataset over random images: one PIL image at a time, through its transform."""
+    """torchvision's dataset with random images: one PIL image at a time, through its transform."""
 
     def __init__(self, images: int, transform: Any) -> None:
         self.transform, self.target_transform = transform, None
@@ -58,7 +58,7 @@ class TorchvisionMNIST(MNIST):
 
 
 class TorchvisionCIFAR10(CIFAR10):
-    """torchvision's dataset over random images: one PIL image at a time, through its transform."""
+    """torchvision's dataset with random images: one PIL image at a time, through its transform."""
 
     def __init__(self, images: int, transform: Any) -> None:
         self.transform, self.target_transform = transform, None
