@@ -35,7 +35,7 @@ def benchmark(folder: Path, images: int | None) -> Benchmark:
                 "cifar10_densenet/distill.yaml",
                 folder,
                 *data,
-                f"--model.teacher_ckpt={save_untrained(teacher, folder)}",
+                f"--model.teacher_ckpt={teacher_file}",
             ),
             "ours, labels alone": one_epoch("cifar10_densenet/baseline.yaml", folder, *data),
             "source's loop": _source(teacher, images),
