@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks import cifar10_densenet, cifar10_tutorial, data_path, memory, mnist_hinton, mnist_transfer
 from benchmarks.measure import OURS, Benchmark, measure_in_turn, median_ratio
 from kd_lightning.reports.results import machine, versions
-from kd_lightning.utils.cpu import make_cpu_fast
+from kd_lightning.utils.cpu import configure_cpu
 
 BENCHMARKS: dict[str, Callable[[Path, int | None], Benchmark]] = {
     "mnist_transfer": mnist_transfer.benchmark,
@@ -59,7 +59,7 @@ def main(words: list[str] | None = None) -> None:
     # Read before the first run: changes made during the runs are not measured.
     commit = _git("rev-parse", "--short", "HEAD").strip() if options.keep else ""
     torch.set_num_threads(options.threads)
-    make_cpu_fast()
+    configure_cpu()
     console = Console()
     for name in options.names or BENCHMARKS:
         with tempfile.TemporaryDirectory() as folder:

@@ -192,9 +192,9 @@ def _predicts_files(words: list[str]) -> bool:
 
 def _load() -> None:
     """Import what takes long, and say so."""
-    from kd_lightning.utils.progress import line
+    from kd_lightning.utils.progress import status
 
-    with line("loading torch and Lightning"):
+    with status("loading torch and Lightning"):
         import_module("lightning.pytorch")
 
 

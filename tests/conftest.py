@@ -35,5 +35,5 @@ def pytest_collection_finish():
 def _passes_are_timed_once(request, monkeypatch):
     """What a pass takes is no test's business but `test_latency`'s; half a second for each of two sizes is."""
     if request.module.__name__ != "tests.utils.test_latency":
-        monkeypatch.setattr(latency, "LEAST", 1)
-        monkeypatch.setattr(latency, "SECONDS", 0.0)
+        monkeypatch.setattr(latency, "MIN_PASSES", 1)
+        monkeypatch.setattr(latency, "MAX_SECONDS", 0.0)

@@ -10,7 +10,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kd_lightning.batch import Batch, as_batch, data_of
 from kd_lightning.callbacks.results import leaves_files, record, run_folder
-from kd_lightning.utils.progress import bar
+from kd_lightning.utils.progress import progress_bar
 
 CHUNK = 1000
 """Training images shown at once to find out how often each class is predicted."""
@@ -160,7 +160,7 @@ def _training_set(data: Any, trainer: Trainer, module: LightningModule) -> tuple
     data.setup("fit")
     module.eval()
     logits, labels = [], []
-    for index in bar(torch.arange(data.train_count).split(CHUNK), "bias of the classes left out"):
+    for index in progress_bar(torch.arange(data.train_count).split(CHUNK), "bias of the classes left out"):
         batch = data.deal(index.to(module.device))
         with trainer.precision_plugin.test_step_context():
             logits.append(module(batch.image).float().cpu())

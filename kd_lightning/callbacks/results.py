@@ -34,7 +34,7 @@ from kd_lightning.reports.results import (
     with_few_images,
 )
 from kd_lightning.utils.latency import BATCH_SIZES, measure_latency
-from kd_lightning.utils.progress import line
+from kd_lightning.utils.progress import status
 from kd_lightning.utils.run_folder import has_own_folder as has_own_folder
 from kd_lightning.utils.run_folder import run_folder as run_folder
 
@@ -264,7 +264,7 @@ class ResultsWriter(Callback):
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},
         }
         record(trainer, run, **{**dict.fromkeys(TEST_PARTS), **parts, **collected}, **_setting(trainer, pl_module))
-        with line("measuring latency"):
+        with status("measuring latency"):
             record(trainer, run, latency=_latency(trainer, pl_module))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that say what they are, in the run folder."""
+"""A callback that adds a description of network and data to checkpoints."""
 
 from typing import Any
 
@@ -11,26 +11,25 @@ from kd_lightning.utils.run_folder import run_folder
 
 
 class Describer(Callback):
-    """Writes into checkpoints how their network is made and what it reads, so that one alone is enough to use it.
+    """Adds the network's config and the images it reads to each checkpoint, which can then be used without a config.
 
-    Checkpoints without a folder of their own go to `checkpoints/` in the run folder, whichever loggers there are.
+    It also sends checkpoints without a `dirpath` to `checkpoints/` in the run folder, whichever loggers there are.
 
     Args:
-        network: what makes the network, as a config's `class_path`, `init_args` and `dict_kwargs`; None where a config
-            does not name it.
+        network: the network's `class_path`, `init_args` and `dict_kwargs` as in a config; None if no config names it.
     """
 
     def __init__(self, network: dict[str, Any] | None) -> None:
         self.network = network
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send checkpoints to the run folder; Lightning sets up what writes them after all other callbacks."""
-        folder = str(run_folder(trainer) / "checkpoints")  # on every process: they agree on it
+        """Set the folder of checkpoints; Lightning sets up checkpoint callbacks after all others."""
+        folder = str(run_folder(trainer) / "checkpoints")  # in all processes: see `run_folder`
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = folder
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the description; none where the data is not of our kind."""
+        """Add the description, if the data module has what it takes."""
         if description := describe(data_of(trainer)):
             checkpoint[KEY] = {"network": self.network, **description.plain()}

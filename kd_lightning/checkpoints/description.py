@@ -1,9 +1,9 @@
-"""What a checkpoint says of itself: how its network is made, what images it reads, and what its classes are called.
+"""Description of a checkpoint: its network's config, the images that the network reads, its class names.
 
     {"description": {"network": {"class_path", "init_args", "dict_kwargs"},   # as in a config; None where none names it
                      "class_names", "image_shape", "stored_shape", "mean", "std", "crop"}}   # see `Description`
 
-All of it is plain numbers, words and lists. Whoever reads it has to doubt it: a file may say anything.
+It consists of plain numbers, strings and lists. It is validated when read, as anyone may have written the file.
 """
 
 import math
@@ -17,32 +17,32 @@ import torch
 from kd_lightning.errors import UserError
 
 KEY = "description"
-"""Under which a checkpoint keeps it."""
+"""Key of the description in a checkpoint."""
 
-LARGEST = 2**12
-"""Pixels of the longest side of an image that a description may ask for."""
+MAX_SIDE = 2**12
+"""Largest height and width of images in a description, in pixels."""
 
-ROUNDING = 0.005
-"""Largest difference between two equal normalisations, in standard deviations: published ones have three digits."""
+TOLERANCE = 0.005
+"""Largest difference between equal normalisations, in standard deviations: published ones have three digits."""
 
-NAMED = 5
-"""Class names that an error lists; the others it counts."""
+MAX_NAMED = 5
+"""Class names that an error lists; it counts the others."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a network reads and what its outputs mean: enough to use it without the data that it learned from.
+    """What a network reads and what its outputs mean, so that it can be used without its training data.
 
     Args:
-        class_names: of the outputs, in order.
-        image_shape: (C, H, W) of the images that the network gets.
-        stored_shape: (C, H, W) of the images as they come, before they are resized to `image_shape`.
-        mean: per channel (or one for all), subtracted from pixels in [0, 1].
-        std: per channel (or one for all), divided by; above 0.
-        crop: whether the longer side of a photograph is cropped to keep its proportions; else it is squeezed.
+        class_names: names of the outputs, in order.
+        image_shape: (C, H, W) of the network's input.
+        stored_shape: (C, H, W) of the images before they are resized to `image_shape`.
+        mean: subtracted from pixels in [0, 1]; one value per channel, or one for all.
+        std: divisor after that, above 0; one value per channel, or one for all.
+        crop: whether photographs are cropped to the aspect ratio; otherwise they are stretched.
 
     Raises:
-        ValueError: one of them is not what it should be.
+        ValueError: a value is out of range or of another form.
     """
 
     class_names: tuple[str, ...]
@@ -56,8 +56,8 @@ class Description:
         if len(self.class_names) < 2 or not all(isinstance(name, str) for name in self.class_names):
             raise ValueError(f"class_names: {list(self.class_names)[:3]} found, at least 2 names expected")
         for name, shape in {"image_shape": self.image_shape, "stored_shape": self.stored_shape}.items():
-            if len(shape) != 3 or not all(isinstance(side, int) and 0 < side <= LARGEST for side in shape):
-                raise ValueError(f"{name}: {list(shape)[:4]} found, three numbers from 1 to {LARGEST} expected")
+            if len(shape) != 3 or not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in shape):
+                raise ValueError(f"{name}: {list(shape)[:4]} found, three numbers from 1 to {MAX_SIDE} expected")
         if self.image_shape[0] != self.stored_shape[0]:
             raise ValueError(f"image_shape: {self.image_shape[0]} channels found, {self.stored_shape[0]} expected")
         for name, values in {"mean": self.mean, "std": self.std}.items():
@@ -67,19 +67,19 @@ class Description:
             raise ValueError(f"std: {list(self.std)} found, numbers above 0 expected")
 
     def per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
-        """Repeat a mean or standard deviation that is one for all channels: a value for each."""
+        """Return one value for each channel."""
         return values if len(values) == self.image_shape[0] else values * self.image_shape[0]
 
     def plain(self) -> dict[str, Any]:
-        """Itself, as a file keeps it."""
+        """Return the description as plain values, for a file."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def of(cls, plain: Any) -> "Description":
-        """What a file says.
+        """Return the description from the plain values in a file.
 
         Raises:
-            ValueError: it is no description.
+            ValueError: a value is missing or invalid.
         """
         names = [field.name for field in fields(cls)]
         try:
@@ -93,7 +93,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def describe(data: Any) -> Description | None:
-    """What a data module of ours shows to networks; None of one of another kind, or without a data module."""
+    """Return the description of a data module; None if it lacks what a description needs."""
     try:
         return Description(
             class_names=tuple(data.class_names),
@@ -101,7 +101,7 @@ def describe(data: Any) -> Description | None:
             stored_shape=tuple(data.stored_shape),
             mean=tuple(torch.as_tensor(data.mean).flatten().tolist()),
             std=tuple(torch.as_tensor(data.std).flatten().tolist()),
-            # Of images that no photograph was made into, either way would do.
+            # It does not matter for data without photographs.
             crop=bool(getattr(getattr(data, "decoder", None), "crop", True)),
         )
     except (AttributeError, TypeError, ValueError):
@@ -109,16 +109,16 @@ def describe(data: Any) -> Description | None:
 
 
 def _read(plain: Any, name: str) -> Description | None:
-    """Read the description that a checkpoint holds; None where there is none, as in other people's files of weights.
+    """Read the description in a checkpoint; None if it has none, as files from elsewhere.
 
     Args:
-        plain: what the file has under `KEY`.
-        name: of the option and the file, for the error.
+        plain: the file's value under `KEY`.
+        name: option and file, for errors.
 
     Raises:
         UserError: the description is malformed.
     """
-    if not isinstance(plain, dict) or "class_names" not in plain:  # another's, if it is anything
+    if not isinstance(plain, dict) or "class_names" not in plain:  # not ours
         return None
     try:
         return Description.of(plain)
@@ -127,18 +127,17 @@ def _read(plain: Any, name: str) -> Description | None:
 
 
 def compare_with_data(plain: Any, data: Any, name: str) -> list[int] | None:
-    """Compare what a checkpoint's network was trained on with the data that it is to be used on.
+    """Compare the data that a checkpoint's network was trained on with the data that it is used on.
 
-    Compared are class names, `image_shape`, mean and standard deviation. How images are stored and cropped before that
-    is the data's own business, as augmentation is.
+    Class names, `image_shape`, mean and standard deviation are compared, but not storage, cropping and augmentation.
 
     Args:
-        plain: the checkpoint's description, as the file has it under `KEY`; a checkpoint without one fits any data.
-        data: a data module; one that does not describe itself (`describe`) fits any checkpoint.
-        name: of the option and the file, for errors.
+        plain: the checkpoint's value under `KEY`; a checkpoint without one fits any data.
+        data: a data module; one without a description (see `describe`) fits any checkpoint.
+        name: option and file, for errors.
 
     Returns:
-        For each class of the data, the number of the network's output for it; None where the order is the same.
+        For each class of the data, the index of the network's output; None if the order is the same.
 
     Raises:
         UserError: other class names, another image shape or another normalisation.
@@ -156,10 +155,10 @@ def compare_with_data(plain: Any, data: Any, name: str) -> list[int] | None:
 
 
 def _differences(trained: Description, shown: Description) -> list[str]:
-    """What differs between two descriptions, both sides named; the order of the classes does not count."""
+    """Return the differences between two descriptions, except the order of classes."""
     found: list[tuple[str, Any, Any]] = []
     names, ours = trained.class_names, shown.class_names
-    # Names that are not unique say nothing in another order.
+    # Names that are not unique cannot be matched in another order.
     if names != ours and (sorted(names) != sorted(ours) or len({*names}) < len(names)):
         theirs_alone, ours_alone = [n for n in names if n not in ours], [n for n in ours if n not in names]
         found.append(("class_names", listed(theirs_alone or names), listed(ours_alone or ours)))
@@ -170,19 +169,19 @@ def _differences(trained: Description, shown: Description) -> list[str]:
         for name in ("mean", "std"):
             theirs, its = getattr(trained, name), getattr(shown, name)
             pairs = zip(trained.per_channel(theirs), shown.per_channel(its), scale, strict=True)
-            if any(abs(one - other) > ROUNDING * unit for one, other, unit in pairs):
+            if any(abs(one - other) > TOLERANCE * unit for one, other, unit in pairs):
                 found.append((name, listed([f"{v:.5g}" for v in theirs]), listed([f"{v:.5g}" for v in its])))
     return [f"{name} {theirs} (the data has {its})" for name, theirs, its in found]
 
 
 def listed(values: Sequence[str]) -> str:
-    """Write the first few of many words, and how many more there are."""
-    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
-    return f"[{', '.join(values[:NAMED])}{more}]"
+    """Return a text with the first few strings of a list, and the number of others."""
+    more = f" and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else ""
+    return f"[{', '.join(values[:MAX_NAMED])}{more}]"
 
 
 def plain_network(network: Any) -> dict[str, Any] | None:
-    """The part of a parsed config that names a network, as a file keeps it; None of what is no such part."""
+    """Return the config of a network as plain values, for a file; None if it is no such config."""
     if getattr(network, "class_path", None) is None:
         return None
     return _plain(network.as_dict())

@@ -1,4 +1,4 @@
-"""Reading a file of weights, whoever saved it, without running anything in it."""
+"""Read a file of weights from anyone without running code in it or exhausting memory."""
 
 import codecs
 import hashlib
@@ -21,38 +21,38 @@ from torch import Tensor
 from kd_lightning.errors import UserError
 
 NO_COMMENT = b"\0\0"
-"""How a zip archive ends that has none: with its length."""
+"""The end of a zip archive without a comment: the length of the comment."""
 
 IS_FOLDER = 0x10
-"""The bit of a zip entry's attributes that says so."""
+"""The bit of a zip entry's attributes that marks a folder."""
 
 DAMAGED = (
     *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error),
     *(AssertionError, OverflowError, MemoryError),
 )
-"""What torch's readers raise on files that were cut short, changed, or never held weights."""
+"""Exceptions of torch's readers for truncated, altered and other files."""
 
-SLACK, GROWTH = 2**26, 8
-"""What is unpacked from a file takes at most `SLACK` bytes and `GROWTH` times the file: torch saves uncompressed."""
+BASE_BYTES, MAX_GROWTH = 2**26, 8
+"""A file may unpack to `BASE_BYTES` plus `MAX_GROWTH` times its size: torch saves uncompressed."""
 
-MOST_PARTS = 100_000
-"""Parts of a zip archive of tensors: there is one for each tensor."""
+MAX_PARTS = 100_000
+"""Parts of a zip archive; a checkpoint has one for each tensor."""
 
 LEGACY_PICKLES = 4
-"""Pickles at the start of a file from before torch 1.6: a number, the version, the system, and the content."""
+"""Pickles at the start of a file from before torch 1.6: magic number, protocol, system, content."""
 
-LONGEST_CODEC = 32
+MAX_CODEC_LENGTH = 32
 """Characters of a codec's name."""
 
-CHUNK = 2**20
-"""Bytes read at once."""
+CHUNK_BYTES = 2**20
+"""Bytes read at a time."""
 
-INDEX = ".index.json"
-"""How the name of the index of a state dict in several files ends."""
+INDEX_SUFFIX = ".index.json"
+"""Suffix of the index of a state dict in several files."""
 
 
 class _Ignored:
-    """Stands for numpy's numbers, as in `{"best_accuracy": …}`, which need not be read; nothing of numpy runs."""
+    """Replaces numpy scalars, as in `{"best_accuracy": …}`, which are not needed, so that no code of numpy runs."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -62,15 +62,15 @@ class _Ignored:
 
 
 NUMPY = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"]
-"""What a pickled number of numpy's is made of."""
+"""Globals of a pickled numpy scalar."""
 
 
 def read_weights(path: Path, option: str) -> Any:
-    """Read what is in a file of tensors: of a safetensors file its tensors, else what was saved with torch.
+    """Read the tensors of a safetensors file, or the object in a file that torch saved.
 
     Args:
-        path: the file, which is there.
-        option: what the user set it with, for errors.
+        path: an existing file.
+        option: the option that named the file, for errors.
 
     Raises:
         UserError: the file is damaged, no checkpoint, a pickled module, the index of several files, or unpacks to far
@@ -78,7 +78,7 @@ def read_weights(path: Path, option: str) -> Any:
     """
     if path.stat().st_size == 0:
         raise UserError(f"{option}: {path} is empty (0 bytes), a checkpoint expected")
-    if path.name.endswith(INDEX):
+    if path.name.endswith(INDEX_SUFFIX):
         raise UserError(
             f"{option}: {path} is the index of a state dict in several files, one file expected; join them: load each "
             "with safetensors.torch.load_file (or torch.load), and save all tensors with torch.save"
@@ -86,7 +86,7 @@ def read_weights(path: Path, option: str) -> Any:
     try:
         if path.suffix == ".safetensors" or _is_safetensors(path):
             return load_file(path)
-        check_whole(path, option)
+        verify_checksum(path, option)
         _check_calls(path, option)
         with torch.serialization.safe_globals([(_Ignored, name) for name in NUMPY]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -102,81 +102,83 @@ def read_weights(path: Path, option: str) -> Any:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins with the length of a JSON header, and that header."""
+    """Return whether a file begins with the length of a JSON header, and that header."""
     with path.open("rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, read in parts."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(path: Path) -> None:
-    """Put a digest of all bytes of a file that torch saved behind them, where a zip archive may have a comment."""
+def add_checksum(path: Path) -> None:
+    """Append a SHA-256 of a file that torch saved to it, as the comment of the zip archive."""
     with path.open("r+b") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(-len(NO_COMMENT), os.SEEK_END)
         file.write(struct.pack("<H", len(digest)) + digest.encode())
 
 
-def check_whole(path: Path, option: str) -> None:
-    """Compare a file that torch saved with its seal; one without, with the checksums in it, which torch never reads.
+def verify_checksum(path: Path, option: str) -> None:
+    """Verify the checksum of a file that torch saved; one without it, by the checksums of the zip format.
+
+    torch itself verifies neither.
 
     Args:
-        path: the file, which is there; one of another kind is passed over.
-        option: what the user set it with, for errors.
+        path: an existing file; other than zip archives pass.
+        option: the option that named the file, for errors.
 
     Raises:
-        UserError: a part of the file is not as it was written, or they unpack to far more than the file's size.
+        UserError: the file is damaged, or unpacks to far more than its size.
     """
     try:
         if not zipfile.is_zipfile(path):
             return
         with zipfile.ZipFile(path) as parts:
             _check_unpacked(path, parts.infolist(), option)
-            whole = _as_sealed(path, parts.comment.decode()) if parts.comment else _checksums_fit(parts)
+            intact = _has_checksum(path, parts.comment.decode()) if parts.comment else _zip_checksums_match(parts)
     except (*DAMAGED, zipfile.BadZipFile, zlib.error, NotImplementedError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise UserError(f"{option}: {path} is damaged: its checksums do not fit; use another, or train it anew")
 
 
-def _as_sealed(path: Path, digest: str) -> bool:
+def _has_checksum(path: Path, digest: str) -> bool:
     left = path.stat().st_size - len(NO_COMMENT) - len(digest)
     found = hashlib.sha256()
     with path.open("rb") as file:
-        while left > 0 and (chunk := file.read(min(left, CHUNK))):
+        while left > 0 and (chunk := file.read(min(left, CHUNK_BYTES))):
             found.update(chunk)
             left -= len(chunk)
     found.update(NO_COMMENT)
     return found.hexdigest() == digest
 
 
-def _checksums_fit(parts: zipfile.ZipFile) -> bool:
-    # A part that calls itself a folder is read as nothing.
+def _zip_checksums_match(parts: zipfile.ZipFile) -> bool:
+    # A part marked as a folder would be read as empty.
     return parts.testzip() is None and not any(part.external_attr & IS_FOLDER for part in parts.infolist())
 
 
 def _check_unpacked(path: Path, parts: list[zipfile.ZipInfo], option: str) -> None:
-    """Raise `UserError` where the parts of an archive are far more than its bytes, before any of them is read."""
-    unpacked, most = sum(part.file_size for part in parts), SLACK + GROWTH * path.stat().st_size
+    """Raise `UserError` for an archive that unpacks to far more than its size, before unpacking it."""
+    unpacked, most = sum(part.file_size for part in parts), BASE_BYTES + MAX_GROWTH * path.stat().st_size
     if unpacked > most:
         raise UserError(
             f"{option}: {path} would unpack to {_mebibytes(unpacked)}, at most {_mebibytes(most)} expected of its "
             "size; torch saves checkpoints uncompressed"
         )
-    if len(parts) > MOST_PARTS:
-        raise UserError(f"{option}: {path} has {len(parts)} parts, at most {MOST_PARTS} expected of a checkpoint")
+    if len(parts) > MAX_PARTS:
+        raise UserError(f"{option}: {path} has {len(parts)} parts, at most {MAX_PARTS} expected of a checkpoint")
 
 
 def _check_calls(path: Path, option: str) -> None:
-    """Raise `UserError` where what torch lets a pickle call would make far more bytes than the pickle has."""
-    if not zipfile.is_zipfile(path):  # of before torch 1.6: the pickles stand before the numbers
+    """Raise `UserError` for a pickle whose calls, among those that torch allows, create bytes of any number."""
+    if not zipfile.is_zipfile(path):  # from before torch 1.6: the pickles precede the numbers
         grows = False
-        with path.open("rb") as file, suppress(ValueError):  # no pickle: torch says what it is
+        with path.open("rb") as file, suppress(ValueError):  # no pickle: torch raises a better error
             grows = any(_grows(file) for _ in range(LEGACY_PICKLES))
     else:
         with zipfile.ZipFile(path) as parts:
@@ -187,7 +189,7 @@ def _check_calls(path: Path, option: str) -> None:
 
 
 def _grows(pickled: IO[bytes]) -> bool:
-    """Whether a pickle calls `bytearray`, or encodes into digits, such as hex."""
+    """Return whether a pickle calls `bytearray`, or an encoding of bytes as digits, such as hex."""
     encodes, words = False, []
     for code, argument, _ in genops(pickled):
         if not isinstance(argument, str):
@@ -196,7 +198,7 @@ def _grows(pickled: IO[bytes]) -> bool:
             if argument.endswith(" bytearray"):
                 return True
             encodes |= argument == "_codecs encode"
-        elif len(argument) <= LONGEST_CODEC:
+        elif len(argument) <= MAX_CODEC_LENGTH:
             words.append(argument)
     return encodes and any(map(_is_of_digits, words))
 
@@ -209,22 +211,22 @@ def _is_of_digits(word: str) -> bool:
 
 
 def check_sizes(tensors: Mapping[str, Tensor], path: Path, option: str) -> None:
-    """Compare the memory that tensors' shapes need with what the file holds of them, before they are copied.
+    """Compare the memory that tensors need with their bytes in the file, before they are copied.
 
     A tensor of stride 0 repeats one number over any shape.
 
     Args:
-        tensors: as they were read.
+        tensors: as read from the file.
         path: the file.
-        option: what the user set it with, for errors.
+        option: the option that named the file, for errors.
 
     Raises:
-        UserError: they need far more than the file holds.
+        UserError: the tensors need far more than their bytes in the file.
     """
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     storages = [tensor.untyped_storage() for tensor in tensors.values()]
     held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    if needed > (most := SLACK + GROWTH * held):
+    if needed > (most := BASE_BYTES + MAX_GROWTH * held):
         raise UserError(
             f"{option}: the weights in {path} need {_mebibytes(needed)}, at most {_mebibytes(most)} expected of the "
             f"{_mebibytes(held)} that the file holds of them"

@@ -1,8 +1,8 @@
-"""Finding a network's tensors in the content of a file that anyone may have saved.
+"""Find a network's tensors in a file's content, whatever keys and prefixes its author used.
 
-State dicts come under many keys (`model`, `state_dict`, `ema`, …) and their names with many prefixes (`module.`,
-`student.backbone.`, …). None of those words is known here: every dict of tensors in the content is searched for the
-network's own names, whatever stands before them.
+State dicts are saved under many keys (`model`, `state_dict`, `ema`, …) and with many prefixes (`module.`,
+`student.backbone.`, …). No list of them is kept here: every dict of tensors in the content is searched for the
+network's names, with any prefix.
 """
 
 import re
@@ -17,27 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-DEEPEST = 4
-"""Dicts within dicts that are searched."""
+MAX_DEPTH = 4
+"""Levels of nested dicts that are searched."""
 
 WRAPPERS = frozenset(("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"))
-"""Parts of names that torch's wrappers add, at any place: data parallelism, `torch.compile`, …"""
+"""Parts of names that torch's wrappers insert: data parallelism, `torch.compile`, …"""
 
 COUNTER = "num_batches_tracked"
-"""Batch norm's buffer that files from before torch 0.4.1 lack."""
+"""Batch norm's buffer, which files from before torch 0.4.1 lack."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Tensors of a file that may be a network's.
+    """Tensors in a file that may be a network's weights.
 
     Attributes:
-        keys: where the state dict is in the file's content, key by key; empty where it is the content itself.
-        prefix: what stands before the network's names.
-        inner: what some names have behind the prefix beside, at the place of a module that was wrapped.
-        weights: by the network's names.
-        left_out: names in the state dict that are not taken.
-        problems: why it does not fit; empty where it does.
+        keys: path of the state dict in the file's content; empty if it is the content itself.
+        prefix: of the network's names.
+        inner: part that wrapped modules insert into some names behind the prefix.
+        weights: tensors by the network's names.
+        left_out: unused names of the state dict.
+        problems: why it does not fit; empty if it does.
     """
 
     keys: tuple[str, ...]
@@ -53,23 +53,23 @@ class Candidate:
         return ", ".join(part for part in parts if part) or "the top level"
 
     def is_plain(self) -> bool:
-        """Whether it is a state dict of the network as torch saves it, and nothing else."""
+        """Return whether the file is the network's state dict and nothing else."""
         return not (self.keys or self.prefix or self.inner or self.left_out)
 
     def equals(self, other: "Candidate") -> bool:
-        """Whether both have the same values."""
+        """Return whether both have the same values."""
         return all(torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items())
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is searched for.
+    """The names and shapes to find in a file.
 
     Attributes:
-        tensors: by their names, with their shapes; their values play no part.
-        counters: names of batch norm's counters among them, which an old file may lack.
-        head: beginning of the names of a last layer that is not wanted, which a file may have in any shape.
-        old_names: regular expression of what old files have within names, and what stands there today.
+        tensors: tensors by name, of which only the shapes matter.
+        counters: names of batch norm's counters, which an old file may lack.
+        head: prefix of the last layer's names if that layer is not needed; in the file it may have any shape.
+        old_names: regular expression and replacement that turn the names of old files into those of today.
     """
 
     tensors: Mapping[str, Tensor]
@@ -79,7 +79,7 @@ class Wanted:
 
     @classmethod
     def of(cls, network: nn.Module, **kwargs: Any) -> "Wanted":
-        """All tensors of a network; of one without its `head`, those of the other layers."""
+        """Return all tensors of a network, or those of all layers but its `head`."""
         head = kwargs.get("head")
         tensors = {name: it for name, it in network.state_dict().items() if not (head and name.startswith(head))}
         norms = [name for name, module in network.named_modules() if isinstance(module, _NormBase)]
@@ -87,20 +87,19 @@ class Wanted:
         return cls(tensors, counters, **kwargs)
 
     def current(self, name: str) -> str:
-        """A name as it is today."""
+        """Return the name of today for one in an old file."""
         return re.sub(*self.old_names, name) if self.old_names else name
 
 
 def candidates(wanted: Wanted, content: Any) -> list[Candidate]:
-    """Find what may be a network's weights in a file's content.
+    """Find possible weights of a network in a file's content.
 
     Args:
-        wanted: names and shapes that they must have.
-        content: of the file, as `read_weights` gives it.
+        wanted: the names and shapes to find.
+        content: as returned by `read_weights`.
 
     Returns:
-        All that fit. Where none does, the one that comes closest, with its problems. Empty where the content holds no
-        dict of tensors.
+        All that fit. If none does, the closest one with its problems. Empty if the content has no dict of tensors.
     """
     found = [
         candidate for keys, tensors in _state_dicts(content) for candidate in _in_state_dict(keys, tensors, wanted)
@@ -110,10 +109,10 @@ def candidates(wanted: Wanted, content: Any) -> list[Candidate]:
 
 
 def _state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Each dict in the content that has tensors by name, once, the outermost first."""
+    """Yield each dict with tensors in the content once, outer ones first, with its path of keys."""
     level: list[tuple[tuple[str, ...], Any]] = [((), content)]
     seen: set[int] = set()
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         inner: list[tuple[tuple[str, ...], Any]] = []
         for keys, part in level:
             if not isinstance(part, Mapping) or id(part) in seen:
@@ -127,7 +126,7 @@ def _state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tens
 
 
 def _in_state_dict(keys: tuple[str, ...], tensors: dict[str, Tensor], wanted: Wanted) -> list[Candidate]:
-    """All that fit in one state dict; else the one that comes closest."""
+    """Return all that fit in one state dict, else the closest one."""
     closest: list[Candidate] = []
     for inner, spelled in _spellings([*tensors], wanted):
         counts = _prefixes(spelled, wanted)
@@ -147,7 +146,7 @@ def _in_state_dict(keys: tuple[str, ...], tensors: dict[str, Tensor], wanted: Wa
 
 
 def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
-    """Ways to read the names of a state dict: what is left out within some of them, and each name by its spelling."""
+    """Yield ways to read the names of a state dict: the inner part removed from some, and names by new name."""
     today = {wanted.current(name): name for name in names}
     yield "", today
     bare = {".".join(part for part in name.split(".") if part not in WRAPPERS): own for name, own in today.items()}
@@ -165,7 +164,7 @@ def _spellings(names: list[str], wanted: Wanted) -> Iterator[tuple[str, dict[str
 
 
 def _prefixes(names: Iterable[str], wanted: Wanted) -> Counter[str]:
-    """What stands before the network's names, and how often."""
+    """Count the prefixes of the network's names."""
     counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
@@ -176,10 +175,10 @@ def _prefixes(names: Iterable[str], wanted: Wanted) -> Counter[str]:
 
 
 def _compare(found: dict[str, Tensor], wanted: Wanted) -> tuple[dict[str, Tensor], list[str]]:
-    """The network's weights among what is found under a prefix, and what keeps them from fitting."""
+    """Return the network's weights among tensors found under one prefix, and the problems with them."""
     expected = wanted.tensors
     weights = {name: found[name] for name in expected if name in found}
-    if wanted.counters.isdisjoint(found):  # the file is older than they are; torch starts them at 0, too
+    if wanted.counters.isdisjoint(found):  # an old file; torch initialises them to 0, too
         zeros = {name: torch.zeros_like(expected[name], device="cpu") for name in wanted.counters}
         weights, found = weights | zeros, found | zeros
     beside = {name for name in found if name not in expected and not _is_of_its_kind(name, wanted)}
@@ -187,9 +186,10 @@ def _compare(found: dict[str, Tensor], wanted: Wanted) -> tuple[dict[str, Tensor
 
 
 def _is_of_its_kind(name: str, wanted: Wanted) -> bool:
-    """Whether a name that the network lacks tells of a larger network of its kind, not of a part beside it.
+    """Return whether an extra name belongs to a larger network of the same kind, not to a separate part.
 
-    `layer1.3.weight` and `linear3.weight` do, beside `layer1.2.weight` and `linear2.weight`; `head.weight` does not.
+    `layer1.3.weight` and `linear3.weight` do where the network has `layer1.2.weight` and `linear2.weight`;
+    `head.weight` does not.
     """
     if wanted.head and name.startswith(wanted.head):
         return False
@@ -200,7 +200,7 @@ def _is_of_its_kind(name: str, wanted: Wanted) -> bool:
 
 
 def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a file's tensors from being a network's: names that only one has, shapes and types that differ."""
+    """Return the differences between a file's tensors and a network's: names, shapes and dtypes."""
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not in the network" for name in found if name not in expected]
     both = [(name, found[name], tensor) for name, tensor in expected.items() if name in found]
@@ -217,7 +217,7 @@ def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
 
 
 def _has_values_for(found: Tensor, expected: Tensor) -> bool:
-    """Whether a tensor has a number for each place of another; one of quantised integers has none for floats."""
+    """Return whether a tensor's values can be copied into another: quantised integers cannot into floats."""
     is_dense = found.layout is torch.strided and not found.is_meta
     return is_dense and (found.is_floating_point() or not expected.is_floating_point())
 

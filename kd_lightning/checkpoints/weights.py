@@ -1,4 +1,4 @@
-"""Weights from a file: one of our checkpoints, a run folder, or a state dict that someone else saved."""
+"""Load weights into a network: from a checkpoint, a run folder, or a state dict in any common form."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -13,22 +13,22 @@ from kd_lightning.reports.results import check_run
 from kd_lightning.utils.paths import expand
 
 NETWORK_PREFIX = "net."
-"""Under which a `ClassifierModule` keeps its network in its checkpoints."""
+"""Prefix of the network's weights in the checkpoints of a `ClassifierModule`."""
 
-LISTED = 5
-"""Names left out that a line lists."""
+MAX_LISTED = 5
+"""Unused names that a message lists."""
 
 
 def resolve_checkpoint(path: str | Path, option: str, first: Literal["best", "last"] = "best") -> Path:
-    """Find the file that a user means: the file itself, or a run folder's best checkpoint, else its last.
+    """Return the path of a checkpoint: the file itself, or a run folder's best checkpoint, else its last.
 
     Args:
         path: a file, or a run folder as under `lightning_logs/`.
-        option: what the user set it with, for the error.
-        first: which of a run folder's two it is to be where both are there.
+        option: the option that named the path, for errors.
+        first: which of a run folder's two checkpoints to prefer.
 
     Raises:
-        UserError: nothing is there.
+        UserError: there is no such file or checkpoint.
     """
     path = Path(expand(path, option))
     if path.is_dir():
@@ -42,12 +42,12 @@ def resolve_checkpoint(path: str | Path, option: str, first: Literal["best", "la
 
 
 def load_weights(network: nn.Module, path: Path, option: str) -> Any:
-    """Load a file's weights into a network, every name and shape matched; no code in the file is run.
+    """Load a file's weights into a network; every name and shape has to match, and no code in the file is run.
 
     Args:
         network: receives the weights.
-        path: `.ckpt` of ours, or a file that others saved with torch or safetensors.
-        option: what the user set it with, for errors.
+        path: a checkpoint of this project, or a file saved with torch or safetensors.
+        option: the option that named the file, for errors.
 
     Returns:
         The file's content.
@@ -63,24 +63,24 @@ def load_weights(network: nn.Module, path: Path, option: str) -> Any:
 
 
 def is_of_module(content: Any, module: nn.Module) -> bool:
-    """Whether a file's content is a Lightning checkpoint of such a module, by the names in it."""
+    """Return whether a file's content is a Lightning checkpoint with the names of a module's weights."""
     is_checkpoint = isinstance(content, dict) and "pytorch-lightning_version" in content
     return is_checkpoint and (content.get("state_dict") or {}).keys() == module.state_dict().keys()
 
 
 def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -> dict[str, Tensor]:
-    """Find a network's weights in what was read from a file, under whatever key and prefix it was saved.
+    """Return a network's weights from a file's content, under any key and prefix.
 
-    Of a Lightning checkpoint the network named `net` comes first, then all of its `state_dict`, then the rest.
+    In a Lightning checkpoint, the network named `net` is searched first, then the whole `state_dict`, then the rest.
 
     Args:
-        network: whose names and shapes they must have; its own values play no part.
-        content: of the file, as `read_weights` gives it.
+        network: has the names and shapes to find.
+        content: as returned by `read_weights`.
         path: the file.
-        option: what the user set it with, for errors.
+        option: the option that named the file, for errors.
 
     Raises:
-        UserError: there are none, those of another architecture, or several with different values.
+        UserError: no weights, those of another architecture, or several that fit and differ.
     """
     parts, wanted = [*_of_lightning(content), content], Wanted.of(network)
     tried = [found for part in parts if (found := candidates(wanted, part))]
@@ -95,7 +95,7 @@ def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -
     if other := next((other for other in others if not other.equals(first)), None):
         raise UserError(
             f"{option}: {path} holds several weights that fit {type(network).__name__}: {first}; {other}; one "
-            f"expected; save those that are meant alone: {_how_to_save(other, path)}"
+            f"expected; save the right ones alone: {_how_to_save(other, path)}"
         )
     check_sizes(first.weights, path, option)
     is_ours = parts[0] is not content and (first.keys, first.prefix) == (("state_dict",), NETWORK_PREFIX)
@@ -105,7 +105,7 @@ def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -
 
 
 def _of_lightning(content: Any) -> list[dict[str, Any]]:
-    """The parts of a Lightning checkpoint that are searched before the rest; nothing of another file."""
+    """Return the parts of a Lightning checkpoint to search before the rest; none for another file."""
     if not (isinstance(content, dict) and "pytorch-lightning_version" in content):
         return []
     state = content.get("state_dict")
@@ -116,7 +116,7 @@ def _of_lightning(content: Any) -> list[dict[str, Any]]:
 
 
 def _how_to_save(chosen: Candidate, path: Path) -> str:
-    """Python that saves one of several weights alone."""
+    """Return Python code that saves one of several networks' weights alone."""
     load = f"safetensors.torch.load_file('{path}')" if path.suffix == ".safetensors" else f"torch.load('{path}')"
     state = load + "".join(f"['{key}']" for key in chosen.keys)
     if chosen.prefix:
@@ -125,5 +125,5 @@ def _how_to_save(chosen: Candidate, path: Path) -> str:
 
 
 def _left_out(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"; left out: {', '.join(names[:LISTED])}{more}" if names else ""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"; left out: {', '.join(names[:MAX_LISTED])}{more}" if names else ""

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from kd_lightning.callbacks import ResultsWriter
 from kd_lightning.callbacks.unsupported import check_callbacks
-from kd_lightning.checkpoints.io import WholeCheckpointIO
+from kd_lightning.checkpoints.io import AtomicCheckpointIO
 from kd_lightning.cli.checkpoint_option import check_checkpoint, check_resumable, choose_checkpoint
 from kd_lightning.cli.config_files import config_files, read_config_words
 from kd_lightning.cli.default_callbacks import Disabled, add_default_callbacks, add_progress_bar, append_to_metrics
@@ -26,7 +26,7 @@ from kd_lightning.cli.run_config import SaveTrainingConfig, expand_paths
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.models.config import fit_to_classes, leave_out_classes, leave_out_weights, without_classes
 from kd_lightning.modules import ClassifierModule
-from kd_lightning.utils.cpu import make_cpu_fast
+from kd_lightning.utils.cpu import configure_cpu
 from kd_lightning.utils.run_folder import folder_of, has_own_folder, leading_logger, run_folder
 
 
@@ -161,7 +161,7 @@ class _CLI(LightningCLI):
         if self.subcommand != "fit" or options.get("ckpt_path"):
             append_to_metrics(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither the user's nor the strategy's
-            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -226,7 +226,7 @@ def _start(cli: type[_CLI], args: ArgsType) -> _CLI:
     args = sys.argv[1:] if args is None else args
     args = read_config_words(args) if isinstance(args, list) else args
     silence_needless_warnings()
-    make_cpu_fast()
+    configure_cpu()
     patch_jsonargparse()
     if not torch.cuda.is_available():
         # Lightning sets this to 1, and torch then opens NVML at every optimizer step.

@@ -16,7 +16,7 @@ from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import Recipe, Stage
 from kd_lightning.reports.results import TEST_PARTS, code_version, label_of, read_results
-from kd_lightning.utils.progress import line
+from kd_lightning.utils.progress import status
 
 NO_SETTINGS = ("seed_everything", "label", "overwrite", "pictures")
 """Options of `fit` whose value is no part of a run's settings; the seed stands beside them in the fingerprint."""
@@ -121,7 +121,7 @@ def plan_runs(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overr
     digests: dict[str, str] = {}
     used: set[str] = set()
     for stage in stages:
-        with line(f"reading the config of {stage.name}"):
+        with status(f"reading the config of {stage.name}"):
             its = [pair for pair in overrides if _has_option(stage, pair)]
             used |= {pair[0] for pair in its}
             teacher = next((run for run in plan if run.stage.name == stage.teacher), None)

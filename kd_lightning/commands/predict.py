@@ -19,7 +19,7 @@ from kd_lightning.errors import UserError, one_line
 from kd_lightning.export import SUFFIXES, Answer, open_exported
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.csv_text import csv_cell, csv_path
-from kd_lightning.utils.progress import bar
+from kd_lightning.utils.progress import progress_bar
 from kd_lightning.utils.terminal import quiet_console
 
 NAMED = 3
@@ -130,7 +130,7 @@ def _batches(
 
     chunks = [files[start : start + size] for start in range(0, len(files), size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in bar(chunks, "predicting"):
+        for chunk in progress_bar(chunks, "predicting"):
             decoded = list(pool.map(read, chunk))
             unreadable += [problem for problem in decoded if isinstance(problem, str)]
             pairs = [(file, image) for file, image in zip(chunk, decoded, strict=True) if isinstance(image, Tensor)]

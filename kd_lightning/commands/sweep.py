@@ -20,7 +20,7 @@ from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules import DistillModule
 from kd_lightning.modules.stack import why_not_stacked
 from kd_lightning.reports.sweep import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
-from kd_lightning.utils.atomic_write import whole_file, write_text
+from kd_lightning.utils.atomic_write import atomic_write, write_text
 from kd_lightning.utils.terminal import quiet_console
 
 STUDENT_OPTIONS = (
@@ -68,8 +68,8 @@ def main(words: list[str]) -> None:
         results += _train_one(config, students[0]) if reason else _train_stack(config, students)
         write_csv(folder / "sweep.csv", results)
     figure = draw_grid(results)
-    with whole_file(folder / "accuracy.png") as draft:
-        figure.savefig(draft)
+    with atomic_write(folder / "accuracy.png") as temporary:
+        figure.savefig(temporary)
     write_events(folder, results, figure)
     temperature, soft_weight = best_cell(results)
     best = _config_of(config, Student(temperature, soft_weight, 0))

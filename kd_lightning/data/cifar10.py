@@ -11,7 +11,7 @@ from torchvision.datasets import CIFAR10
 from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.download import short_patience
+from kd_lightning.utils.download import short_timeout
 from kd_lightning.utils.paths import expand
 
 SIDE = 32
@@ -60,7 +60,7 @@ class CIFAR10DataModule(ClassificationDataModule):
         if all((folder / name).is_file() for name in _files()):
             return  # `load` reads them, and says so where it cannot
         try:
-            with short_patience():
+            with short_timeout():
                 CIFAR10(self.root, train=True, download=True)
         except (RuntimeError, OSError) as error:
             raise UserError(

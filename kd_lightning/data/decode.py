@@ -24,7 +24,7 @@ from kd_lightning.data.copies import DIGEST_BYTES, digest_of
 from kd_lightning.data.formats import check_size, decode_in_turn, open_image
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.atomic_write import temporary_folder
-from kd_lightning.utils.progress import bar
+from kd_lightning.utils.progress import progress_bar
 
 PIXELS_FILE, DIGESTS_FILE, REPORT_FILE = "images.bin", "digests.bin", "report.json"
 
@@ -238,7 +238,7 @@ def _digest_of_file(file: Path) -> str:
     with file.open("rb") as content:
         blocks = iter(lambda: content.read(BLOCK), b"")
         count = math.ceil(file.stat().st_size / BLOCK)
-        for block in bar(blocks, "checking the cache", count):
+        for block in progress_bar(blocks, "checking the cache", count):
             digest.update(block)
     return digest.hexdigest()
 
@@ -283,7 +283,7 @@ def _decode_into(draft: Path, files: Sequence[Path], decoder: Decoder, keep: boo
     # Pillow decodes and resizes without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool, (draft / PIXELS_FILE).open("wb") as pixels:
         outcomes = (outcome for chunk in chunks for outcome in pool.map(decode, chunk))
-        shown = bar(outcomes, f"decoding {name}", len(files))
+        shown = progress_bar(outcomes, f"decoding {name}", len(files))
         for place, (image, word) in enumerate(shown):
             if image is None:
                 unreadable[place] = word

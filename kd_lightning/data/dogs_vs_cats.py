@@ -11,7 +11,7 @@ from kd_lightning.data.image_files import WHOLE, Labelled
 from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.atomic_write import temporary_folder
-from kd_lightning.utils.progress import bar
+from kd_lightning.utils.progress import progress_bar
 
 PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
 
@@ -82,7 +82,7 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
             )
         with ExitStack() as stack:
             try:
-                draft = stack.enter_context(temporary_folder(self.root, "train"))
+                temporary = stack.enter_context(temporary_folder(self.root, "train"))
             except OSError as error:
                 raise UserError(f"root: cannot unpack {archive} beside itself ({one_line(error)})") from error
             try:
@@ -91,15 +91,15 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                     if INNER in outer.namelist():
                         _check_total([outer.getinfo(INNER)], most)
                         with outer.open(INNER) as inside:
-                            _take_photographs(inside, draft, most)
+                            _take_photographs(inside, temporary, most)
                     else:
-                        _take_photographs(archive.open("rb"), draft, most)
-                if not any(draft.iterdir()):
+                        _take_photographs(archive.open("rb"), temporary, most)
+                if not any(temporary.iterdir()):
                     raise UserError(
                         f"root: no cat.0.jpg, dog.0.jpg and so on in {archive}; Kaggle's own archive expected"
                     )
-                draft.chmod(0o755)
-                draft.rename(self.root / "train")
+                temporary.chmod(0o755)
+                temporary.rename(self.root / "train")
             except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                 raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
             except (OSError, RuntimeError) as error:  # no room; a password, or another kind of compression
@@ -125,5 +125,5 @@ def _take_photographs(archive: IO[bytes], folder: Path, most: int) -> None:
                     f"{MOST_BYTES} expected; is the archive Kaggle's?"
                 )
         _check_total([entry for entry, _ in named], most)
-        for entry, match in bar(named, "unpacking"):
+        for entry, match in progress_bar(named, "unpacking"):
             (folder / match[1]).write_bytes(content.read(entry))

@@ -9,7 +9,7 @@ from torchvision.datasets import MNIST
 from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.download import short_patience
+from kd_lightning.utils.download import short_timeout
 from kd_lightning.utils.paths import expand
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -49,7 +49,7 @@ class MNISTDataModule(ClassificationDataModule):
         if all((folder / name).is_file() for name in FILES):
             return  # `load` reads them, and says so where it cannot
         try:
-            with short_patience():
+            with short_timeout():
                 MNIST(self.root, train=True, download=True)
         except (RuntimeError, OSError) as error:
             raise UserError(

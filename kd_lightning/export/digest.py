@@ -6,7 +6,7 @@ import logging
 import zipfile
 from pathlib import Path
 
-from kd_lightning.checkpoints.file import check_whole, seal
+from kd_lightning.checkpoints.file import add_checksum, verify_checksum
 from kd_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def write_digest(path: Path) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.write(_onnx_entry(digest))
     else:
-        seal(path)
+        add_checksum(path)
 
 
 def check_digest(path: Path, option: str) -> bool:
@@ -56,7 +56,7 @@ def check_digest(path: Path, option: str) -> bool:
             raise _damaged(path, option)
         return True
     try:
-        check_whole(path, option)
+        verify_checksum(path, option)
     except UserError as error:
         raise _damaged(path, option) from error
     try:

@@ -12,7 +12,7 @@ from kd_lightning.export.digest import write_digest
 from kd_lightning.export.formats import SUFFIXES, metadata, open_exported, trace, write_onnx, write_torch
 from kd_lightning.export.int8 import write_int8
 from kd_lightning.export.verify import TOLERANCE, Comparison, Reference, random_images
-from kd_lightning.utils.atomic_write import whole_file
+from kd_lightning.utils.atomic_write import atomic_write
 
 
 def export_network(
@@ -60,27 +60,27 @@ def export_checked(
     """
     said = metadata(description, type(classifier.network).__name__, checkpoint)
 
-    def write(draft: Path) -> None:
+    def write(temporary: Path) -> None:
         program = trace(classifier, description)
         if path.suffix == SUFFIXES["onnx"]:
-            write_onnx(program, said, classifier.network, draft)
+            write_onnx(program, said, classifier.network, temporary)
         else:
-            write_torch(program, said, draft)
+            write_torch(program, said, temporary)
 
     return _checked(write, path, reference, TOLERANCE)
 
 
 def export_int8(source: Path, images: Iterable[Tensor], path: Path, reference: Reference) -> Comparison:
     """Quantise an exported ONNX file; how far its answers are from PyTorch's is for its user to judge."""
-    return _checked(lambda draft: write_int8(source, images, draft), path, reference, tolerance=1.0)
+    return _checked(lambda temporary: write_int8(source, images, temporary), path, reference, tolerance=1.0)
 
 
 def _checked(write: Callable[[Path], None], path: Path, reference: Reference, tolerance: float) -> Comparison:
     """Write a file, open it again and ask it; it is put in place if it says what it should."""
-    with whole_file(path) as draft:
-        write(draft)
-        write_digest(draft)
-        _, answer = open_exported(draft, "export")
+    with atomic_write(path) as temporary:
+        write(temporary)
+        write_digest(temporary)
+        _, answer = open_exported(temporary, "export")
         found = reference.compare(answer, path.name)
         if not found.difference <= tolerance:  # a number that is none, too
             raise UserError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kd_lightning.export.classifier import ImageClassifier
 from kd_lightning.export.probe import Answer
-from kd_lightning.utils.progress import bar
+from kd_lightning.utils.progress import progress_bar
 
 TOLERANCE = 1e-3
 """By which a probability may differ: rounding makes 1e-6 of it, another normalisation or a lost layer far more."""
@@ -88,7 +88,7 @@ class Reference:
         images = StoredTestSet(data)
         said, label = [], []
         with torch.no_grad():
-            for part in bar(images.parts(), "testing"):
+            for part in progress_bar(images.parts(), "testing"):
                 batch = data.deal(part, train=False)
                 said.append(classifier.network(batch.image.contiguous()).float().softmax(dim=-1))
                 label.append(batch.label)
@@ -101,7 +101,7 @@ class Reference:
 
     def compare(self, answer: Answer, name: str) -> Comparison:
         """Ask for an answer to every image; `name` is shown with the bar of what takes long."""
-        return self._compared(torch.cat([answer(batch) for batch in bar(self.images, f"comparing {name}")]))
+        return self._compared(torch.cat([answer(batch) for batch in progress_bar(self.images, f"comparing {name}")]))
 
     def _compared(self, found: Tensor) -> Comparison:
         if found.shape != self.said.shape:

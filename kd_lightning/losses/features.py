@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.utils.precision import at_least_single
+from kd_lightning.utils.precision import at_least_float32
 
 
 class CosineHiddenLoss(nn.Module):
@@ -29,7 +29,7 @@ class CosineHiddenLoss(nn.Module):
         Raises:
             ValueError: the batches differ, or neither width is a multiple of the other.
         """
-        student, teacher = (at_least_single(it).flatten(1) for it in (student_features, teacher_features))
+        student, teacher = (at_least_float32(it).flatten(1) for it in (student_features, teacher_features))
         width = min(student.shape[1], teacher.shape[1])
         if student.shape[1] % width or teacher.shape[1] % width or len(student) != len(teacher):
             raise ValueError(
@@ -85,4 +85,4 @@ class FeatureMapLoss(nn.Module):
                 f"{tuple(teacher_features.shape)} do not match: maps of {channels[0]} and {channels[1]} channels, "
                 "equal in height and width, expected"
             )
-        return F.mse_loss(at_least_single(self.regressor(student_features)), at_least_single(teacher_features))
+        return F.mse_loss(at_least_float32(self.regressor(student_features)), at_least_float32(teacher_features))

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_lightning.utils.precision import at_least_single
+from kd_lightning.utils.precision import at_least_float32
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -33,8 +33,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
-    student = F.log_softmax(at_least_single(student_logits) / temperature, dim=1)
-    teacher = F.log_softmax(at_least_single(teacher_logits) / temperature, dim=1)
+    student = F.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
+    teacher = F.log_softmax(at_least_float32(teacher_logits) / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -49,7 +49,7 @@ def soft_target_losses(student_logits: Tensor, teacher_logits: Tensor, temperatu
     Returns:
         (M,), in nats times T².
     """
-    student, teacher = at_least_single(student_logits), at_least_single(teacher_logits)
+    student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits)
     each = temperature.to(student).view(-1, 1, 1)
     student, teacher = F.log_softmax(student / each, dim=2), F.log_softmax(teacher / each, dim=2)
     divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=2).mean(dim=1)

@@ -12,7 +12,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from kd_lightning.checkpoints.file import read_weights
 from kd_lightning.checkpoints.state_dicts import Wanted, candidates
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.download import short_patience
+from kd_lightning.utils.download import short_timeout
 from kd_lightning.utils.paths import expand
 
 OLD_NAMES = r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1"
@@ -52,7 +52,7 @@ def _download(name: str, entry: Any) -> Any:
     if kept.is_file():
         return read_weights(kept, "weights")
     try:
-        with short_patience():
+        with short_timeout():
             return entry.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError) as error:
         raise UserError(

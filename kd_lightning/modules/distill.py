@@ -23,7 +23,7 @@ from kd_lightning.losses.check import check_arguments, check_scalar
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.feature_hooks import tapped
 from kd_lightning.teachers import FrozenTeacher, LogitCache, parts_of
-from kd_lightning.utils.progress import line
+from kd_lightning.utils.progress import status
 
 LOOKED_AT = 200
 """Training images at which a teacher is tried before training."""
@@ -269,7 +269,7 @@ class DistillModule(ClassifierModule):
             return
         some = data.train_positions[:: max(1, len(data.train_positions) // LOOKED_AT)][:LOOKED_AT]
         correct = 0
-        trying = line("trying the teacher", self.trainer.is_global_zero)
+        trying = status("trying the teacher", self.trainer.is_global_zero)
         with trying, self.trainer.precision_plugin.train_step_context():
             for index in some.to(self.device).split(data.eval_batch_size):
                 batch = data.deal(index)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd_lightning.batch import Batch, batch_sizes, callbacks_of
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.autocast import without_autocast
+from kd_lightning.utils.precision import without_autocast
 
 
 def may_be_taken_at_once(trainer: Trainer) -> bool:

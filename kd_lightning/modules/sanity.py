@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.eval_mode import evaluating
+from kd_lightning.utils.eval_mode import eval_mode
 
 
 def read_blank_images(
@@ -34,7 +34,7 @@ def read_blank_images(
     parameter = next(network.parameters(), torch.empty(0))
     image = torch.zeros(2, *shape, device=parameter.device, dtype=parameter.dtype)
     try:
-        with evaluating(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             return network(image.to(memory_format=memory_format)), memory_format
     except UserError:  # from a tapped layer
         raise

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from kd_lightning.checkpoints.file import digest_of
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.atomic_write import whole_file
-from kd_lightning.utils.progress import bar
+from kd_lightning.utils.atomic_write import atomic_write
+from kd_lightning.utils.progress import progress_bar
 
 MAX_DEFAULT_BYTES = 2 * 2**30
 """Largest cache that a run creates unless `cache_teacher` requires one."""
@@ -178,7 +178,7 @@ class LogitCache:
         def add(index: Tensor, view: Tensor) -> None:
             self.look_up(index, view, lambda rows: compute(index[rows], view[rows]))
 
-        for some in bar(own.split(batch_size), "computing the teacher's logits", shown=rank == 0):
+        for some in progress_bar(own.split(batch_size), "computing the teacher's logits", shown=rank == 0):
             add(index[some], view[some])
         self.end_epoch()
         if rank == 0:
@@ -213,7 +213,7 @@ class LogitCache:
                     rows[saved[0]] = torch.where(rows[saved[0]] == UNKNOWN, saved[1], rows[saved[0]])
                 rows = rows.cpu()
                 pair = (rows[:, 0] != UNKNOWN).nonzero().squeeze(1)
-                with whole_file(file) as temporary:
+                with atomic_write(file) as temporary:
                     save_file({"pair": pair, "logits": rows[pair]}, temporary, _metadata(file, pair, rows[pair]))
         except (OSError, SafetensorError, RuntimeError, UserError) as error:
             warnings.warn(f"{file}: teacher logits cannot be saved ({one_line(error)})", stacklevel=2)

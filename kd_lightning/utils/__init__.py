@@ -1,1 +1,1 @@
-"""Small parts that know nothing of networks, data or training."""
+"""Helpers that depend on no other package of this project."""

@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, or not at all."""
+"""Write files atomically: readers see the old content or the new, never a part."""
 
 import glob
 import hashlib
@@ -14,24 +14,25 @@ from kd_lightning.errors import UserError, one_line
 
 try:
     import fcntl
-except ImportError:  # on Windows, where nothing is known to be abandoned, and so nothing is removed
+except ImportError:  # Windows: without locks no temporary file is known to be abandoned, and none is removed
     fcntl = None  # type: ignore[assignment]
 
 MARK = ".kd_lightning-temporary-"
-"""What the names of our temporary files and folders have in them, and no others."""
+"""Part of the name of every temporary file and folder of this project, and of no other file."""
 
-LONGEST_NAME, LONGEST_SUFFIX = 100, 20
-"""Bytes of a name and of its suffix that stand in a temporary file's: all have room for 255."""
+MAX_NAME_BYTES, MAX_SUFFIX_BYTES = 100, 20
+"""Longest name and suffix that a temporary file's name repeats; file systems allow 255 bytes for the whole name."""
 
-ABANDONED = 3600.0
-"""Seconds since its last change after which a temporary file that no process has locked is removed."""
+ABANDONED_AFTER = 3600.0
+"""Seconds without a change after which a temporary file that no process has locked is removed."""
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside a file to write to; it replaces the file once it is complete and on the disk.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary file in the same folder, which replaces the file at the end of the context.
 
-    Readers see the old file or the new one. Whatever goes wrong, the old one stays, and no temporary file.
+    The new content is flushed to the disk first. If anything fails, the old file stays and the temporary file is
+    removed.
 
     Raises:
         UserError: the file cannot be written, as on a full disk.
@@ -39,35 +40,35 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent, path.name)
-        suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_SUFFIX_BYTES else ""
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path.name), suffix=suffix)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
-    draft = Path(name)
+    temporary = Path(name)
     try:
         _lock(handle)
-        yield draft
-        with draft.open("rb") as written:
+        yield temporary
+        with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        draft.chmod(0o644)  # for others too
-        draft.replace(path)
+        temporary.chmod(0o644)  # readable by other users; mkstemp creates private files
+        temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
-        os.close(handle)  # and with it goes the lock
-        draft.unlink(missing_ok=True)
+        os.close(handle)  # releases the lock
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def temporary_folder(folder: Path, name: str) -> Iterator[Path]:
-    """Make a temporary folder within a folder; it is removed in the end, unless it was renamed.
+    """Create a temporary folder, and remove it at the end of the context unless it was renamed.
 
     Args:
-        folder: where it is made, itself made if need be.
-        name: of what will take shape in it; what killed processes left under this name is removed first.
+        folder: the parent folder, created if it does not exist.
+        name: what the temporary folder becomes; what killed processes left of this name is removed first.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder, name)
@@ -82,14 +83,13 @@ def temporary_folder(folder: Path, name: str) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path, name: str) -> None:
-    """Remove the temporary files and folders that killed processes left on the way to `name`.
+    """Remove the temporary files and folders of `name` that killed processes have left.
 
-    They have our mark behind `name` in their own names, no process holds a lock on them, and they were not changed for
-    an hour.
+    Their names begin with `name` and our mark, no process has locked them, and they have not changed for an hour.
     """
     for left in folder.glob(f"{glob.escape(_prefix(name))}*"):
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > ABANDONED and _is_unlocked(left):
+            if time.time() - left.stat().st_mtime > ABANDONED_AFTER and _is_unlocked(left):
                 if left.is_dir():
                     shutil.rmtree(left)
                 else:
@@ -97,20 +97,20 @@ def remove_abandoned(folder: Path, name: str) -> None:
 
 
 def _prefix(name: str) -> str:
-    """What the names of the temporary files for a name begin with; a long name is told by its digest."""
+    """Return the start of the names of a file's temporary files; a digest replaces a long name."""
     raw = os.fsencode(name)
-    return f".{name if len(raw) <= LONGEST_NAME else hashlib.sha256(raw).hexdigest()}{MARK}"
+    return f".{name if len(raw) <= MAX_NAME_BYTES else hashlib.sha256(raw).hexdigest()}{MARK}"
 
 
 def _lock(handle: int) -> None:
-    """Hold a file's lock until it is closed, by this process or by its end; some file systems have none."""
+    """Lock a file until it is closed, or its process ends; some file systems have no locks."""
     if fcntl is not None:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_unlocked(path: Path) -> bool:
-    """Whether no process holds the lock; where that cannot be known it is taken to be held."""
+    """Return whether no process has locked a file; False where that cannot be determined."""
     if fcntl is None:
         return False
     handle = os.open(path, os.O_RDONLY)
@@ -124,6 +124,6 @@ def _is_unlocked(path: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, in UTF-8; names of files in it keep their bytes, whatever they are. See `whole_file`."""
-    with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
+    """Write a text file in UTF-8 by `atomic_write`; file names in it that are not UTF-8 keep their bytes."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")

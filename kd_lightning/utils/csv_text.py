@@ -1,4 +1,4 @@
-"""Text in CSV files that a spreadsheet program will open."""
+"""Write text into CSV files such that a spreadsheet program runs none of it."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ import unicodedata
 WIDE = "\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
 
 FORMULA = ("=", "+", "-", "@", *WIDE)
-"""What a cell begins with that a spreadsheet program reads as a formula."""
+"""First characters of a cell that a spreadsheet program reads as a formula."""
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 

@@ -1,18 +1,18 @@
-"""Downloading without waiting long for a server that does not answer."""
+"""Let downloads fail early where a server does not answer."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 10.0
-"""Seconds without an answer after which a server counts as out of reach."""
+TIMEOUT = 10.0
+"""Seconds without an answer after which a download fails."""
 
 
 @contextmanager
-def short_patience() -> Iterator[None]:
-    """Let what is downloaded inside fail within seconds, not minutes."""
+def short_timeout() -> Iterator[None]:
+    """Let downloads inside the context fail within seconds, not minutes."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A network in evaluation mode for a while."""
+"""Put a network into evaluation mode temporarily."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[nn.Module]:
-    """Let a network evaluate; then each of its layers goes back to its own mode, for some may be frozen."""
+def eval_mode(network: nn.Module) -> Iterator[nn.Module]:
+    """Put a network into evaluation mode, and then each of its layers back into its own mode: some may be frozen."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         yield network.eval()

@@ -1,4 +1,4 @@
-"""How long a network takes to answer."""
+"""Measure the time of a forward pass."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -7,13 +7,13 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from kd_lightning.utils.eval_mode import evaluating
+from kd_lightning.utils.eval_mode import eval_mode
 
 BATCH_SIZES = (1, 128)
-"""At which a test measures: an image as it comes, and many at once."""
+"""Batch sizes at which a test measures: a single image, and throughput."""
 
-MOST, LEAST, SECONDS = 100, 5, 0.5
-"""Forward passes that are timed: at most so many, fewer once so many seconds are spent on them, but never too few."""
+MAX_PASSES, MIN_PASSES, MAX_SECONDS = 100, 5, 0.5
+"""Timed forward passes: until either limit is reached, but at least `MIN_PASSES`."""
 
 
 def measure_latency(
@@ -23,17 +23,17 @@ def measure_latency(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> float:
-    """The median time of one forward pass of one batch, in evaluation mode, from start to answer.
+    """Return the median time of one forward pass of one batch in evaluation mode.
 
-    The network and the global random state are left as they were found. Precision is the caller's: images have the
-    type of the network's weights, and an autocast around the call holds.
+    The network's mode and the global random state are restored. Images have the dtype of the network's weights, and an
+    autocast around the call applies.
 
     Args:
         network: images (B, C, H, W) to anything, its weights on `device`.
         image_shape: (C, H, W).
-        batch_size: images a pass, at least 1.
-        device: where the images are put.
-        memory_format: in which order.
+        batch_size: images per pass, at least 1.
+        device: where the images are.
+        memory_format: of the images.
 
     Returns:
         Milliseconds.
@@ -42,25 +42,25 @@ def measure_latency(
         ValueError, RuntimeError: the network cannot read such a batch, or the device cannot hold it.
     """
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    # Random, as normalised pixels are: on blank images units fall silent, and a sparse or denormal path is timed.
+    # Random like normalised pixels: blank images would deactivate units and time a sparse or denormal path.
     image = torch.randn(batch_size, *image_shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     image = image.contiguous(memory_format=memory_format)
     # A network may draw random numbers in evaluation mode too.
-    unseen = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with evaluating(network), torch.no_grad(), unseen:
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with eval_mode(network), torch.no_grad(), forked:
         return median_milliseconds(lambda: network(image), device)
 
 
 def median_milliseconds(forward: Callable[[], object], device: torch.device) -> float:
-    """The median time of one call; see `MOST`, `LEAST` and `SECONDS`."""
+    """Return the median time of one call; see `MAX_PASSES`, `MIN_PASSES` and `MAX_SECONDS`."""
     return 1000 * median(_durations(forward, device))
 
 
 def _durations(forward: Callable[[], object], device: torch.device) -> list[float]:
-    """Seconds of each pass, but for a first one, which chooses kernels and finds memory."""
+    """Return the seconds of each pass after a first one, which selects kernels and allocates memory."""
     forward()
     durations: list[float] = []
-    while len(durations) < LEAST or (len(durations) < MOST and sum(durations) < SECONDS):
+    while len(durations) < MIN_PASSES or (len(durations) < MAX_PASSES and sum(durations) < MAX_SECONDS):
         _wait_for(device)
         start = perf_counter()
         forward()
@@ -70,6 +70,6 @@ def _durations(forward: Callable[[], object], device: torch.device) -> list[floa
 
 
 def _wait_for(device: torch.device) -> None:
-    """Until a GPU has done what it was told; a CPU always has."""
+    """Wait until a GPU has finished; a CPU computes synchronously."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""Paths as a user writes them, with `~` and environment variables."""
+"""Expand `~` and environment variables in paths."""
 
 import os
 import re
@@ -12,8 +12,8 @@ def expand(path: str | os.PathLike[str], option: str) -> str:
     """Replace `~`, `~user`, `$NAME` and `${NAME}` in a path, as a shell does.
 
     Args:
-        path: as the user wrote it. One with a `$` that names no variable stands as it is where there is such a file.
-        option: what the user set it with, for errors.
+        path: as the user wrote it; a `$` that names no variable stays if such a file exists.
+        option: the option that named the path, for errors.
 
     Raises:
         UserError: a variable that is not set, or a user without a home folder.

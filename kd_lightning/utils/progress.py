@@ -1,4 +1,4 @@
-"""What is shown, on a terminal alone, while something takes its time."""
+"""Show progress on a terminal: a bar for steps that can be counted, else one line."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,36 +10,36 @@ from rich.progress import track
 
 T = TypeVar("T")
 
-ERASE = "\r\x1b[K"
+ERASE_LINE = "\r\x1b[K"
 
 
-def bar(steps: Iterable[T], what: str, total: float | None = None, shown: bool = True) -> Iterable[T]:
-    """Hand steps on, under a bar that goes away when they are done.
+def progress_bar(steps: Iterable[T], label: str, total: float | None = None, shown: bool = True) -> Iterable[T]:
+    """Iterate over steps and show a bar that disappears at the end.
 
     Args:
-        steps: what is done one by one.
-        what: what they are for, as `decoding train`.
-        total: how many there are, where they do not say it themselves.
+        steps: what to iterate over.
+        label: such as `decoding train`.
+        total: number of steps, if they have no length.
         shown: false in all processes of a run but one.
     """
     if not (shown and sys.stdout.isatty()):
         return steps
-    return track(steps, what, total, transient=True, console=Console())  # of stdout as it is now
+    return track(steps, label, total, transient=True, console=Console())  # of the present stdout
 
 
 @contextmanager
-def line(what: str, shown: bool = True) -> Iterator[None]:
-    """Say what is waited for, in a line that goes away when it is done.
+def status(label: str, shown: bool = True) -> Iterator[None]:
+    """Show a line inside the context, without a thread: rich's status has one, which a fork would lose.
 
     Args:
-        what: as `measuring latency`.
+        label: such as `measuring latency`.
         shown: false in all processes of a run but one.
     """
     shown = shown and sys.stdout.isatty()
     if shown:
-        print(f"{what} …", end="", flush=True)
+        print(f"{label} …", end="", flush=True)
     try:
         yield
     finally:
         if shown:
-            print(ERASE, end="", flush=True)
+            print(ERASE_LINE, end="", flush=True)

@@ -1,4 +1,4 @@
-"""Where the files of a run are, whichever loggers it has, and how many."""
+"""The folder of a run, which does not depend on the number and kind of its loggers."""
 
 import os
 from collections.abc import Sequence
@@ -10,12 +10,10 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder that holds all files of a run: config, checkpoints, results, pictures, predictions.
+    """Return the folder of all files of a run: config, checkpoints, results, pictures, predictions.
 
-    It is `save_dir/name/version` of the logger that leads (see `leading_logger`; of W&B's, name and version are the
-    project and the run's id); without a logger the trainer's `default_root_dir`.
-
-    The processes of a run agree on it: each has to call this function.
+    It is `save_dir/name/version` of the `leading_logger` (W&B: project and run id); without a logger, the trainer's
+    `default_root_dir`. All processes of a run have to call this function: the first one decides.
     """
     logger = leading_logger(trainer.loggers) if trainer.logger else None
     if logger is None:
@@ -24,14 +22,14 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def has_own_folder(trainer: Trainer) -> bool:
-    """Whether the run folder is a logger's, made for the run; else it may hold files of the user's."""
-    return trainer.logger is not None and not isinstance(trainer.logger, DummyLogger)  # which is of `fast_dev_run`
+    """Return whether a logger created the run folder for the run; if not, it may hold files of the user."""
+    return trainer.logger is not None and not isinstance(trainer.logger, DummyLogger)  # of `fast_dev_run`
 
 
 def leading_logger(loggers: Sequence[Logger]) -> Logger | None:
-    """Choose the logger whose folder is the run's: the first of TensorBoard, else of CSV, else of any other kind.
+    """Return the logger whose folder is the run folder: the first TensorBoard logger, else CSV logger, else any.
 
-    So the folder does not depend on the order of several loggers, nor on an online service beside files.
+    The folder depends neither on the order of several loggers nor on an online service beside files.
     """
     for kind in (TensorBoardLogger, CSVLogger, Logger):
         for logger in loggers:
@@ -41,9 +39,9 @@ def leading_logger(loggers: Sequence[Logger]) -> Logger | None:
 
 
 def folder_of(logger: Logger, otherwise: str) -> Path:
-    """The folder of a logger's run, where Lightning puts its checkpoints too; `otherwise` in place of no `save_dir`."""
+    """Return the folder of a logger's run, as Lightning does for checkpoints; `otherwise` replaces no `save_dir`."""
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     folder = os.path.join(logger.save_dir or otherwise, str(logger.name or ""), version)  # noqa: PTH118
-    if isinstance(logger, TensorBoardLogger):  # which expands them itself, when it writes
+    if isinstance(logger, TensorBoardLogger):  # expands them itself when it writes
         folder = os.path.expanduser(os.path.expandvars(folder))  # noqa: PTH111
     return Path(folder)

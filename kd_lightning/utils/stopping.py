@@ -1,4 +1,4 @@
-"""What SIGTERM does: it stops a command at once; a training ends its step first, and writes a checkpoint."""
+"""Handle SIGTERM: stop a command at once, but let a training finish its step and write a checkpoint."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Stopped(SystemExit):
-    """A signal stopped the command; the exit status is the one that shells know it by: 143 for SIGTERM, 130 for SIGINT.
+    """A signal stopped the command; the exit status is 143 for SIGTERM, 130 for SIGINT.
 
     Args:
-        number: of the signal.
+        number: the signal.
     """
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
@@ -31,12 +31,12 @@ def _stop(number: int, frame: Any) -> None:
 
 @contextmanager
 def stops_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` wherever the command is, unless a training listens to it.
+    """Let SIGTERM raise `Stopped` anywhere inside the context, unless a training handles it.
 
-    Lightning listens to SIGTERM in everything that it runs, but acts on it between the steps of a training alone. It
-    calls the handler that it found, too, which is the one set here.
+    Lightning installs a handler in everything that it runs, but acts on it between training steps alone. It also calls
+    the handler that it replaced, which is the one set here.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+    if threading.current_thread() is not threading.main_thread():  # no other thread may set handlers
         yield
         return
     _State.received = _State.training = False
@@ -49,11 +49,11 @@ def stops_on_sigterm() -> Iterator[None]:
 
 
 def training_listens(listens: bool) -> None:
-    """Say whether a training acts on SIGTERM itself, at the end of its step."""
+    """Set whether a training handles SIGTERM itself, at the end of its step."""
     _State.training = listens
 
 
 def check() -> None:
-    """Raise `Stopped` if SIGTERM was received: Python drops what a handler raises while an object is being deleted."""
+    """Raise `Stopped` if SIGTERM was received: Python discards what a handler raises while an object is deleted."""
     if _State.received:
         raise Stopped

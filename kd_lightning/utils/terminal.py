@@ -1,4 +1,4 @@
-"""What a command that trains many times prints, and what it keeps quiet."""
+"""The console of commands that train many runs."""
 
 import logging
 import sys
@@ -6,11 +6,11 @@ import sys
 from rich.console import Console
 
 FILE_WIDTH = 160
-"""Columns of what is printed into a file or pipe."""
+"""Columns of output to a file or pipe."""
 
 
 def quiet_console() -> Console:
-    """Leave out what Lightning says of every single run but its warnings; a console for the command's own lines."""
+    """Return a console for a command's own lines, and silence Lightning's messages about each run but warnings."""
     for logger in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     return Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_lightning.checkpoints.file import CHUNK, MOST_PARTS, check_whole, seal
-from kd_lightning.checkpoints.io import WholeCheckpointIO
+from kd_lightning.checkpoints.file import CHUNK_BYTES, MAX_PARTS, add_checksum, verify_checksum
+from kd_lightning.checkpoints.io import AtomicCheckpointIO
 from kd_lightning.checkpoints.weights import load_weights
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
@@ -90,7 +90,7 @@ def test_a_file_that_makes_more_than_it_holds_is_refused_before_it_is_read(
     make: Callable[[], bytes], message: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if make is many:
-        monkeypatch.setattr("kd_lightning.checkpoints.file.MOST_PARTS", 5)
+        monkeypatch.setattr("kd_lightning.checkpoints.file.MAX_PARTS", 5)
     path = tmp_path / f"hostile{suffix}"
     path.write_bytes(make())
     tracemalloc.start()
@@ -100,11 +100,11 @@ def test_a_file_that_makes_more_than_it_holds_is_refused_before_it_is_read(
     tracemalloc.stop()
     if make in (huge, many):
         with pytest.raises(UserError, match=r"ckpt_path: .* at most"):
-            WholeCheckpointIO().load_checkpoint(path)
+            AtomicCheckpointIO().load_checkpoint(path)
 
 
 def test_many_parts_are_more_than_any_network_has() -> None:
-    assert MOST_PARTS == 100_000
+    assert MAX_PARTS == 100_000
 
 
 def test_zeros_that_were_compressed_a_little_and_numbers_of_numpy_are_read(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_zeros_that_were_compressed_a_little_and_numbers_of_numpy_are_read(tmp_p
 def test_checking_a_sealed_file_takes_no_more_memory_than_a_chunk(tmp_path: Path) -> None:
     path = tmp_path / "large.pt"
     torch.save({"a": torch.zeros(16 * MEBIBYTE // 4)}, path)
-    seal(path)
+    add_checksum(path)
     tracemalloc.start()
-    check_whole(path, "teacher_ckpt")
-    assert tracemalloc.get_traced_memory()[1] < 3 * CHUNK
+    verify_checksum(path, "teacher_ckpt")
+    assert tracemalloc.get_traced_memory()[1] < 3 * CHUNK_BYTES
     tracemalloc.stop()

@@ -171,7 +171,7 @@ def test_of_several_that_fit_with_other_values_none_is_taken(content: Any, said:
 def test_the_python_that_the_line_names_saves_those_that_are_meant() -> None:
     state = under("student.", trained()) | under("teacher.", trained(1))
     for name, content in (("a.pth", {"state_dict": state}), ("b.safetensors", state)):
-        python = refusal(saved(content, name)).partition("are meant alone: ")[2]
+        python = refusal(saved(content, name)).partition("the right ones alone: ")[2]
         exec("import torch, safetensors.torch\n" + python)
         assert_loads(Path("weights.pt"), trained(1))
 

@@ -84,7 +84,7 @@ def test_an_error_of_the_system_that_names_no_file_is_one_line(config, monkeypat
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("kd_lightning.cli.lightning.make_cpu_fast", fail)
+    monkeypatch.setattr("kd_lightning.cli.lightning.configure_cpu", fail)
     assert refused(capsys, "fit", config) == "kd-lightning: error: [Errno 5] Input/output error"
 
 

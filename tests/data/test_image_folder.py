@@ -248,7 +248,7 @@ def test_what_a_killed_decoding_left_is_removed_after_an_hour(split_tree: Path) 
     for left in (old, new, live, other):
         (left / "images").mkdir(parents=True)
     for left in (old, live, other):
-        os.utime(left, (time.time() - whole.ABANDONED - 10,) * 2)
+        os.utime(left, (time.time() - whole.ABANDONED_AFTER - 10,) * 2)
     handle = os.open(live, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)  # as a process does that is still decoding
     set_up(split_tree)

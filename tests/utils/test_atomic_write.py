@@ -12,7 +12,7 @@ import pytest
 
 from kd_lightning.errors import UserError
 from kd_lightning.utils import atomic_write as whole
-from kd_lightning.utils.atomic_write import whole_file, write_text
+from kd_lightning.utils.atomic_write import atomic_write, write_text
 
 
 def test_a_file_is_made_with_its_folder_and_replaced(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_what_goes_wrong_leaves_the_file_before_and_no_draft(tmp_path: Path) -> 
     write_text(file, "whole")
 
     def half() -> None:
-        with whole_file(file) as draft:
-            draft.write_text("half")
+        with atomic_write(file) as temporary:
+            temporary.write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -42,8 +42,8 @@ def test_what_goes_wrong_leaves_the_file_before_and_no_draft(tmp_path: Path) -> 
 def test_until_it_is_whole_readers_see_the_file_before(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     write_text(file, "before")
-    with whole_file(file) as draft:
-        draft.write_text("after")
+    with atomic_write(file) as temporary:
+        temporary.write_text("after")
         assert file.read_text() == "before"
     assert file.read_text() == "after"
 
@@ -54,7 +54,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         write_text(tmp_path / "logs" / "results.json", "text")
 
 
-def aged(file: Path, seconds: float = whole.ABANDONED + 10) -> Path:
+def aged(file: Path, seconds: float = whole.ABANDONED_AFTER + 10) -> Path:
     """A file that was not changed for so long."""
     file.write_text("half")
     os.utime(file, (time.time() - seconds,) * 2)
@@ -63,8 +63,8 @@ def aged(file: Path, seconds: float = whole.ABANDONED + 10) -> Path:
 
 def killed_draft(file: Path) -> Path:
     """What a process leaves that is killed while it writes a file."""
-    with whole_file(file) as draft:
-        shutil.copy(draft, kept := draft.with_name(f"{draft.name[:-8]}x{file.suffix}"))
+    with atomic_write(file) as temporary:
+        shutil.copy(temporary, kept := temporary.with_name(f"{temporary.name[:-8]}x{file.suffix}"))
     file.unlink()
     return kept
 
@@ -88,7 +88,7 @@ def test_no_file_of_the_user_s_is_taken_for_an_abandoned_one(name: str, tmp_path
         f".{name}.bak",
         f".{stem}.{suffix}~",
     ]
-    theirs = [aged(tmp_path / mine, seconds=10 * whole.ABANDONED) for mine in names]
+    theirs = [aged(tmp_path / mine, seconds=10 * whole.ABANDONED_AFTER) for mine in names]
     write_text(tmp_path / name, "whole")
     assert sorted(tmp_path.iterdir()) == sorted([*theirs, tmp_path / name])
 
@@ -96,7 +96,7 @@ def test_no_file_of_the_user_s_is_taken_for_an_abandoned_one(name: str, tmp_path
 def test_a_draft_that_is_being_written_stays_however_old_its_clock_says_it_is(tmp_path: Path) -> None:
     """Another machine's clock may be hours behind."""
     file = tmp_path / "results.json"
-    with whole_file(file) as slow:
+    with atomic_write(file) as slow:
         aged(slow)
         write_text(file, "quick")
         assert slow.read_text() == "half"
@@ -106,8 +106,8 @@ def test_a_draft_that_is_being_written_stays_however_old_its_clock_says_it_is(tm
 
 def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    lines = "import os, sys; from pathlib import Path; from kd_lightning.utils.atomic_write import whole_file"
-    lines += "\nwith whole_file(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    lines = "import os, sys; from pathlib import Path; from kd_lightning.utils.atomic_write import atomic_write"
+    lines += "\nwith atomic_write(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", lines, str(file)], check=False).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     aged(left)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kd_lightning.utils.cpu import make_cpu_fast
+from kd_lightning.utils.cpu import configure_cpu
 
 LARGE = 2**26
 """Bytes that glibc gives back when they are freed: more than 32 MiB."""
@@ -24,14 +24,14 @@ def pages_fetched(times: int) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="freed memory is glibc's business alone")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
-    make_cpu_fast()
+    configure_cpu()
     pages_fetched(20)  # until the places between are large enough
     assert pages_fetched(5) < LARGE / PAGE / 10  # less than a tenth of one block
 
 
 def test_denormal_numbers_are_zero() -> None:
     torch.set_flush_denormal(False)
-    make_cpu_fast()
+    configure_cpu()
     assert (torch.full((8,), 1e-38) * 0.01).tolist() == [0.0] * 8
 
 
@@ -42,7 +42,7 @@ def test_another_c_library_is_left_as_it_is(error: type[Exception], monkeypatch:
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     torch.set_flush_denormal(False)
-    make_cpu_fast()
+    configure_cpu()
     assert (torch.full((8,), 1e-38) * 0.01).tolist() == [0.0] * 8
 
 
@@ -54,5 +54,5 @@ def test_a_glibc_that_refuses_a_high_threshold_gets_the_highest_it_takes(monkeyp
         return int(option != -3 or value <= 2**25)
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
-    make_cpu_fast()
+    configure_cpu()
     assert said == [(-3, 2**31 - 1), (-3, 2**25), (-1, 2**31 - 1)]

@@ -4,7 +4,7 @@ import io
 import sys
 import time
 
-from kd_lightning.utils.progress import bar, line
+from kd_lightning.utils.progress import progress_bar, status
 
 
 class Terminal(io.StringIO):
@@ -13,14 +13,14 @@ class Terminal(io.StringIO):
 
 
 def test_a_file_gets_nothing(capsys):
-    with line("measuring"):
-        assert list(bar([1, 2], "decoding")) == [1, 2]
+    with status("measuring"):
+        assert list(progress_bar([1, 2], "decoding")) == [1, 2]
     assert capsys.readouterr().out == ""
 
 
 def test_a_terminal_gets_a_line_that_goes_away_again(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
-    with line("measuring"):
+    with status("measuring"):
         assert sys.stdout.getvalue() == "measuring …"
     assert sys.stdout.getvalue() == "measuring …\r\x1b[K"
 
@@ -28,8 +28,8 @@ def test_a_terminal_gets_a_line_that_goes_away_again(monkeypatch):
 def test_a_terminal_gets_a_bar_within_a_line_too(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    with line("reading"):
-        for _ in bar(range(1000), "decoding"):  # drawn ten times a second, by a thread of its own
+    with status("reading"):
+        for _ in progress_bar(range(1000), "decoding"):  # drawn ten times a second, by a thread of its own
             if "decoding" not in sys.stdout.getvalue():
                 time.sleep(0.02)
     assert "decoding" in sys.stdout.getvalue()
@@ -38,6 +38,6 @@ def test_a_terminal_gets_a_bar_within_a_line_too(monkeypatch):
 
 def test_one_process_of_several_shows_it(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
-    with line("measuring", shown=False):
-        assert list(bar([1], "decoding", shown=False)) == [1]
+    with status("measuring", shown=False):
+        assert list(progress_bar([1], "decoding", shown=False)) == [1]
     assert sys.stdout.getvalue() == ""

@@ -8,14 +8,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kd_lightning.utils.atomic_write import whole_file
+from kd_lightning.utils.atomic_write import atomic_write
 
 
 def show(trainer: Trainer, file: Path, figure: Figure) -> None:
     """Write a picture to a file, and to TensorBoard's images as `test/` with the file's name."""
     canvas = FigureCanvasAgg(figure)
-    with whole_file(file) as draft:
-        figure.savefig(draft)
+    with atomic_write(file) as temporary:
+        figure.savefig(temporary)
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
     width, height = canvas.get_width_height()
     image = pixels.view(height, width, 4)[..., :3]

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.utils.autocast import without_autocast
+from kd_lightning.utils.precision import without_autocast
 
 
 class Logits(nn.Linear):
