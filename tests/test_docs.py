@@ -115,3 +115,14 @@ def test_equivalent_weights_are_those_of_the_configs(recipe, stage):
     for option, cell in zip(("temperature", "hard_weight", "soft_weight"), row.strip("|").split("|")[2:], strict=True):
         above, _, below = cell.rpartition("=")[2].partition("/")
         assert config[option] == pytest.approx(float(above) / float(below or 1))
+
+
+def test_moved_modules_are_where_the_changelog_says():
+    package = Path(kd_lightning.__file__).parent
+    table = re.findall(r"^\| (`.*) \| (`.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert len(table) > 10
+    for old, new in table:
+        for names, there in ((old, False), (new, True)):
+            for name in re.findall(r"`([\w.]+)`", names):
+                module = package / name.replace(".", "/")
+                assert (module.is_dir() or module.with_suffix(".py").is_file()) == there, name
