@@ -125,4 +125,4 @@ def test_moved_modules_are_where_the_changelog_says():
         for names, there in ((old, False), (new, True)):
             for name in re.findall(r"`([\w.]+)`", names):
                 module = package / name.replace(".", "/")
-                assert (module.is_dir() or module.with_suffix(".py").is_file()) == there, name
+                assert ((module / "__init__.py").is_file() or module.with_suffix(".py").is_file()) == there, name
