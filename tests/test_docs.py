@@ -1,4 +1,4 @@
-"""What the documentation says, held to the source."""
+"""Compare the documentation with the source."""
 
 import ast
 import json
@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
 MESSAGES = re.findall(r"^`(.+)`\n: ", (DOCS / "troubleshooting.md").read_text(), re.M)
-OTHERS = ("'…' is not accepted",)  # of the parser
-SHORTEST = 4
-"""Characters of a fixed part that says something."""
+FROM_JSONARGPARSE = ("'…' is not accepted",)
+MIN_PART = 4
+"""Shorter fixed parts of a message are not compared."""
 
 
 def texts(file):
-    """Every text in a source file, with `…` for what is put into it but the file's own constants."""
+    """Yield every string in a source file; `…` replaces the expressions of f-strings, except the file's constants."""
     tree = ast.parse(file.read_text())
     assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
     constants = {node.targets[0].id: node.value.value for node in assigned}
@@ -43,10 +43,10 @@ def texts(file):
 SOURCE = [text for file in Path(kd_lightning.__file__).parent.rglob("*.py") for text in texts(file)]
 
 
-def is_said(message):
-    """Whether one text of the source has all fixed parts of a message, in order."""
+def is_in_source(message):
+    """Tell whether one string of the source has all fixed parts of a message, in order."""
     parts = [part.strip(" ()") for part in message.split("…")]
-    parts = [part for part in parts if len(part) >= SHORTEST]
+    parts = [part for part in parts if len(part) >= MIN_PART]
     pattern = re.compile(".*".join(re.escape(part) for part in parts), re.S)
     return bool(parts) and any(pattern.search(text) for text in SOURCE)
 
@@ -55,14 +55,14 @@ def test_troubleshooting_covers_the_likely_messages():
     assert len(MESSAGES) == len(set(MESSAGES)) >= 25
 
 
-@pytest.mark.parametrize("message", [message for message in MESSAGES if message not in OTHERS])
-def test_every_message_of_troubleshooting_is_said_somewhere(message):
-    assert is_said(message)
+@pytest.mark.parametrize("message", [message for message in MESSAGES if message not in FROM_JSONARGPARSE])
+def test_every_message_of_troubleshooting_is_in_the_source(message):
+    assert is_in_source(message)
 
 
-def test_a_message_that_nothing_says_is_noticed():
-    assert not is_said("temperature: … found, a number below 0 expected")
-    assert not is_said("…: …")
+def test_a_message_that_is_not_in_the_source_is_found():
+    assert not is_in_source("temperature: … found, a number below 0 expected")
+    assert not is_in_source("…: …")
 
 
 @pytest.mark.parametrize("name", sorted(file.parent.name for file in ROOT.glob("configs/*/recipe.yaml")))
@@ -78,21 +78,21 @@ def test_every_recipe_has_a_page_with_its_stages_and_figures(name):
     assert measured["command"] in page
 
 
-def test_pages_of_recipes_that_are_gone_go_too(tmp_path):
+def test_pages_of_removed_recipes_are_removed(tmp_path):
     (tmp_path / "gone.md").write_text("# gone")
     recipe_pages.write_pages(ROOT, tmp_path)
     assert not (tmp_path / "gone.md").exists()
     assert (tmp_path / "digits.md").is_file()
 
 
-def test_python_is_shown_as_in_the_readme():
+def test_the_index_has_the_readme_s_python():
     shown = [README, (DOCS / "index.md").read_text()]
     first, second = (re.search(r"```python\n(from lightning.*?)```", text, re.S)[1] for text in shown)
     assert first == second
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_within_the_repository_lead_somewhere(page):
+def test_links_within_the_repository_exist(page):
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 

@@ -1,4 +1,4 @@
-"""`from kd_lightning import …`: what a notebook is made of."""
+"""The public names of `from kd_lightning import …`."""
 
 import ast
 import subprocess
@@ -13,13 +13,13 @@ import kd_lightning
 PACKAGE = Path(kd_lightning.__file__).parent
 
 
-def test_the_package_alone_imports_no_torch():
+def test_importing_the_package_does_not_import_torch():
     program = "import sys, kd_lightning; dir(kd_lightning); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("home", kd_lightning.HOMES)
-def test_every_name_is_the_one_of_its_home(home):
+def test_every_name_is_that_of_its_module(home):
     module = import_module(f"kd_lightning.{home}")
     for name in kd_lightning.HOMES[home]:
         assert getattr(kd_lightning, name) is getattr(module, name)
@@ -28,11 +28,11 @@ def test_every_name_is_the_one_of_its_home(home):
 
 
 @pytest.mark.parametrize("home", ["callbacks", "data", "losses", "models", "modules"])
-def test_what_a_package_offers_is_offered_at_the_top(home):
+def test_public_names_of_a_package_are_public_at_the_top(home):
     assert sorted(kd_lightning.HOMES[home]) == sorted(import_module(f"kd_lightning.{home}").__all__)
 
 
-def test_type_checkers_read_the_same_names():
+def test_the_stub_has_the_same_names():
     stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
     read = {}
     for node in stub.body:

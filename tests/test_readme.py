@@ -46,7 +46,7 @@ def example(language, name):
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line not in OF_A_RUN])
-def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_path):
+def test_every_command_refers_to_existing_things(command, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
     words = shlex.split(command)[1:]
@@ -76,7 +76,7 @@ def test_every_command_shown_names_things_that_exist(command, monkeypatch, tmp_p
         lightning.parse(words)
 
 
-def test_commands_on_a_run_are_run_behind_it(monkeypatch, tmp_path):
+def test_commands_on_a_run_work_after_that_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
     config = f"--config={ROOT / 'configs' / 'digits' / 'teacher.yaml'}"
@@ -152,7 +152,7 @@ def test_the_readme_is_short_and_its_table_is_up_to_date():
     assert len(table_lines("README.md")) == len(list(ROOT.glob("configs/*/recipe.yaml"))) <= 8
 
 
-def test_an_interval_is_student_s():
+def test_an_interval_uses_student_s_t():
     # By hand: mean 4, standard deviation 2, and t = 4.303 for two degrees of freedom: 4 ± 4.303 * 2 / sqrt(3).
     assert result_tables.interval([2.0, 4.0, 6.0], 2) == "4.00 (-0.97 to 8.97)"
 
@@ -182,7 +182,7 @@ def test_the_table_of_all_results_quotes_what_was_measured():
     )
 
 
-def test_the_speeds_are_those_of_the_last_records():
+def test_speeds_are_those_of_the_last_records():
     lines = (ROOT / "benchmarks" / "records.jsonl").read_text().splitlines()
     last = {(record["name"], record["threads"]): record for record in map(json.loads, lines)}
     page = (ROOT / "docs" / "speed.md").read_text()

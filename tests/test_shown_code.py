@@ -1,4 +1,4 @@
-"""Every code block of the README and the documentation, run as its text says, on small data and for one epoch."""
+"""Run every code block of the README and the documentation, on small data and for one epoch."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ NOT_RUN = {
     "kd-lightning fit --config … --trainer.devices 4": "four devices: tests/modules/test_distill_cached.py has two",
     "kd-lightning reproduce mnist_hinton --trainer.devices 2": "minutes: tests/modules/test_distill.py has two",
 }
-"""Beginnings of commands that are not run, each with the reason."""
+"""How commands that are not run begin, each with the reason."""
 
 ELSEWHERE = {
     ("README.md", "from lightning import Trainer"): "test_readme.py::test_a_student_in_under_ten_lines_of_python",
@@ -47,7 +47,7 @@ ELSEWHERE = {
     ),
     ("docs/own_data.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
 }
-"""Blocks, by page and first line, that a test in another file runs."""
+"""Blocks, by page and first line, that tests in other files run."""
 
 HERE = (
     (
@@ -60,14 +60,14 @@ HERE = (
     ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18, in_chans: 1}}"),
     ("docs/export.md", "from kd_lightning.export import describe, export_network"),
 )
-"""Blocks that a test below runs."""
+"""Blocks that tests below run."""
 
 SMALL = {
     "fit": ["--trainer.max_epochs=1"],
     "reproduce": ["--seeds=1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"],
     "sweep": ["--seeds=1", "--trainer.max_epochs=1"],
 }
-"""Options behind a command's own, which they replace."""
+"""Options added after a command's own, which they override."""
 
 FAST = re.compile(r"kd-lightning (fit|test|predict) --config (digits|lightning_logs/digits/teacher)/")
 """Commands of docs/command_line.md that the fast suite runs; the slow suite runs all of them."""
@@ -94,7 +94,7 @@ def block(page: str, first: str) -> str:
 
 
 def commands(page: str) -> list[str]:
-    """Lines of shell, without comments, each with those that it goes on in."""
+    """List the shell commands of a page, without comments and with continued lines joined."""
     text = "\n".join(each.text for each in blocks(page) if each.language == "sh").replace("\\\n", " ")
     lines = (re.sub(r"\s+", " ", line.partition("  #")[0]).strip() for line in text.splitlines())
     return [line for line in lines if line]
@@ -117,11 +117,11 @@ def test_every_block_is_run_by_a_test(shown: Block) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_run_or_has_a_reason(command: str) -> None:
-    ours = re.match(r"(PYTHONPATH=\. )?kd-lightning ", command)
-    assert reason(command) or ours, "a command that no test runs: give the reason in NOT_RUN"
+    is_ours = re.match(r"(PYTHONPATH=\. )?kd-lightning ", command)
+    assert reason(command) or is_ours, "no test runs this command: give the reason in NOT_RUN"
 
 
-def test_no_block_reason_or_test_is_named_that_is_gone() -> None:
+def test_the_lists_above_have_no_stale_entries() -> None:
     assert {*ELSEWHERE, *HERE} == {each.key for each in EVERY if each.language != "sh"}
     assert [start for start in NOT_RUN if not any(command.startswith(start) for command in COMMANDS)] == []
     for test in set(ELSEWHERE.values()):
@@ -141,8 +141,8 @@ def _beside_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def run(command: str) -> None:
-    """Run a command as it is shown, and behind it the options that make it short."""
-    given = "configs/digits/teacher.yaml --trainer.logger.version given"  # a folder beside `reproduce`'s
+    """Run a command as shown, with further options that make it short."""
+    given = "configs/digits/teacher.yaml --trainer.logger.version given"  # not the folder of `reproduce`
     words = shlex.split(command.replace("--config …", f"--config {given}").replace("…", "configs/digits/teacher.yaml"))
     words = words[words.index("kd-lightning") + 1 :]
     more = SMALL.get(words[0], [])
@@ -152,7 +152,7 @@ def run(command: str) -> None:
         more = [*more, "--data.batch_size=8", "--trainer.precision=32-true"]
     try:
         status = main([*words, *more])
-    except SystemExit as done:  # of `--print_config`
+    except SystemExit as done:  # by `--print_config`
         status = int(done.code or 0)
     assert status == 0, command
 
@@ -162,13 +162,13 @@ def execute(page: str, first: str, **names: object) -> dict[str, object]:
     return names
 
 
-def test_a_loss_of_ones_own_is_run_as_shown() -> None:
+def test_a_custom_loss_is_run_as_shown() -> None:
     Path("mine.py").write_text(block("docs/extend.md", "# mine.py"))
     Path("their_code.py").write_text(
         "from kd_lightning.models import MLP\n\ndef resnet56():\n    return MLP([64, 10])\n"
     )
     torch.save(MLP([64, 10]).state_dict(), "their_weights.pth")
-    run("kd-lightning fit --config configs/digits/teacher.yaml")  # whose student it is
+    run("kd-lightning fit --config configs/digits/teacher.yaml")  # the teacher of the student below
     configs = []
     for command in commands("docs/extend.md"):
         run(command)
@@ -197,7 +197,7 @@ def test_python_of_the_pages_is_run_as_shown() -> None:
     assert np.asarray(found["probabilities"]).shape == (2, 10)
 
 
-def test_a_network_of_others_is_made_as_shown() -> None:
+def test_a_network_of_another_library_is_built_as_shown() -> None:
     pytest.importorskip("timm")
     data = "--data=kd_lightning.data.DigitsDataModule"
     words = [
