@@ -29,6 +29,7 @@ HEADLINES = {
 METRICS = {"errors": "errors of {:,}", "right": "correct of {:,}", "accuracy": "accuracy, % of {:,}"}
 LEVEL = 0.95
 ABSENT = "\N{EN DASH}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def read(root: Path = ROOT) -> dict[str, dict[str, Any]]:
@@ -40,7 +41,7 @@ def interval(values: list[float], digits: int) -> str:
     """Write the mean and its 95 % confidence interval (Student's t), such as `77.7 (72.5 to 82.8)`."""
     mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
     low, high = t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)
-    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{mean:.{digits}f} ({low:.{digits}f}{NO_BREAK}to{NO_BREAK}{high:.{digits}f})"
 
 
 def headlines(measured: dict[str, dict[str, Any]]) -> str:
@@ -58,9 +59,10 @@ def headlines(measured: dict[str, dict[str, Any]]) -> str:
     for name, (alone, distilled) in HEADLINES.items():
         rows = {row["name"]: row for row in measured[name]["rows"]}
         cells = [f"`{name}`", _figure(measured[name])]
+        digits = 0 if measured[name]["metric"] == "right" else 1
         for stage in (alone, distilled):
             row = rows[stage]
-            cells += [_published(row), interval(row["figures"], _digits(measured[name]))]
+            cells += [_published(row), interval(row["figures"], digits)]
         cells[-1] = f"**{cells[-1]}**"
         lines.append([*cells, str(len(rows[distilled]["figures"]))])
     return _table(lines)
