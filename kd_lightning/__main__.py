@@ -144,10 +144,10 @@ def _run(words: list[str]) -> int:
         elif words[0] in TRAINER_COMMANDS:
             _load()
             from kd_lightning.cli import lightning
-            from kd_lightning.cli.next_steps import end_services, say_where_and_what_next
+            from kd_lightning.cli.next_steps import close_services, print_results_and_next
 
-            say_where_and_what_next(lightning.main(["--help" if word == "--help_all" else word for word in words]))
-            end_services()
+            print_results_and_next(lightning.main(["--help" if word == "--help_all" else word for word in words]))
+            close_services()
         elif words[0] == "completion":
             from kd_lightning.cli.completion import script_for
 

@@ -1,4 +1,4 @@
-"""The checkpoint that a trained network is taken from."""
+"""The checkpoint of the best epoch, which tests and exports read."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -7,20 +7,23 @@ from kd_lightning.errors import UserError
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`: of the epoch with the highest accuracy on validation images, where there are some.
+    """Saves `best.ckpt` at the epoch with the highest validation accuracy; without validation images, nothing.
 
-    Without validation images, a checkpoint of the user's that monitors a name that is never logged would never be
-    written; Lightning itself notices that only after a validation.
+    Args:
+        monitor: the metric that decides which epoch is the best.
+        mode: `max` if a higher value is better, `min` if a lower one is.
     """
 
-    def __init__(self) -> None:
-        super().__init__(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+    def __init__(self, monitor: str = "val/accuracy", mode: str = "max") -> None:
+        super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where it is due.
+        """Save the checkpoint if it is due.
+
+        Without validation, Lightning would never write another checkpoint whose metric is not logged, and not say so.
 
         Raises:
-            UserError: there is no validation, and another checkpoint monitors a name that training does not log.
+            UserError: there is no validation, and another checkpoint monitors a metric that training does not log.
         """
         super().on_train_epoch_end(trainer, pl_module)
         others = [other for other in trainer.checkpoint_callbacks if isinstance(other, ModelCheckpoint)]

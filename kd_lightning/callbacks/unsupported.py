@@ -1,23 +1,23 @@
-"""Lightning's callbacks that a run from the command line cannot have, each with the reason."""
+"""Lightning's callbacks that a training from the command line refuses, each with the reason."""
 
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import BackboneFinetuning, ModelPruning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import BackboneFinetuning, LearningRateFinder, ModelPruning, StochasticWeightAveraging
 
 from kd_lightning.errors import UserError
 
 
 def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, resumes: bool) -> None:
-    """Refuse, before a training begins, the callbacks whose work would be lost.
+    """Refuse callbacks that would have no effect, before a training begins.
 
     Args:
-        callbacks: of the training.
-        module: that is trained.
-        resumes: whether it goes on from a checkpoint.
+        callbacks: the callbacks of the training.
+        module: the module to train.
+        resumes: whether the training resumes from a checkpoint.
 
     Raises:
-        UserError: one of them is not supported.
+        UserError: one of the callbacks is not supported.
     """
     for callback in callbacks:
         name = type(callback).__name__
@@ -26,6 +26,13 @@ def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, resu
                 f"trainer.callbacks: {name} found, WeightAveraging or EMAWeightAveraging expected: its averages come "
                 "after the last validation and the last checkpoint, so that they would be neither tested nor exported"
             )
+        if isinstance(callback, LearningRateFinder):
+            names = (callback._attr_name, "lr", "learning_rate")
+            if not any(attribute and hasattr(module, attribute) for attribute in names):
+                raise UserError(
+                    f"callbacks: {name} found, which sets the attribute `lr` of a module, and "
+                    f"{type(module).__name__} has none; compare rates with --model.optimizer.lr"
+                )
         if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
             lacking = f"{type(module).__name__} has no backbone"
             raise UserError(f"trainer.callbacks: {name} found, a BaseFinetuning of your own expected: {lacking}")

@@ -19,7 +19,7 @@ class Describer(Callback):
         network: the network's `class_path`, `init_args` and `dict_kwargs` as in a config; None if no config names it.
     """
 
-    def __init__(self, network: dict[str, Any] | None) -> None:
+    def __init__(self, network: dict[str, Any] | None = None) -> None:
         self.network = network
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder, ProgressBar, TQDMProgressBar
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 from kd_lightning.callbacks import (
@@ -19,6 +19,7 @@ from kd_lightning.callbacks import (
     PredictionWriter,
     ResultsWriter,
 )
+from kd_lightning.callbacks.plots.gallery import PICTURES
 from kd_lightning.checkpoints.description import plain_network
 from kd_lightning.errors import UserError
 
@@ -33,46 +34,48 @@ PROGRESS_EVERY = 50
 """Steps between two updates of the progress bar: updated at every step, it would take longer than a small network."""
 
 
-def add_default_callbacks(command: str, options: Any, trainer: Any, module: LightningModule) -> list[Callback]:
+def add_default_callbacks(command: str, options: Any, trainer: Any) -> list[Callback]:
     """Return the user's callbacks, and each default one that the user has neither given nor disabled.
+
+    A callback of a default one's class, or of a subclass, replaces it. Options of the command that a default callback
+    would get are passed to it.
 
     Args:
         command: `fit`, `validate`, `test` or `predict`.
         options: all options of the command.
-        trainer: the trainer's options, with the user's callbacks made.
-        module: the module that the trainer runs.
+        trainer: the trainer's options, with the user's callbacks instantiated.
 
     Raises:
-        UserError: a callback that `module` cannot serve.
+        UserError: `predict` without a callback that writes predictions.
     """
     given = trainer.get("callbacks") or []
     callbacks: list[Any] = [*given] if isinstance(given, list) else [given]
-    for callback in callbacks:
-        names = (callback._attr_name, "lr", "learning_rate") if isinstance(callback, LearningRateFinder) else ()
-        if names and not any(name and hasattr(module, name) for name in names):
-            raise UserError(
-                "callbacks: LearningRateFinder found, which sets the attribute `lr` of a module, and "
-                f"{type(module).__name__} has none; compare rates with --model.optimizer.lr"
-            )
-    defaults: list[Any] = [
-        Describer(plain_network((options.model.get("init_args") or {}).get("net"))),
-        ResultsWriter(options.label, options.overwrite),
-        Dashboard(),
-    ]
+    network = plain_network((options.model.get("init_args") or {}).get("net"))
+    defaults: list[Any] = [Describer(network), ResultsWriter(options.label, options.overwrite), Dashboard()]
     if options.pictures:
-        defaults.append(Gallery())
+        defaults.append(Gallery([picture for picture in PICTURES if not _instances(callbacks, picture)]))
     if trainer.get("enable_checkpointing") is not False and not trainer.get("barebones"):
         defaults += [BestCheckpoint(), LastCheckpoint()]
     if command == "predict":
         defaults.append(PredictionWriter())
+    for callback in _instances(callbacks, ResultsWriter):
+        callback.label = options.label or callback.label
+        callback.overwrite |= options.overwrite
+    for callback in _instances(callbacks, Describer):
+        callback.network = callback.network or network
     for default in defaults:
-        users = [callback for callback in callbacks if isinstance(callback, type(default))]
-        if not users and type(default).__name__ not in options.disable_callbacks:
+        if not _instances(callbacks, type(default)) and type(default).__name__ not in options.disable_callbacks:
             callbacks.append(default)
-        elif users and isinstance(default, ResultsWriter):
-            users[0].label = options.label or users[0].label
-            users[0].overwrite |= options.overwrite
+    if command == "predict" and not _instances(callbacks, BasePredictionWriter):
+        raise UserError(
+            "disable_callbacks: PredictionWriter found, but predict writes nothing without it; "
+            "a BasePredictionWriter in trainer.callbacks expected"
+        )
     return callbacks
+
+
+def _instances(callbacks: list[Any], kind: type[Callback]) -> list[Any]:
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def add_progress_bar(callbacks: list[Callback], trainer: Any) -> bool | None:
@@ -82,7 +85,7 @@ def add_progress_bar(callbacks: list[Callback], trainer: Any) -> bool | None:
         The trainer's `enable_progress_bar`: False where output is a file, in which a bar is a line an epoch.
     """
     enabled: bool | None = trainer.get("enable_progress_bar")
-    if any(isinstance(callback, ProgressBar) for callback in callbacks):
+    if _instances(callbacks, ProgressBar):
         return enabled  # the user's own bar, with the user's own option
     if enabled is False or not (enabled or (sys.stdout is not None and sys.stdout.isatty())):
         return False

@@ -148,7 +148,7 @@ class _CLI(LightningCLI):
         if config.get("accumulate_grad_batches") == 0:
             raise UserError("accumulate_grad_batches: 0 found, at least 1 expected")
         options = self.config[self.subcommand]
-        callbacks = add_default_callbacks(str(self.subcommand), options, config, self.model)
+        callbacks = add_default_callbacks(str(self.subcommand), options, config)
         kwargs["enable_progress_bar"] = add_progress_bar(callbacks, config)
         if self.subcommand == "fit":
             check_callbacks(callbacks, self.model, resumes=bool(options.get("ckpt_path")))

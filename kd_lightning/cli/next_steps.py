@@ -1,4 +1,4 @@
-"""What is said when a command of the Lightning CLI is done: where the results are, and what to run next."""
+"""Print where the results of a command are and what to run next, and close what the run leaves open."""
 
 import os
 import shlex
@@ -15,33 +15,33 @@ from kd_lightning.reports.results import RESULTS_FILE, read_results
 from kd_lightning.utils.run_folder import run_folder
 
 STAGE = "KD_LIGHTNING_STAGE"
-"""Set in the environment of a process that trains a stage of a recipe: the recipe itself has the last word."""
+"""Environment variable of a process that trains a stage for `reproduce`, which prints the results itself."""
 
-LEFT_BY = {
+WRITTEN_BY = {
     "fit": ("config.yaml", "checkpoints"),
     "validate": (),
     "test": (RESULTS_FILE, *PICTURES),
     "predict": ("predictions*.csv",),
 }
-"""Files of a run folder, by the command that writes them."""
+"""Files that each command writes into the run folder."""
 
 
-def say_where_and_what_next(done: LightningCLI) -> None:
-    """Print one line of each, once for all processes of a run, and only of what is there."""
+def print_results_and_next(done: LightningCLI) -> None:
+    """Print one line with the files that a command has written, and one with the next command."""
     folder = run_folder(done.trainer)  # on every process: they agree on it
     command = str(done.subcommand)
-    left = [file.name for pattern in LEFT_BY[command] for file in sorted(folder.glob(pattern))]
-    if not done.trainer.is_global_zero or not leaves_files(done.trainer) or not left or STAGE in os.environ:
+    written = [file.name for pattern in WRITTEN_BY[command] for file in sorted(folder.glob(pattern))]
+    if not done.trainer.is_global_zero or not leaves_files(done.trainer) or not written or STAGE in os.environ:
         return
-    print(f"results: {folder} ({', '.join(left)})")
+    print(f"results: {folder} ({', '.join(written)})")
     if words := _next(done.trainer, folder, command):
         print(f"next: {shlex.join(words)}")
 
 
-def end_services() -> None:
-    """End what a run leaves open in this process: its run at Weights & Biases, and the group of its processes.
+def close_services() -> None:
+    """Finish a Weights & Biases run, and destroy the process group of distributed training.
 
-    Lightning leaves a group on CPUs to the interpreter's exit, which then aborts now and then, with status 134.
+    Lightning keeps a group on CPUs until the interpreter exits, which then sometimes aborts with status 134.
     """
     wandb = sys.modules.get("wandb")
     if wandb and wandb.run:
@@ -51,9 +51,10 @@ def end_services() -> None:
 
 
 def _next(trainer: Trainer, folder: Path, command: str) -> list[str]:
-    """Test what was trained, then ship it; and look at the curves, where there are some here."""
-    trained = (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
-    if trained and "test" not in read_results(folder):
+    """Return the next command: test after training, export after a test, else TensorBoard if it has logs."""
+    checkpoints = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    trained = (folder / "config.yaml").is_file() and any(file.is_file() for file in checkpoints)
+    if trained and command != "test" and "test" not in read_results(folder):
         return ["kd-lightning", "test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder)]
     if command == "test" and trained:
         return ["kd-lightning", "export", str(folder)]

@@ -21,6 +21,9 @@ from kd_lightning.utils.progress import status
 NO_SETTINGS = ("seed_everything", "label", "overwrite", "pictures")
 """Options of `fit` whose value is no part of a run's settings; the seed stands beside them in the fingerprint."""
 
+NEEDED_CALLBACKS = ("ResultsWriter", "LastCheckpoint")
+"""Callbacks that write the results which `reproduce` compares, and the checkpoint from which it resumes."""
+
 LATER_NO_SETTINGS = ("stage", "disable_callbacks")
 """Further such options. They are left out, so that the settings of runs from before these options stay the same."""
 
@@ -127,6 +130,8 @@ def plan_runs(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overr
             teacher = next((run for run in plan if run.stage.name == stage.teacher), None)
             options = _options(stage, teacher, its)
             config = lightning.parse(["fit", *options])
+        if missing := [name for name in NEEDED_CALLBACKS if name in config["disable_callbacks"]]:
+            raise UserError(f"disable_callbacks: {', '.join(missing)} found, but reproduce needs it")
         logger = config["trainer"]["logger"]
         _check_logger(logger, its)
         spawns_processes(config["trainer"])  # checks the devices

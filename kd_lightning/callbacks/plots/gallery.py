@@ -1,5 +1,6 @@
-"""All pictures of a test."""
+"""All plots of a test in one callback."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,21 +10,26 @@ from kd_lightning.callbacks.plots.confusion import ConfusionMatrix
 from kd_lightning.callbacks.plots.mistakes import WorstMistakes
 from kd_lightning.callbacks.plots.reliability import ReliabilityDiagram
 
+PICTURES: tuple[type[Callback], ...] = (ConfusionMatrix, ReliabilityDiagram, WorstMistakes)
+
 
 class Gallery(Callback):
-    """Draws every picture of a test: one callback, for Lightning calls each of them six times a training step.
+    """Draws all plots of a test.
 
-    See `ConfusionMatrix`, `ReliabilityDiagram` and `WorstMistakes`.
+    One callback costs less than three: Lightning calls six hooks of each callback in every training step.
+
+    Args:
+        pictures: classes of the callbacks that draw.
     """
 
     draws_pictures = True
-    """Says to `ResultsWriter` that those of an earlier test will be replaced."""
+    """Tells `ResultsWriter` to leave the plots of the previous test, which are replaced."""
 
-    def __init__(self) -> None:
-        self._pictures: tuple[Callback, ...] = (ConfusionMatrix(), ReliabilityDiagram(), WorstMistakes())
+    def __init__(self, pictures: Sequence[type[Callback]] = PICTURES) -> None:
+        self._pictures = [picture() for picture in pictures]
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start all."""
+        """Reset all plots."""
         for picture in self._pictures:
             picture.on_test_epoch_start(trainer, pl_module)
 
@@ -36,11 +42,11 @@ class Gallery(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show all of them the batch."""
+        """Update all plots with a batch."""
         for picture in self._pictures:
             picture.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw all."""
+        """Draw all plots."""
         for picture in self._pictures:
             picture.on_test_epoch_end(trainer, pl_module)
