@@ -19,3 +19,4 @@ def load(name: str) -> ModuleType:
 
 recipe_pages = load("recipe_pages")
 result_tables = load("result_tables")
+make_distillation = load("pictures/make_distillation")
