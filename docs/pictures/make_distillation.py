@@ -66,7 +66,7 @@ def draw(pixels: torch.Tensor, label: int, soft: Sequence[float], measured: dict
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         grid = figure.add_gridspec(3, 2, width_ratios=(1, 2.3), height_ratios=(1, 1, 2.2))
         digit = figure.add_subplot(grid[:2, 0])
-        digit.imshow(pixels, cmap="gray" if mode == "dark" else "gray_r")
+        digit.imshow(pixels.numpy(), cmap="gray" if mode == "dark" else "gray_r")
         digit.set(xticks=[], yticks=[], title="image")
         hard = [float(c == label) for c in range(10)]
         _bars(figure.add_subplot(grid[0, 1]), hard, "hard label", colours["student"], colours)
