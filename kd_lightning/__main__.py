@@ -1,4 +1,4 @@
-"""The console command `kd-lightning`: sends a word to the command that owns it."""
+"""The console command `kd-lightning`: run the command that its first word names, and report errors in one line."""
 
 import os
 import shlex
@@ -10,46 +10,43 @@ from kd_lightning.utils.stopping import Stopped, stops_on_sigterm
 
 USAGE = """usage: kd-lightning COMMAND [OPTION ...]
 
-  reproduce [RECIPE]   a published system, end to end: teacher, baseline, students, comparison
-  recipes              the recipes; copy one to change it
-  compare RUNS …       runs, recipes or records side by side: a table, and a report for a browser
-  sweep CONFIG         students of many temperatures, soft weights and seeds, trained at once
-  fit                  train what a config names        --config configs/digits/teacher.yaml
-  validate             measure a run on its validation split
-  test                 measure a run on the test set
-  export RUN           a network alone, to ship: ONNX and torch.export, checked and timed
-  predict RUN IMAGE …  what a run, or an exported file, says of image files and folders of them
-  predict              what a run says of each image of its test set
-  completion SHELL     print what lets bash, zsh or fish complete these words
+  reproduce [RECIPE]   train and test a published system: teacher, baseline, students; compare them
+  recipes              list the recipes, or copy one to change it
+  compare RUNS …       compare runs, recipes or records: a table, and an HTML report
+  sweep CONFIG         train students of many temperatures, soft weights and seeds at once
+  fit                  train the model of a config      --config configs/digits/teacher.yaml
+  validate             evaluate a run on its validation split
+  test                 evaluate a run on the test set
+  export RUN           export a network to ONNX and torch.export, verified and timed
+  predict RUN IMAGE …  classify image files and folders with a run or an exported file
+  predict              classify the test images of a run
+  completion SHELL     print the completion script of bash, zsh or fish
 
-kd-lightning COMMAND --help says more of each.
+kd-lightning COMMAND --help explains a command and its options.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 OWN_COMMANDS = ("reproduce", "recipes", "compare", "sweep", "export")
 
-FILE_OPTIONS = ("--output", "--batch_size")
-"""Of `predict` with image files, and not of the trainer's."""
-
-FLAGS = ("-h", "--help", "--help_all", "--print_config")
-"""Options of the trainer's that no value follows, but after `=`."""
-
 COMMANDS = (*OWN_COMMANDS, *TRAINER_COMMANDS, "completion")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run `kd-lightning` with the words given, or those of the process.
+    """Run `kd-lightning`.
+
+    Args:
+        args: the command and its options; those of the process by default.
 
     Returns:
-        The exit status: 0, or 2 for a mistake of the user's, which was named in one line on standard error; 141 where
-        nobody reads standard output any more, as with `| head -1`; 143 and 130 for a signal.
+        The exit status: 0; 2 for a user's mistake, printed in one line on standard error; 141 if the reader of standard
+        output is gone, as with `| head -1`; 130 and 143 for SIGINT and SIGTERM.
     """
     if _open_missing_streams():
         print("kd-lightning: error: standard output is closed; a file, a pipe or /dev/null expected", file=sys.stderr)
         return 2
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files have any bytes, and keep them
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes
     status = 0
     try:
         try:
@@ -61,8 +58,8 @@ def main(args: list[str] | None = None) -> int:
             raise
         return 141
     except OSError as error:
-        _throw_output_away()
-        if status:  # which was explained
+        _discard_output()
+        if status:  # its error is printed already
             return status
         print(f"kd-lightning: error: standard output: {error.strerror}", file=sys.stderr)
         return 2
@@ -70,11 +67,12 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _open_missing_streams() -> bool:
-    """Whether standard output is closed. What is closed is led nowhere: else the next file opened takes its place."""
+    """Return whether standard output is closed; open closed streams on /dev/null."""
     closed = sys.stdout is None
+    # The next file that is opened would take the descriptor of a closed stream.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if stream is None:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this stream's
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this stream's
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if sys.stderr is None:
@@ -83,36 +81,36 @@ def _open_missing_streams() -> bool:
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output leads nowhere; if so, what is left of it is thrown away."""
+    """Return whether the reader of standard output is gone; if so, discard the output that is left."""
     try:
         print(flush=True)
     except BrokenPipeError:
-        _throw_output_away()
+        _discard_output()
         return True
     return False
 
 
-def _throw_output_away() -> None:
-    """Lead standard output nowhere, or Python speaks at its end of what could not be written."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _discard_output() -> None:
+    """Redirect standard output to /dev/null: Python reports at exit what it could not write."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _run_until_stopped(words: list[str]) -> int:
-    """Run a command; on SIGTERM or Ctrl-C, say how to go on, unless a training that was stopped has said it."""
+    """Run a command; on SIGTERM or Ctrl-C, print how to continue, unless the stopped training has printed it."""
     try:
         with stops_on_sigterm():
             return _run(words)
     except Stopped as stopped:
         status = int(stopped.code or 0)
     except SystemExit as ended:
-        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning makes a plain exit of it
+        if isinstance(ended.__context__, KeyboardInterrupt):  # which Lightning turns into an exit
             print("kd-lightning: interrupted", file=sys.stderr)
             return 130
         if words[0] not in OWN_COMMANDS or ended.code not in (130, 143):
             raise
-        status = ended.code  # of a training that was one of several
+        status = ended.code  # of one of several trainings
     name = {130: "SIGINT", 143: "SIGTERM"}[status]
     print(f"kd-lightning: stopped by {name}; to go on: {shlex.join(['kd-lightning', *words])}", file=sys.stderr)
     return status
@@ -133,11 +131,12 @@ def _run(words: list[str]) -> int:
         if page := page_of(words[0]):
             print(page, end="")
             return 0
-    # Most commands import torch and Lightning, seconds of waiting: only where they are needed.
+    # Importing torch and Lightning takes seconds: only the commands that need them do it.
+    from kd_lightning.cli.arguments import predicts_images
     from kd_lightning.errors import UserError, one_line
 
     try:
-        if words[0] in OWN_COMMANDS or _predicts_files(words):
+        if words[0] in OWN_COMMANDS or (words[0] == "predict" and predicts_images(words[1:])):
             if words[0] not in ("recipes", "compare"):
                 _load()
             import_module(f"kd_lightning.commands.{words[0]}").main(words[1:])
@@ -160,8 +159,8 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        said = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
-        print(f"kd-lightning: error: {said}", file=sys.stderr)
+        message = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
+        print(f"kd-lightning: error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kd-lightning: interrupted", file=sys.stderr)
@@ -169,29 +168,8 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _predicts_files(words: list[str]) -> bool:
-    """Whether `predict` is of image files: by a word that is neither an option nor its value, or an option of theirs.
-
-    The trainer's `predict` has options alone, each with a value; so has that of files, beside MODEL and IMAGE.
-    """
-    value_follows = False
-    for word in words[1:] if words[0] == "predict" else ():
-        if word == "--":
-            return True
-        if word.startswith("-") and word != "-":
-            name, equals, _ = word.partition("=")
-            if name in FILE_OPTIONS:
-                return True
-            value_follows = not equals and name not in FLAGS
-        elif value_follows:
-            value_follows = False
-        else:
-            return True
-    return False
-
-
 def _load() -> None:
-    """Import what takes long, and say so."""
+    """Import Lightning and torch, with a status line."""
     from kd_lightning.utils.progress import status
 
     with status("loading torch and Lightning"):

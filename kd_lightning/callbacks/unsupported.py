@@ -30,7 +30,7 @@ def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, resu
             names = (callback._attr_name, "lr", "learning_rate")
             if not any(attribute and hasattr(module, attribute) for attribute in names):
                 raise UserError(
-                    f"callbacks: {name} found, which sets the attribute `lr` of a module, and "
+                    "callbacks: LearningRateFinder found, which sets the attribute `lr` of a module, and "
                     f"{type(module).__name__} has none; compare rates with --model.optimizer.lr"
                 )
         if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):

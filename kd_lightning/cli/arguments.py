@@ -157,6 +157,24 @@ def predict_arguments() -> Arguments:
     return parser
 
 
+def predicts_images(words: list[str]) -> bool:
+    """Return whether `predict` is given a model and image files; else it is the Lightning CLI's, for test images.
+
+    The Lightning CLI takes no positional words, and each of its options but `--config` is unknown here.
+
+    Args:
+        words: the words after `predict`.
+    """
+    if words and ("--" in words or not words[0].startswith("-")):
+        return True
+    parser = Arguments(allow_abbrev=False, add_help=False)
+    parser.add_argument("images", nargs="*")
+    for option in ("--output", "--batch_size", "--config"):
+        parser.add_argument(option)
+    options, unknown = parser.parse_known_intermixed_args(words)
+    return not unknown and bool(options.images or options.output or options.batch_size)
+
+
 def sweep_arguments() -> Arguments:
     """The options of `kd-lightning sweep`."""
     parser = Arguments(

@@ -11,10 +11,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from PIL import Image
 
 from kd_lightning import models
-from kd_lightning.__main__ import _predicts_files, main
+from kd_lightning.__main__ import main
 from kd_lightning.callbacks import Dashboard, Describer, Gallery, LastCheckpoint, ResultsWriter
 from kd_lightning.cli import lightning
-from kd_lightning.cli.arguments import compare_arguments, predict_arguments
+from kd_lightning.cli.arguments import compare_arguments, predict_arguments, predicts_images
 
 MLP = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 10]}}
 
@@ -321,10 +321,12 @@ def test_a_config_from_a_pipe_is_read():
         ("--print_config --config c.yaml", False),
         ("--model.optimizer.lr -1 --config c.yaml", False),
         ("", False),
+        ("RUN image.png --option 1", True),
+        ("--batch_size 2 -- RUN -image.png", True),
     ],
 )
 def test_predict_of_files_is_told_from_predict_of_a_run_by_a_word_that_is_no_option_s(words, of_files):
-    assert _predicts_files(["predict", *words.split()]) is of_files
+    assert predicts_images(words.split()) is of_files
 
 
 def test_options_stand_anywhere_among_files():
