@@ -179,7 +179,7 @@ def _stages_in(folder: Path) -> dict[str, Stage]:
         teacher = _teacher_of(config, common)
         found.append(Stage(**{"name": file.stem, "config": file, "teacher": teacher, **about}))
         for name, options in variants.items():
-            own = _run_of(options.get("model.teacher_ckpt")) or teacher
+            own = _run_of(options["model.teacher_ckpt"]) if "model.teacher_ckpt" in options else teacher
             found.append(Stage(name=name, config=file, teacher=own, main=False, options=options))
     names = {stage.name for stage in found}
     return _in_order([stage if stage.teacher in names else replace(stage, teacher=None) for stage in found])
@@ -207,7 +207,7 @@ def _teacher_of(config: dict[str, Any], common: dict[str, Any]) -> str | None:
     if isinstance(model, str) or (class_path and class_path != shared.get("class_path")):
         shared = {}
     options = [{} if isinstance(part, str) else {**part, **part.get("init_args", {})} for part in (model, shared)]
-    return next((run for part in options if (run := _run_of(part.get("teacher_ckpt")))), None)
+    return next((_run_of(part["teacher_ckpt"]) for part in options if "teacher_ckpt" in part), None)
 
 
 def _run_of(path: Any) -> str | None:

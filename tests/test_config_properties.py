@@ -1,4 +1,4 @@
-"""What holds for all options of a config."""
+"""Properties of configs with random options."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning
 
 HUNDREDTHS = st.integers(0, 100_000).map(lambda number: number / 100)
-"""Not hypothesis's own floats, which want numbers that the project has processors flush to 0."""
+"""In place of hypothesis's floats, which include subnormal numbers, which this project flushes to 0."""
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits" / "distill.yaml"
 
@@ -23,7 +23,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HUNDREDTHS.filter(bool), HUNDREDTHS, st.integers(1, 1000), st.booleans())
-def test_a_config_that_is_written_and_read_again_says_the_same(
+def test_a_written_config_is_read_back_unchanged(
     temperature: float, soft_weight: float, batch_size: int, cached: bool
 ) -> None:
     options = [
@@ -45,7 +45,7 @@ def test_a_config_that_is_written_and_read_again_says_the_same(
     st.sampled_from(["temperature", "hard_weight", "soft_weight", "steps_at_once"]),
     HUNDREDTHS.map(lambda number: -number - 0.01),
 )
-def test_what_is_out_of_range_is_named_before_anything_is_trained(option: str, value: float) -> None:
+def test_values_out_of_range_are_reported_before_training(option: str, value: float) -> None:
     number: float | int = int(value - 1) if option == "steps_at_once" else value
     assert main(["fit", f"--config={CONFIG}", f"--model.{option}={number!r}"]) == 2
     assert not list(Path().iterdir())

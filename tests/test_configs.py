@@ -1,4 +1,4 @@
-"""Every YAML under configs/ is driven through the command on small made data: a new one is tested the day it comes."""
+"""All recipes of configs/, run on small generated data. New files are found and tested."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ RUNS = [f"{recipe}/{stage}" for recipe in RECIPES for stage in find_recipe(recip
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Every dataset that a recipe asks for, made and small, in one folder."""
+    """A folder with a small generated copy of each dataset."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kd_lightning.callbacks.results.BATCH_SIZES", (1,))  # 128 photographs are seconds of DenseNet
         folder = tmp_path_factory.mktemp("data")
@@ -34,7 +34,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(root, tmp_path_factory):
-    """Where a stage's run lies, for its students: trained when it is first asked for."""
+    """A function that returns the run of a teacher stage, trained at the first call."""
     folder = tmp_path_factory.mktemp("teachers")
 
     def run_of(config):
@@ -49,7 +49,7 @@ def trained(root, tmp_path_factory):
 
 
 def small(config, root):
-    """Options that make a stage short; the recipe's own networks, losses, views and optimizers stay."""
+    """Options that shorten a stage and keep its networks, losses, views and optimizers."""
     words = [f"--config={CONFIGS / config}", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
     if not config.startswith("digits"):
         words += [f"--data.root={root}", "--data.train_size=null"]
@@ -65,7 +65,7 @@ def small(config, root):
 
 
 def slow_if_large(run):
-    """Networks of the fast suite: one DenseNet, one VGG and one ResNet-18 of photographs."""
+    """Mark large networks as slow, but for one DenseNet, one VGG and one ResNet-18."""
     recipe, stage = run.split("/")
     large = recipe == "dogs_vs_cats" and "resnet18" not in stage
     again = recipe in ("cifar10_densenet", "dogs_vs_cats") and stage != "distill_resnet18" and "resnet18" in stage
@@ -74,14 +74,14 @@ def slow_if_large(run):
 
 
 @pytest.mark.parametrize("run", [slow_if_large(run) for run in RUNS])
-def test_every_stage_fits_and_tests_by_its_own_command(run, root, trained, tmp_path, monkeypatch):
+def test_every_stage_fits_and_tests(run, root, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
     recipe = find_recipe(run.split("/")[0], CONFIGS)
     stage = recipe.stages[run.split("/")[1]]
     config = f"{recipe.name}/{stage.config.name}"
     words = [*small(config, root), *stage.option_words]
-    if stage.teacher:  # made by its own config, where the student's config looks for it
+    if stage.teacher:  # trained by its own config, in the folder of the student's `teacher_ckpt`
         made = trained(f"{recipe.name}/{recipe.stages[stage.teacher].config.name}")
         teacher = Path("lightning_logs", recipe.name, stage.teacher, "seed_0")
         shutil.copytree(made, tmp_path / teacher)
@@ -98,7 +98,7 @@ def test_every_stage_fits_and_tests_by_its_own_command(run, root, trained, tmp_p
 
 
 @pytest.mark.parametrize("config", [config for config in STAGES if config.startswith("cifar10")])
-def test_every_cifar10_stage_takes_jpeg_folders_in_place_of_its_data(config):
+def test_every_cifar10_stage_accepts_jpeg_folders(config):
     other = [f"--data={CONFIGS / 'cifar10_jpeg.yaml'}", "--data.root=mine"]
     own, swapped = (lightning.parse(["fit", f"--config={CONFIGS / config}", *words])["data"] for words in ([], other))
     assert swapped["class_path"] == "kd_lightning.data.ImageFolderDataModule"
@@ -116,7 +116,7 @@ def test_every_data_config_is_used_by_a_stage(config):
 
 
 @pytest.mark.parametrize("config", STAGES)
-def test_every_stage_says_source_command_figure_and_deviation_and_belongs_to_its_recipe(config):
+def test_every_stage_header_has_source_command_figure_and_deviation(config):
     header = [line[2:] for line in (CONFIGS / config).read_text().splitlines() if line.startswith("# ")]
     for field in ("Source: ", "Command: ", "Published figure: ", "Known deviation: "):
         assert sum(line.startswith(field) for line in header) == 1
@@ -155,7 +155,7 @@ def test_stages_do_not_repeat_each_other():
     ("words", "version"),
     [([], "seed_0"), (["--seed_everything=3"], "seed_3"), (["--seed_everything", "4"], "seed_4")],
 )
-def test_seed_and_logger_follow_from_the_place_of_a_stage(words, version):
+def test_default_seed_and_logger_of_a_stage(words, version):
     for order in ([*words, "--config", str(CONFIGS / "digits/teacher.yaml")], ["-c=digits/teacher", *words]):
         config = lightning.parse(["fit", *order])
         assert f"seed_{config['seed_everything']}" == version
@@ -164,7 +164,7 @@ def test_seed_and_logger_follow_from_the_place_of_a_stage(words, version):
 
 
 @pytest.mark.parametrize("given", ["option", "later config", "stage"])
-def test_a_seed_and_a_logger_that_are_given_stand(given, tmp_path):
+def test_a_given_seed_and_logger_replace_the_defaults(given, tmp_path):
     shutil.copytree(CONFIGS / "digits", tmp_path / "digits")
     stage = tmp_path / "digits/teacher.yaml"
     csv = "lightning.pytorch.loggers.CSVLogger"
@@ -185,7 +185,7 @@ def test_a_seed_and_a_logger_that_are_given_stand(given, tmp_path):
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "."
 
 
-def test_a_config_outside_of_a_recipe_s_folder_has_no_defaults_of_its_place(tmp_path):
+def test_a_config_outside_of_a_recipe_folder_has_no_such_defaults(tmp_path):
     (tmp_path / "common.yaml").write_text("seed_everything: 7\n")
     model = lightning.parse(["fit", "--config=digits/teacher"])["model"]
     data = {"class_path": "kd_lightning.data.DigitsDataModule"}
@@ -195,7 +195,7 @@ def test_a_config_outside_of_a_recipe_s_folder_has_no_defaults_of_its_place(tmp_
     assert config["seed_everything"] != 7
 
 
-def test_a_stage_is_one_file(tmp_path, monkeypatch):
+def test_adding_a_stage_is_adding_one_file(tmp_path, monkeypatch):
     shutil.copytree(CONFIGS / "digits", tmp_path / "configs/digits")
     monkeypatch.chdir(tmp_path)
     Path("configs/digits/distill_T8.yaml").write_text(
@@ -212,7 +212,7 @@ def test_a_stage_is_one_file(tmp_path, monkeypatch):
     assert lightning.parse(["fit", "--config=digits/distill_T8"])["model"]["init_args"]["temperature"] == 8.0
 
 
-def test_the_recipes_are_the_ones_that_readers_are_told_of():
+def test_the_documented_recipes_exist():
     assert set(RECIPES) == {
         "digits",
         "mnist_transfer",

@@ -23,7 +23,7 @@ TEACHER = Path("lightning_logs/digits/teacher/seed_0")
 
 
 @pytest.fixture(autouse=True)
-def _recipes_of_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+def _program_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
 
 
@@ -64,7 +64,7 @@ def rows(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str,
     ],
     ids=["a part", "other weights", "another normalisation", "another precision"],
 )
-def test_another_test_of_a_run_is_not_averaged_and_reproduce_tests_again(
+def test_a_different_test_of_a_run_is_not_averaged_and_reproduce_tests_again(
     options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, weights = read_results(SEED_1), (SEED_1 / "checkpoints/last.ckpt").read_bytes()
@@ -90,7 +90,7 @@ def test_another_test_of_a_run_is_not_averaged_and_reproduce_tests_again(
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_test_replaces_all_parts_of_the_one_before_and_reproduce_tests_again_what_lacks_one(
+def test_a_test_replaces_all_parts_of_the_previous_one_and_reproduce_repeats_incomplete_tests(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = read_results(SEED_1)
@@ -109,7 +109,7 @@ def test_a_test_replaces_all_parts_of_the_one_before_and_reproduce_tests_again_w
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_run_that_is_extended_says_so_and_has_a_row_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_extended_run_is_marked_and_has_a_separate_row(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", f"{SEED_1}/config.yaml", "--ckpt_path", str(SEED_1)]
     assert main(["fit", *words, "--trainer.max_epochs=3"]) == 0
     extended = read_results(SEED_1)
@@ -129,7 +129,7 @@ def test_a_run_that_is_extended_says_so_and_has_a_row_of_its_own(capsys: pytest.
 
 
 @pytest.mark.usefixtures("runs")
-def test_students_of_a_teacher_with_other_weights_are_trained_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_students_of_a_teacher_with_other_weights_are_retrained(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*REPRODUCE, "--stages", "teacher", "--force"]
     assert main(words) == 0  # the same weights again
     assert main(REPRODUCE) == 0
@@ -146,7 +146,7 @@ def test_students_of_a_teacher_with_other_weights_are_trained_anew(capsys: pytes
 
 
 @pytest.mark.usefixtures("runs")
-def test_runs_of_another_version_of_the_code_are_trained_anew(
+def test_runs_of_another_code_version_are_retrained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "CODE", results.CODE + 1)
@@ -156,7 +156,7 @@ def test_runs_of_another_version_of_the_code_are_trained_anew(
     assert "warning: measured by versions of the code that give other figures: " in captured.err
 
 
-def test_data_files_that_were_replaced_are_other_data(
+def test_replaced_data_files_retrain_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,7 +174,7 @@ def test_data_files_that_were_replaced_are_other_data(
         assert "kept" not in capsys.readouterr().out
 
 
-def test_a_file_of_weights_that_was_replaced_is_another_teacher(
+def test_a_replaced_weights_file_retrains_the_student(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = torch.load(TEACHER / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -193,9 +193,7 @@ def test_a_file_of_weights_that_was_replaced_is_another_teacher(
 
 @pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize("config", [str(CONFIGS / "digits/teacher.yaml"), f"{TEACHER}/config.yaml"])
-def test_a_run_made_by_hand_does_not_take_the_place_of_a_recipe_s(
-    config: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fit_does_not_overwrite_a_run_of_reproduce(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.read_bytes() for file in TEACHER.rglob("*") if file.is_file()}
     fit = ["fit", "--config", config, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
     assert main(fit) == 2

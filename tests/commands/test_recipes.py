@@ -1,4 +1,4 @@
-"""`kd-lightning recipes`, in a folder without any."""
+"""`kd-lightning recipes`, in a folder without recipes."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import yaml
 
 from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning
-from kd_lightning.recipe import SHIPPED, recipe_names
+from kd_lightning.recipe import SHIPPED, find_recipe, recipe_names
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,45 @@ def test_a_copy_takes_the_place_of_the_recipe(capsys: pytest.CaptureFixture[str]
     assert lightning.parse(["fit", "--config=digits/distill"])["trainer"]["max_epochs"] == 1
     assert main(["recipes"]) == 0
     assert "bundled with scikit-learn (configs/digits)" in capsys.readouterr().out
+
+
+def test_stages_are_read_from_the_files_of_a_recipe_folder() -> None:
+    Path("mine").mkdir()
+    files = {
+        "recipe": {"title": "Mine", "data": "here"},
+        "common": {"model": {"class_path": "Distill", "init_args": {"teacher_ckpt": "lightning_logs/mine/big/seed_0"}}},
+        "big": {"model": {"class_path": "Teacher", "init_args": {"teacher_ckpt": None}}},
+        "alone": {"model": "Teacher", "stage": {"published": 70.5, "seeds": 2}},
+        "small_T4": {"stage": {"variants": {"small_T2": {"model.temperature": 2}, "small_T10": {}}}},
+        "tiny": {"model": {"teacher_ckpt": "elsewhere/mine/small_T4/seed_3"}, "stage": {"main": False}},
+        "stranger": {"model": {"teacher_ckpt": "weights.pt"}},
+        "data": {"class_path": "Data"},
+    }
+    for name, content in files.items():
+        Path(f"mine/{name}.yaml").write_text(yaml.safe_dump(content))
+    stages = find_recipe("mine").stages
+    assert list(stages) == ["big", "small_T4", "alone", "stranger", "small_T2", "small_T10", "tiny"]
+    assert [stage.teacher for stage in stages.values()] == [None, "big", None, None, "big", "big", "small_T4"]
+    assert [stage.seeds for stage in stages.values()] == [1, 1, 2, None, None, None, None]
+    assert [name for name, stage in stages.items() if not stage.main] == ["small_T2", "small_T10", "tiny"]
+    assert stages["small_T2"].option_words == ["--model.temperature=2"]
+    assert stages["alone"].published == 70.5
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"stage": {"publised": 1}}, "mine/big.yaml: stage: publised found; published, corrected, seeds, main or var"),
+        ({"model": {"teacher_ckpt": "lightning_logs/mine/big/seed_0"}}, "mine/recipe.yaml: not a recipe (('nodes are"),
+        (["big"], "mine/big.yaml: ['big'] found, options by name expected"),
+    ],
+)
+def test_an_invalid_stage_file_is_named(stage: object, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/recipe.yaml").write_text("title: Mine")
+    Path("mine/big.yaml").write_text(yaml.safe_dump(stage))
+    assert main(["reproduce", "mine"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_local_file_comes_before_a_stage_of_that_name() -> None:

@@ -18,7 +18,7 @@ SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
 
 
 @pytest.fixture(autouse=True)
-def _from_an_empty_folder(tmp_path, monkeypatch):
+def _in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kd-lightning"])
 
@@ -52,7 +52,7 @@ def test_digits_are_the_default_and_the_report_holds_what_the_runs_measured(caps
     assert {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]} == rows
 
 
-def test_what_is_finished_is_kept_until_an_option_changes_or_force_is_said(capsys):
+def test_finished_runs_are_kept_until_an_option_changes_or_force_is_given(capsys):
     results = Path("lightning_logs/digits/baseline/seed_0/results.json")
     words = ["reproduce", "digits", "--stages", "baseline", "--seeds", "1"]
     assert main([*words, *SHORT]) == 0
@@ -75,7 +75,7 @@ def test_seeds_left_over_from_a_call_with_other_options_do_not_count():
     assert row["errors"] == [read_results(Path("lightning_logs/digits/baseline/seed_0"))["test"]["errors"]]
 
 
-def test_a_teacher_trained_anew_makes_its_students_run_anew(capsys):
+def test_a_retrained_teacher_retrains_its_students(capsys):
     words = ["reproduce", "digits", "--stages", "distill", "--seeds", "1", *SHORT]
     assert main(words) == 0
     assert "[1/2] digits: teacher" in capsys.readouterr().out
@@ -106,7 +106,7 @@ def flowers(count=6, parts=("train", "test")):
     return ["reproduce", "flowers.yaml", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
 
 
-def test_images_that_came_later_make_every_run_run_anew(capsys):
+def test_added_images_retrain_every_run(capsys):
     words = flowers()
     assert main([*words, "--seeds", "2"]) == 0
     assert main([*words, "--seeds", "2"]) == 0
@@ -119,19 +119,19 @@ def test_images_that_came_later_make_every_run_run_anew(capsys):
     assert rows["distill"]["images"] == 14
 
 
-def test_that_there_is_nothing_to_test_on_is_said_before_anything_is_trained(capsys):
+def test_missing_test_images_are_reported_before_training(capsys):
     assert "no test images in flowers" in refused(capsys, *flowers(parts=("train", "val"))[1:])
     assert not Path("lightning_logs").exists()
 
 
-def test_an_option_that_only_some_stages_have_reaches_those(capsys):
+def test_an_option_is_passed_to_the_stages_that_have_it(capsys):
     assert main(["reproduce", "--seeds", "1", *SHORT, "--model.temperature", "8", "--runs", "elsewhere"]) == 0
     config = Path("elsewhere/digits/distill/seed_0/config.yaml").read_text()
     assert "temperature: 8.0" in config
     assert "teacher_ckpt: elsewhere/digits/teacher/seed_0" in config
 
 
-def test_another_data_config_takes_the_place_of_the_recipe_s():
+def test_a_data_config_replaces_that_of_the_recipe():
     Path("mine.yaml").write_text("class_path: kd_lightning.data.DigitsDataModule\ninit_args: {train_size: 77}\n")
     assert main(["reproduce", "--stages", "baseline", "--seeds", "1", *SHORT, "--data", "mine.yaml"]) == 0
     assert "train_size: 77" in Path("lightning_logs/digits/baseline/seed_0/config.yaml").read_text()
@@ -153,7 +153,7 @@ def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
     assert only["test_optimal"]["bias"]["7"] == only["test_optimal"]["bias"]["8"]
 
 
-def test_stages_on_several_processes_are_commands_of_their_own(monkeypatch):
+def test_stages_on_several_processes_run_as_commands(monkeypatch):
     calls = []
     monkeypatch.setattr(reproduce, "run_process", lambda words, environment: calls.append(words) or 1)
     assert main(["reproduce", "--stages", "teacher", "--trainer.devices=2", "--trainer.accelerator=cpu"]) == 2
@@ -162,7 +162,7 @@ def test_stages_on_several_processes_are_commands_of_their_own(monkeypatch):
 
 
 @pytest.mark.parametrize("status", [0, 1, 143])
-def test_a_process_of_its_own_ends_as_it_ends(status):
+def test_run_process_returns_the_status_of_the_command(status):
     words = [sys.executable, "-c", f"raise SystemExit({status})"]
     if status == 143:  # which a signal has stopped
         with pytest.raises(Stopped):
@@ -186,7 +186,7 @@ def test_devices_are_read_as_lightning_reads_them(devices, several, monkeypatch)
 
 
 @pytest.mark.parametrize(("command", "devices"), [("reproduce", "0,1"), ("fit", "0,"), ("fit", "[0]")])
-def test_devices_that_a_cpu_does_not_have_are_one_line(command, devices, capsys, monkeypatch):
+def test_devices_missing_on_a_cpu_give_a_one_line_error(command, devices, capsys, monkeypatch):
     calls = []
     monkeypatch.setattr(reproduce, "run_process", lambda words, environment: calls.append(words) or 1)
     words = {"reproduce": ["digits", "--stages", "teacher"], "fit": ["--config", str(CONFIGS / "digits/teacher.yaml")]}
@@ -203,7 +203,7 @@ def tables():
 
 
 @pytest.mark.parametrize("given", ["class", "list", "config"])
-def test_loggers_of_one_s_own_are_used_inside_each_run_s_folder(given):
+def test_loggers_of_the_user_write_inside_the_run_folder(given):
     words = ["reproduce", "digits", "--stages", "baseline", "--seeds", "2", "--pictures=false", *SHORT]
     logger = {"class_path": CSV, "init_args": {"save_dir": "elsewhere"}}
     if given == "class":
@@ -270,7 +270,7 @@ def test_a_mistake_is_one_line(words, message, capsys, monkeypatch):
         ),
     ],
 )
-def test_a_recipe_that_is_none_is_named(text, message, capsys):
+def test_an_invalid_recipe_file_is_named(text, message, capsys):
     Path("mine").mkdir()
     Path("mine/recipe.yaml").write_text(text)
     line = refused(capsys, "mine")

@@ -56,7 +56,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_one_student_may_be_left_over_and_nobody_s_files_are_written_over() -> None:
+def test_an_incomplete_last_stack_works_and_no_file_of_the_user_is_overwritten() -> None:
     for name in ("config.yaml", "results.json"):
         Path(name).write_text("mine")
     assert main(["sweep", "recipe/student.yaml", *GRID, "--at_once=7"]) == 0
@@ -64,7 +64,9 @@ def test_one_student_may_be_left_over_and_nobody_s_files_are_written_over() -> N
     assert [Path(name).read_text() for name in ("config.yaml", "results.json")] == ["mine", "mine"]
 
 
-def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_is_trained_in_stacks_and_its_best_student_is_written_as_a_config(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["sweep", "recipe/student.yaml", *GRID, "--at_once=3"]) == 0
     said = capsys.readouterr().out
     assert "students 7 to 8 of 8" in said
@@ -115,7 +117,7 @@ def test_a_grid_is_trained_at_once_compared_and_its_best_is_a_config(capsys: pyt
     ],
     ids=["dropout", "soft loss", "optimizer", "clipping", "plateau"],
 )
-def test_what_cannot_be_stacked_is_trained_one_after_another(
+def test_students_that_cannot_be_stacked_are_trained_one_after_another(
     options: dict[str, Any], words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_config(**options)
@@ -180,7 +182,7 @@ def test_the_best_cell_has_the_highest_mean_accuracy_then_the_lowest_likelihood(
 @pytest.mark.parametrize(
     ("owner", "name"), [(lightning, "build"), (ClassifierModule, "training_step"), (sweep, "draw_grid")]
 )
-def test_sigterm_stops_it_and_the_same_command_makes_all_of_it(
+def test_the_same_command_completes_a_sweep_that_sigterm_stopped(
     owner: Any, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", "recipe/student.yaml", *GRID]
