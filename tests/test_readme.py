@@ -35,7 +35,7 @@ LINES = [
     line.partition("  #")[0].strip()
     for page in PAGES
     for block in re.findall(r"```sh\n(.*?)```", page, re.S)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
 ]
 COMMANDS = sorted({line for line in LINES if line.startswith("kd-lightning ") and "…" not in line})
 OF_A_RUN = [line for line in COMMANDS if "--config lightning_logs/" in line]
