@@ -14,7 +14,7 @@ from kd_lightning.checkpoints.description import Description
 from kd_lightning.cli.arguments import predict_arguments
 from kd_lightning.commands.load_run import load_trained
 from kd_lightning.data.decode import Decoder
-from kd_lightning.data.listing import left_out, list_images
+from kd_lightning.data.image_files import describe_ignored, list_images
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.export import SUFFIXES, Answer, open_exported
 from kd_lightning.utils.atomic_write import write_text
@@ -78,7 +78,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found.append(path)
         elif path.is_dir():
             inside = list_images(path, "predict")
-            said = left_out(path, inside.others, inside.loops, named=True)
+            said = describe_ignored(path, inside.others, inside.loops, named=True)
             if not inside.images:
                 raise UserError("; ".join([f"predict: no image in {path}", *said]))
             found += inside.images

@@ -1,4 +1,4 @@
-"""Data modules, one a dataset, and the views that they can show their images under."""
+"""Data modules, one for each dataset, and families of augmented views."""
 
 from kd_lightning.data.cifar10 import CIFAR10DataModule
 from kd_lightning.data.digits import DigitsDataModule

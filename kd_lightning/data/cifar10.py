@@ -15,24 +15,24 @@ from kd_lightning.utils.download import short_timeout
 from kd_lightning.utils.paths import expand
 
 SIDE = 32
-"""Height and width of the originals, in pixels."""
+"""Height and width of the images, in pixels."""
 
 
 class CIFAR10DataModule(ClassificationDataModule):
     """50,000 training and 10,000 test photographs of ten classes, 32x32 colour pixels.
 
-    At another `image_size` the originals stay in memory, views are of the originals (a crop by 4 is by 4 of their
-    pixels), and each batch is resized on the device, bilinearly.
+    With another `image_size`, the 32x32 images are augmented (a crop by 4 is by 4 of their pixels), and each batch is
+    resized on the device, bilinearly.
 
     Args:
-        root: folder that holds, or will hold, `cifar-10-batches-py/`; what is missing is downloaded.
-        image_size: height and width of the images that the network gets, in pixels, at least 1.
-        mean: normalisation, of pixels in [0, 1]; by default that of ImageNet, as the tutorial has it.
-        std: normalisation, of pixels in [0, 1]; likewise.
+        root: folder of `cifar-10-batches-py/`; missing files are downloaded.
+        image_size: height and width of the network's input, in pixels, at least 1.
+        mean: subtracted from pixels in [0, 1]; by default ImageNet's, as in the tutorial.
+        std: divisor after that; by default ImageNet's.
         **kwargs: see `ClassificationDataModule`.
 
     Raises:
-        UserError: the files are neither in `root` nor to be downloaded, or are damaged.
+        UserError: the files are not in `root` and cannot be downloaded, or are damaged.
 
     Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
     """
@@ -55,21 +55,21 @@ class CIFAR10DataModule(ClassificationDataModule):
         self.image_shape = (3, image_size, image_size)
 
     def prepare_data(self) -> None:
-        """Download what is missing; files already there are taken as they are."""
+        """Download missing files."""
         folder = Path(self.root, CIFAR10.base_folder)
         if all((folder / name).is_file() for name in _files()):
-            return  # `load` reads them, and says so where it cannot
+            return  # `load` reports unreadable ones
         try:
             with short_timeout():
                 CIFAR10(self.root, train=True, download=True)
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"CIFAR-10: not found in {folder} and not to be downloaded ({one_line(error)}); unpack "
+                f"CIFAR-10: not found in {folder} and cannot be downloaded ({one_line(error)}); unpack "
                 "cifar-10-python.tar.gz there, or name the folder above with --data.root"
             ) from error
 
     def load(self, train: bool) -> ImageSet:
-        """Read the files of one part; torchvision compares their checksums."""
+        """Read one part; torchvision verifies the checksums of its files."""
         try:
             part = CIFAR10(self.root, train=train)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError) as error:

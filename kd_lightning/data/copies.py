@@ -1,4 +1,4 @@
-"""Images that two parts of a dataset share, pixel for pixel, and classes that a part lacks."""
+"""Find identical images in two parts of a dataset, and classes without test images."""
 
 import hashlib
 import logging
@@ -9,27 +9,27 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 PAIRS = (("training", "validation"), ("test", "training"), ("test", "validation"))
-"""Parts that are compared: the figures of the first one, or of both, are too good where they share images."""
+"""Parts to compare; where they share images, the figures of the first are too good."""
 
 DIGEST_BYTES = 16
-"""Length of an image's digest: two different images have the same one with a probability of 2**-128."""
+"""Length of an image's digest; two images collide with a probability of 2**-128."""
 
-NAMED = 5
-"""Classes that a warning names; the others it counts."""
+MAX_NAMED = 5
+"""Classes that a warning names; it counts the others."""
 
 
 def digest_of(pixels: bytes) -> bytes:
-    """Digest of one image's pixels."""
+    """Return the digest of one image's pixels."""
     return hashlib.blake2b(pixels, digest_size=DIGEST_BYTES).digest()
 
 
 def digests_of(images: Tensor) -> list[bytes]:
-    """Digest of each image of uint8 (N, C, H, W)."""
+    """Return the digest of each image of uint8 (N, C, H, W)."""
     return [digest_of(image.tobytes()) for image in images.numpy()]
 
 
 def count_copies(digests: Iterable[bytes], others: Iterable[bytes]) -> int:
-    """Count the images, by their digests, that are among the others too."""
+    """Count the images that are among others, by their digests."""
     known = set(others)
     return sum(digest in known for digest in digests)
 
@@ -37,11 +37,11 @@ def count_copies(digests: Iterable[bytes], others: Iterable[bytes]) -> int:
 def warn_of_copies(
     place: str, digests: Mapping[str, Sequence[bytes]], pairs: Iterable[tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """Warn of images of one part that are among those of another too.
+    """Warn of images that two parts share.
 
     Args:
-        place: what the dataset is called.
-        digests: of each part's images, by the part's name; a part may be missing.
+        place: name of the dataset.
+        digests: digests of the images by name of the part; a part may be missing.
         pairs: the parts to compare.
 
     Returns:
@@ -59,9 +59,9 @@ def warn_of_copies(
 
 
 def warn_of_classes_without_test_images(place: str, label: Tensor, class_names: Sequence[str]) -> None:
-    """Warn of the classes that none of the test set's labels, int64 (N,), is of."""
+    """Warn of classes that do not occur in the labels of the test set, int64 (N,)."""
     lacking = sorted({*range(len(class_names))} - {*label.unique().tolist()})
     if lacking:
-        names = ", ".join(str(class_names[number]) for number in lacking[:NAMED])
-        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+        names = ", ".join(str(class_names[number]) for number in lacking[:MAX_NAMED])
+        more = f" and {len(lacking) - MAX_NAMED} more" if len(lacking) > MAX_NAMED else ""
         log.warning(f"{place}: no test image of {names}{more}, which a test then says nothing about")

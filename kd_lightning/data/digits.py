@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries: no download."""
+"""scikit-learn's handwritten digits, which need no download."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from kd_lightning.data.sets import ImageSet
 class DigitsDataModule(ClassificationDataModule):
     """1,797 real handwritten digits, 8x8 pixels, 17 grey levels, bundled with scikit-learn.
 
-    The first 1,437 are the training set, the last 360 the test set: the file is in the order of its writers, so
-    most test digits are by hands that training never saw.
+    The first 1,437 are the training set, the last 360 the test set. The file is in the order of its writers, so most
+    writers of test digits do not occur in training.
 
     Args:
-        mean: normalisation, of pixels in [0, 1].
-        std: normalisation, of pixels in [0, 1].
+        mean: subtracted from pixels in [0, 1].
+        std: divisor after that.
         **kwargs: see `ClassificationDataModule`.
 
     Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository (its test part).

@@ -16,31 +16,30 @@ from kd_lightning.utils.progress import progress_bar
 PHOTOGRAPH = re.compile(r"(?:train/)?((cat|dog)\.(\d+)\.jpg)")
 
 INNER, OUTER = "train.zip", "dogs-vs-cats.zip"
-"""Kaggle's download holds the photographs in an archive of their own."""
+"""Kaggle's download, `OUTER`, contains the photographs in the archive `INNER`."""
 
 
-MOST_BYTES = 2**26
-"""Of a photograph; an archive may say that an entry unpacks to anything."""
+MAX_PHOTOGRAPH_BYTES = 2**26
+"""Largest photograph; an archive may declare any size."""
 
-SLACK, GROWTH = 2**26, 8
-"""All photographs take at most `SLACK` bytes and `GROWTH` times the archive, for they are compressed already."""
+BASE_BYTES, MAX_GROWTH = 2**26, 8
+"""The photographs may unpack to `BASE_BYTES` plus `MAX_GROWTH` times the archive, as JPEGs are compressed already."""
 
 
 class DogsVsCatsDataModule(ImageFolderDataModule):
     """About 25,000 photographs in one flat folder: `train/cat.0.jpg`, …, `train/dog.12499.jpg`.
 
-    Kaggle's own test images carry no labels; the labelled ones are split, by default 0.7 / 0.2 / 0.1 as the source
-    does.
+    Kaggle's own test images have no labels; the labelled ones are split, by default 0.7 / 0.2 / 0.1 as in the source.
 
     Args:
-        root: folder that holds `train/`, or Kaggle's `dogs-vs-cats.zip` or `train.zip`, which is unpacked there.
+        root: folder of `train/`, or of Kaggle's `dogs-vs-cats.zip` or `train.zip`, which is unpacked there.
         image_size: height and width of the images, in pixels; by default the source's.
-        crop: see `ImageFolderDataModule`; the source squeezes.
-        split: the fractions of training, validation and test; by default the source's.
+        crop: see `ImageFolderDataModule`; the source stretches images.
+        split: training, validation and test fractions; by default the source's.
         **kwargs: see `ImageFolderDataModule`.
 
     Raises:
-        UserError: neither photographs nor archive in `root`, or an archive that is cut short.
+        UserError: neither photographs nor archive in `root`, or a damaged archive.
 
     Source: Elson et al. 2007, Asirra (ACM CCS); Kaggle's competition of 2013.
     """
@@ -59,13 +58,13 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
         super().__init__(root, image_size=image_size, crop=crop, split=split, **kwargs)
 
     def prepare_data(self) -> None:
-        """Unpack the archive where there is no folder yet, then decode."""
+        """Unpack the archive unless there is a folder, then decode."""
         if not (self.root / "train").is_dir():
             self._unpack()
         super().prepare_data()
 
     def find(self) -> dict[str, Labelled]:
-        """List the photographs, cats first, by number; other files are left alone."""
+        """List the photographs, cats first, by number; ignore other files."""
         folder = self.root / "train"
         matches = [PHOTOGRAPH.fullmatch(file.name) for file in folder.iterdir()] if folder.is_dir() else []
         found = sorted((self.class_names.index(match[2]), int(match[3]), match[1]) for match in matches if match)
@@ -87,7 +86,7 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                 raise UserError(f"root: cannot unpack {archive} beside itself ({one_line(error)})") from error
             try:
                 with zipfile.ZipFile(archive) as outer:
-                    most = SLACK + GROWTH * archive.stat().st_size
+                    most = BASE_BYTES + MAX_GROWTH * archive.stat().st_size
                     if INNER in outer.namelist():
                         _check_total([outer.getinfo(INNER)], most)
                         with outer.open(INNER) as inside:
@@ -102,27 +101,26 @@ class DogsVsCatsDataModule(ImageFolderDataModule):
                 temporary.rename(self.root / "train")
             except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                 raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)}); download it anew") from error
-            except (OSError, RuntimeError) as error:  # no room; a password, or another kind of compression
+            except (OSError, RuntimeError) as error:  # a full disk, a password, or an unknown compression
                 raise UserError(f"root: {archive} cannot be unpacked ({one_line(error)})") from error
 
 
 def _check_total(entries: list[zipfile.ZipInfo], most: int) -> None:
     if (total := sum(entry.file_size for entry in entries)) > most:
         raise UserError(
-            f"root: what is in the archive has {total} bytes in all, at most {most} expected of its size; is the "
-            "archive Kaggle's?"
+            f"root: the archive unpacks to {total} bytes, at most {most} expected of its size; is the archive Kaggle's?"
         )
 
 
 def _take_photographs(archive: IO[bytes], folder: Path, most: int) -> None:
-    """Unpack the photographs, by their bare names, and nothing else; `most` bytes in all."""
+    """Unpack the photographs alone, into one folder; at most `most` bytes."""
     with archive, zipfile.ZipFile(archive) as content:
         named = [(entry, match) for entry in content.infolist() if (match := PHOTOGRAPH.fullmatch(entry.filename))]
         for entry, _ in named:
-            if entry.file_size > MOST_BYTES:
+            if entry.file_size > MAX_PHOTOGRAPH_BYTES:
                 raise UserError(
                     f"root: {entry.filename} in the archive has {entry.file_size} bytes, a photograph of at most "
-                    f"{MOST_BYTES} expected; is the archive Kaggle's?"
+                    f"{MAX_PHOTOGRAPH_BYTES} expected; is the archive Kaggle's?"
                 )
         _check_total([entry for entry, _ in named], most)
         for entry, match in progress_bar(named, "unpacking"):

@@ -1,8 +1,9 @@
-"""Image files in folders named after their classes: which there are, of which class, and for what."""
+"""Find image files in folders named after their classes, and split them."""
 
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,46 +11,49 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kd_lightning.data.listing import left_out, list_images
-from kd_lightning.data.sets import stratified_order
-from kd_lightning.errors import UserError
+from kd_lightning.data.decode import image_suffixes
+from kd_lightning.data.splits import stratified_order
+from kd_lightning.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folders of a tree that is split already."""
+"""Folders of a tree that is already split, and their parts."""
 
 WHOLE = "all"
-"""The one part of a tree that is not."""
+"""Name of the only part of a tree that is not split."""
 
 MISTAKEN = {*PARTS, "training", "testing"}
-"""Names, in lower case, of which a class is not likely to have one."""
+"""Names, in lower case, that are hardly those of classes."""
 
 LEAVE_OUT = "--data.leave_out_classes"
-"""The option that leaves classes out by name."""
+"""Option that leaves classes out by name."""
+
+MAX_NAMED = 3
+"""Files or suffixes that a line names; it counts the others."""
 
 Labelled = list[tuple[Path, int]]
-"""Image files, each with the number of its class."""
+"""Image files with the numbers of their classes."""
 
 
 class ImageFiles(NamedTuple):
-    """Image files, the class of each, and whether it is for validation; int64 and bool (N,)."""
+    """Image files with labels, int64 (N,), and whether they are held out for validation, bool (N,)."""
 
     paths: list[Path]
     label: Tensor
     val: Tensor
 
     def at(self, places: Tensor) -> "ImageFiles":
-        """Those at some places, int64 (M,), in that order."""
+        """Return the files at `places`, int64 (M,), in that order."""
         return ImageFiles([self.paths[place] for place in places.tolist()], self.label[places], self.val[places])
 
 
 def find_classes(root: Path, leave_out: Sequence[str] = ()) -> list[str]:
-    """The names of the class folders, in order, without those that are left out.
+    """Return the names of the class folders in order, without those in `leave_out`.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a part of a tree (`Train/`, `val/`) among them, or a class to
-            leave out that is not there.
+        UserError: no such folder, fewer than two classes, a folder such as `Train/` or `val/` among the classes, or an
+            unknown class in `leave_out`.
     """
     folder = root / "train" if (root / "train").is_dir() else root
     names = sorted(_folders_in(folder))
@@ -70,20 +74,20 @@ def find_classes(root: Path, leave_out: Sequence[str] = ()) -> list[str]:
 
 
 def readable(name: str) -> str:
-    """A folder's name as text that can be drawn and written: of bytes that are not UTF-8, their numbers."""
+    """Return a folder's name as valid text, with escapes for bytes that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def find_files(root: Path, class_names: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Labelled]:
-    """List the image files by part (`train`, `val`, `test`), or as one (`WHOLE`).
+    """List the image files by part (`train`, `val`, `test`), or as one part (`WHOLE`).
 
     Args:
-        root: folder with `train/` and its like, or with the class folders themselves.
-        class_names: the class folders' names, in the order of their numbers.
-        leave_out: names of class folders to pass over.
+        root: folder of `train/` and other parts, or of the class folders.
+        class_names: names of the class folders, in the order of their numbers.
+        leave_out: names of class folders to skip.
 
     Raises:
-        UserError: two folders for validation, a class that `train/` lacks, or one without an image.
+        UserError: two validation folders, a class that `train/` lacks, or a class without images.
     """
     folders = _parts_of(root)
     if folders.keys() == {WHOLE}:
@@ -99,14 +103,14 @@ def find_files(root: Path, class_names: Sequence[str], leave_out: Sequence[str] 
 
 
 def _parts_of(root: Path) -> dict[str, Path]:
-    """The folders of a tree that is split, by their names; else the tree itself, as `WHOLE`."""
+    """Return the folders of a split tree by name, or the tree itself as `WHOLE`."""
     if not (root / "train").is_dir():
         return {WHOLE: root}
     return {name: root / name for name in PARTS if (root / name).is_dir()}
 
 
 def how_to_leave_out(names: Sequence[str]) -> str:
-    """The option, as on a command line, that leaves classes out."""
+    """Return the command-line option that leaves classes out."""
     return f"{LEAVE_OUT} '{json.dumps(list(names), ensure_ascii=False)}'"
 
 
@@ -133,19 +137,19 @@ def _files_in(folder: Path, class_names: Sequence[str]) -> Labelled:
         found += [(file, number) for file in listing.images]
         others += listing.others
         loops += listing.loops
-    for line in left_out(folder, others, loops):
+    for line in describe_ignored(folder, others, loops):
         log.warning(line)
     return found
 
 
 def split_files(found: Mapping[str, Labelled], fractions: Sequence[float], seed: int) -> dict[bool, ImageFiles]:
-    """The files of the training set, those for validation among them (True), and of the test set (False).
+    """Return the training and validation files (key True) and the test files (key False).
 
-    Each part is put in a random order of which every beginning holds the classes in proportion.
+    Each part is in a random order in which every prefix has the class proportions of the part.
 
     Args:
-        found: the files by part, or as one.
-        fractions: of one tree, what is for training, validation and test; they add up to 1.
+        found: files by part, as returned by `find_files`.
+        fractions: training, validation and test fractions of a tree that is not split; they add up to 1.
         seed: of order and split.
     """
     if WHOLE not in found:
@@ -167,3 +171,74 @@ def _in_order(pairs: Labelled, seed: int) -> ImageFiles:
     label = torch.tensor([number for _, number in pairs], dtype=torch.int64)
     files = ImageFiles([path for path, _ in pairs], label, torch.zeros(len(pairs), dtype=torch.bool))
     return files.at(stratified_order(label, torch.Generator().manual_seed(seed)))
+
+
+class Listing(NamedTuple):
+    """The files below a folder, sorted.
+
+    Attributes:
+        images: files with the suffix of an image format.
+        others: other files.
+        loops: links to a folder above them, which are not followed.
+    """
+
+    images: list[Path]
+    others: list[Path]
+    loops: list[Path]
+
+
+def list_images(folder: Path, option: str) -> Listing:
+    """List the files below a folder; links to folders are followed, hidden files and folders skipped.
+
+    Args:
+        folder: the folder.
+        option: the option that named it, for errors.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    suffixes = image_suffixes()
+    found = Listing([], [], [])
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while waiting:
+        current, above = waiting.pop()
+        try:
+            status = current.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                found.loops.append(current)
+                continue
+            inside = [(path, path.is_dir()) for path in current.iterdir() if not path.name.startswith(".")]
+        except OSError as error:
+            raise UserError(f"{option}: {current} cannot be listed ({one_line(error)})") from error
+        for path, is_folder in inside:
+            if is_folder:
+                waiting.append((path, above | {identity}))
+            else:
+                (found.images if path.suffix.lower() in suffixes else found.others).append(path)
+    return Listing(*(sorted(part) for part in found))
+
+
+def describe_ignored(folder: Path, others: Sequence[Path], loops: Sequence[Path], named: bool = False) -> list[str]:
+    """Return a line about files that are not images by their suffix, and one about links that are not followed.
+
+    Args:
+        folder: the folder above them.
+        others: see `Listing`.
+        loops: see `Listing`.
+        named: whether to name files, beside their suffixes.
+    """
+    lines = []
+    if others:
+        counts = Counter(file.suffix.lower() or "none" for file in others).most_common(MAX_NAMED)
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts)
+        files = f" ({_named(others)})" if named else ""
+        lines.append(f"{folder}: {len(others)} files left out, whose suffix is not an image's: {kinds}{files}")
+    if loops:
+        lines.append(f"{folder}: {len(loops)} links not followed, which lead to a folder above them: {_named(loops)}")
+    return lines
+
+
+def _named(files: Sequence[Path]) -> str:
+    more = len(files) - MAX_NAMED
+    return ", ".join(map(str, files[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Images of one's own: a tree of folders, one a class."""
+"""Data module for a folder of images with a subfolder for each class."""
 
 import hashlib
 import logging
@@ -14,7 +14,8 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from kd_lightning.data.decode import Decoded, Decoder, decode_all, stamps
+from kd_lightning.data.decode import Decoder
+from kd_lightning.data.image_cache import Decoded, decode_all, stamps
 from kd_lightning.data.image_files import (
     WHOLE,
     ImageFiles,
@@ -32,12 +33,12 @@ from kd_lightning.utils.paths import expand
 
 log = logging.getLogger(__name__)
 
-NAMED = 3
-"""Unreadable files that an error names; the others it counts."""
+MAX_NAMED = 3
+"""Unreadable files that an error names; it counts the others."""
 
 
 class _Reader:
-    """Reads a streamed set's images in a loader's worker."""
+    """Decodes the images of a streamed set in a loader worker."""
 
     def __init__(self, paths: Sequence[Path], decoder: Decoder) -> None:
         self.paths, self.decoder = paths, decoder
@@ -49,42 +50,42 @@ class _Reader:
 class ImageFolderDataModule(ClassificationDataModule):
     """Images in folders named after their classes: `train/<class>/…`, `val/<class>/…`, `test/<class>/…`, or one tree.
 
-    The files are decoded once, in parallel, into a memory-mapped cache; a file that changed, came or went is noticed
-    by its name, size or time. More than `cache_limit` is not kept but read by the loader's workers, epoch after
-    epoch. Raster formats that Pillow decodes itself will do (`kd_lightning.data.formats`), of at most 100 million
-    pixels; images of another kind than asked for (grey among colour, with an alpha channel, CMYK) are converted, and
-    counted in one line. Links to folders are followed.
+    The files are decoded once, in parallel, into a memory-mapped cache, which is rebuilt when names, sizes or times of
+    files change. Sets larger than `cache_limit` are not cached: loader workers decode them in every epoch. All raster
+    formats that Pillow decodes itself are read (`kd_lightning.data.decode`), up to 100 million pixels an image. Images
+    in another mode (grey among colour, with an alpha channel, CMYK) are converted and counted in one line. Links to
+    folders are followed.
 
-    Each part has a fixed random order in which every beginning holds the classes in proportion: that is what
-    `train_size` keeps the first of.
+    Each part has a fixed random order in which every prefix has the class proportions of the part; `train_size` keeps
+    the first images of it.
 
     Args:
-        root: folder with `train/` and its like, or with the class folders themselves.
-        image_size: height and width of the images that the network gets, in pixels, at least 1.
-        stored_size: height and width at which they are decoded and kept, by default the same. Views are of these
-            images; from another size they are resized on the device, bilinearly.
-        crop: whether the longer side is cropped, evenly, to keep the proportions; else images are squeezed.
-        grey: one channel in place of three; `mean` and `std` then need one value.
-        split: of one tree, the fractions of training, validation and test; stratified, and chosen by `split_seed`.
-            A tree with `train/` has its own, with `val_size` images held out where it has no `val/`.
-        cache_dir: folder for decoded images, a subfolder for each tree; by default the user's cache folder, such as
-            `~/.cache/kd_lightning`. Nothing is written into `root`.
-        cache_limit: GiB of decoded images that may be kept; a larger part is streamed (give it `num_workers`).
-        skip_unreadable: go on without files that cannot be read, in place of stopping before training.
-        leave_out_classes: names of class folders that are passed over in every part, as if they were not there
-            (`omit_classes` leaves classes out of training alone, by their numbers).
-        mean: normalisation, of pixels in [0, 1]; by default ImageNet's.
-        std: normalisation, of pixels in [0, 1]; by default ImageNet's.
-        eval_batch_size: images a step in validation, test and prediction.
+        root: folder of `train/` and other parts, or of the class folders.
+        image_size: height and width of the network's input, in pixels, at least 1.
+        stored_size: height and width of the decoded images, by default `image_size`. Images are augmented at this
+            size and then resized on the device, bilinearly.
+        crop: whether to crop the longer side at both ends; otherwise images are stretched.
+        grey: use one channel in place of three; `mean` and `std` then need one value.
+        split: training, validation and test fractions of a tree without `train/`; the split is stratified and random
+            by `split_seed`. A tree with `train/` but no `val/` may hold out `val_size` images.
+        cache_dir: folder of decoded images, with a subfolder for each `root`; by default the user's cache folder, such
+            as `~/.cache/kd_lightning`. Nothing is written into `root`.
+        cache_limit: largest cache of a part, in GiB; a larger part is streamed (set `num_workers`).
+        skip_unreadable: skip files that cannot be read, in place of an error before training.
+        leave_out_classes: names of class folders to skip in every part (`omit_classes` leaves classes out of training
+            alone, by their numbers).
+        mean: subtracted from pixels in [0, 1]; by default ImageNet's.
+        std: divisor after that; by default ImageNet's.
+        eval_batch_size: images per step in validation, test and prediction.
         **kwargs: see `ClassificationDataModule`.
 
     Raises:
-        UserError: no such folder, classes that are fewer than two, empty or unknown to training, unreadable files,
+        UserError: no such folder, fewer than two classes, a class without training images, unreadable files, or
             fractions that do not add up to 1.
     """
 
     default_split = (0.8, 0.1, 0.1)
-    """Of one tree, where nothing else is asked for."""
+    """Fractions of a tree without `train/` if `split` is not given."""
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.cache_dir = expand(cache_dir, "cache_dir") if cache_dir else None
         self.cache_limit = cache_limit
         self.skip_unreadable = skip_unreadable
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._digests_by_part: dict[bool, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         self.leave_out_classes = tuple(leave_out_classes)
         if self.class_names and self.leave_out_classes:
@@ -127,7 +128,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.class_names = [readable(name) for name in self._folders]
 
     def find(self) -> dict[str, Labelled]:
-        """List the image files with their classes, by part (`train`, `val`, `test`), or as one (`all`)."""
+        """List the image files with their classes, by part (`train`, `val`, `test`), or as one part (`all`)."""
         return find_files(self.root, self._folders, self.leave_out_classes)
 
     @cached_property
@@ -141,7 +142,7 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     @cached_property
     def _files(self) -> dict[bool, ImageFiles]:
-        """The files of the training set, those for validation among them (True), and of the test set (False)."""
+        """The training and validation files (True) and the test files (False)."""
         return split_files(self._found, self.split or self.default_split, self.split_seed)
 
     @property
@@ -151,18 +152,19 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the names, sizes and times of all files: another file is another split."""
+        """Digest of the names, sizes and times of all files, on which the split depends."""
         return stamps([path for files in self._files.values() for path in files.paths])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: where a training is, and of one tree's split, which files it is of."""
+        """Return the position in training, and which files a tree without `train/` was split from."""
         return {**super().state_dict(), **({"files": self._names_digest} if WHOLE in self._found else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another split of one tree, whose training images may be test images here.
+        """Restore the position in training.
 
         Raises:
-            UserError: files came, went or were renamed, or are split otherwise.
+            UserError: a tree without `train/` has other files or another split than in the checkpoint, whose training
+                images may be test images here.
         """
         super().load_state_dict(state_dict)
         if "files" in state_dict and (WHOLE not in self._found or state_dict["files"] != self._names_digest):
@@ -173,7 +175,7 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     @property
     def _names_digest(self) -> str:
-        """Of the files in `root` and the part that each is in."""
+        """Digest of the files in `root` and their parts."""
         digest = hashlib.sha256()
         for train, files in self._files.items():
             for path, val in zip(files.paths, files.val.tolist(), strict=True):
@@ -181,20 +183,20 @@ class ImageFolderDataModule(ClassificationDataModule):
         return digest.hexdigest()
 
     def prepare_data(self) -> None:
-        """Decode all files, or see that this was done, before anything is trained."""
+        """Decode all files, unless they are cached."""
         self.check_normalisation()
         for train in (True, False):
             self._decoded(train)
 
     def part_digests(self) -> dict[str, list[bytes]]:
-        """Digests of the parts that were decoded, streamed or not; no part is decoded for this alone."""
+        """Return the digests of decoded parts, streamed or not; decode no part for this alone."""
         return super().part_digests() if True in self._digests_by_part else {}
 
     def _digests(self, part: ImageSet | StreamedSet | None, train: bool) -> list[bytes]:
         return [digest.tobytes() for digest in self._digests_by_part[train]] if train in self._digests_by_part else []
 
     def load(self, train: bool) -> ImageSet | StreamedSet:
-        """Map the decoded images of one part, or get ready to stream them."""
+        """Return one part, memory-mapped or streamed."""
         files, image = self._decoded(train)
         if not files.paths:
             part = "training" if train else "test"
@@ -217,18 +219,18 @@ class ImageFolderDataModule(ClassificationDataModule):
         )
 
     def held_out(self, label: Tensor) -> Tensor:
-        """The files that are for validation, or `val_size` of the images."""
+        """Return the validation files, or `val_size` random images."""
         return super().held_out(label) if self.val_size else self._val.nonzero().squeeze(1)
 
     def _decoded(self, train: bool) -> tuple[ImageFiles, Tensor | None]:
-        """The files of a part that can be read, and their images unless they are streamed."""
+        """Return the readable files of a part, and their images unless they are streamed."""
         files, part = self._files[train], "train" if train else "test"
         keep = len(files.paths) * math.prod(self.decoder.shape) <= self.cache_limit * 2**30
         decoded = decode_all(files.paths, self.decoder, self._cache_folder, part, keep)
         if decoded.unreadable:
             self._refuse_or_skip(files, decoded)
-        if decoded.converted and part not in self._told:
-            self._told.add(part)
+        if decoded.converted and part not in self._logged:
+            self._logged.add(part)
             kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(decoded.converted.items()))
             log.warning(f"{self.root}: {part}: images converted to {self.decoder.mode}: {kinds}")
         self._digests_by_part[train] = decoded.digests
@@ -236,35 +238,33 @@ class ImageFolderDataModule(ClassificationDataModule):
         return files.at(torch.tensor(readable, dtype=torch.int64)), decoded.image
 
     def _refuse_or_skip(self, files: ImageFiles, decoded: Decoded) -> None:
-        named = [f"{files.paths[place]} ({problem})" for place, problem in list(decoded.unreadable.items())[:NAMED]]
+        named = [f"{files.paths[place]} ({problem})" for place, problem in list(decoded.unreadable.items())[:MAX_NAMED]]
         more = len(decoded.unreadable) - len(named)
         found = f"{len(decoded.unreadable)} of {len(files.paths)} images cannot be read: " + ", ".join(named)
         found += f" and {more} more" if more else ""
         if not self.skip_unreadable:
-            raise UserError(f"root: {found}; mend or remove them, or go on without: --data.skip_unreadable true")
-        if found not in self._told:
-            self._told.add(found)
+            raise UserError(f"root: {found}; repair or remove them, or skip them: --data.skip_unreadable true")
+        if found not in self._logged:
+            self._logged.add(found)
             log.warning(f"{self.root}: skipped: {found}")
 
     @cached_property
     def _cache_folder(self) -> Path:
-        # Several trees may have theirs in one place.
+        # Several trees may share a cache folder.
         own = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
         return (Path(self.cache_dir) if self.cache_dir else user_cache_folder()) / own
 
 
 def user_cache_folder() -> Path:
-    """The folder of this user for files that can be made again, such as `~/.cache/kd_lightning`.
+    """Return the user's cache folder, such as `~/.cache/kd_lightning`.
 
     Raises:
         UserError: the user has no home folder.
     """
     try:
         folder = user_cache_path("kd_lightning", appauthor=False)
-    except RuntimeError:  # of newer versions of platformdirs; older ones give a path that begins with ~
+    except RuntimeError:  # newer versions of platformdirs; older ones return a path that begins with ~
         folder = Path()
     if not folder.is_absolute():
-        raise UserError(
-            "cache_dir: no home folder found, in which decoded images are kept; name a folder with --data.cache_dir"
-        )
+        raise UserError("cache_dir: no home folder found for decoded images; name a folder with --data.cache_dir")
     return folder

@@ -19,13 +19,13 @@ class MNISTDataModule(ClassificationDataModule):
     """60,000 training and 10,000 test images of handwritten digits, 28x28 grey pixels.
 
     Args:
-        root: folder that holds, or will hold, `MNIST/raw/`; what is missing is downloaded.
-        mean: normalisation, of pixels in [0, 1].
-        std: normalisation, of pixels in [0, 1].
+        root: folder of `MNIST/raw/`; missing files are downloaded.
+        mean: subtracted from pixels in [0, 1].
+        std: divisor after that.
         **kwargs: see `ClassificationDataModule`.
 
     Raises:
-        UserError: the files are neither in `root` nor to be downloaded, or cannot be read.
+        UserError: the files are not in `root` and cannot be downloaded, or cannot be read.
 
     Source: LeCun et al. 1998, Gradient-based learning applied to document recognition.
     """
@@ -44,21 +44,21 @@ class MNISTDataModule(ClassificationDataModule):
         self.root = expand(root, "root")
 
     def prepare_data(self) -> None:
-        """Download what is missing; files already there are taken as they are."""
+        """Download missing files."""
         folder = Path(self.root, "MNIST", "raw")
         if all((folder / name).is_file() for name in FILES):
-            return  # `load` reads them, and says so where it cannot
+            return  # `load` reports unreadable ones
         try:
             with short_timeout():
                 MNIST(self.root, train=True, download=True)
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"MNIST: not found in {folder} and not to be downloaded ({one_line(error)}); put its four files "
+                f"MNIST: not found in {folder} and cannot be downloaded ({one_line(error)}); put its four files "
                 "(train-images-idx3-ubyte, … or their .gz) there, or name the folder above with --data.root"
             ) from error
 
     def load(self, train: bool) -> ImageSet:
-        """Read the two files of one part."""
+        """Read the images and labels of one part."""
         try:
             part = MNIST(self.root, train=train)
         except (RuntimeError, OSError, ValueError, AssertionError, KeyError, IndexError) as error:

@@ -1,12 +1,10 @@
-"""What all data modules share: the loader deals indices, the device deals images."""
+"""The base of all data modules: loaders yield indices, and images are gathered and augmented on the device."""
 
 import hashlib
-import math
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 from multiprocessing import get_all_start_methods, get_start_method
 from typing import Any
 
@@ -17,95 +15,62 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from kd_lightning.batch import Batch, batch_sizes
-from kd_lightning.data.batches import RESIDENT_BYTES, Dealer
+from kd_lightning.data.batches import RESIDENT_BYTES, BatchMaker
 from kd_lightning.data.copies import PAIRS, digests_of, warn_of_classes_without_test_images, warn_of_copies
-from kd_lightning.data.sets import ImageSet, Indices, StreamedSet, stratified
+from kd_lightning.data.samplers import EvaluationSampler, ResumingSampler
+from kd_lightning.data.sets import ImageSet, Indices, StreamedSet
+from kd_lightning.data.splits import narrow, stratified
 from kd_lightning.data.views import Identity, ViewFamily
 from kd_lightning.errors import UserError
 
 SEED_SPACING = 1_000_003
-"""Between two seeds' streams: epoch e of seed s draws from stream s * SEED_SPACING + e, which no other pair shares."""
+"""Epoch e of seed s draws from random stream s * SEED_SPACING + e, which no other pair uses."""
 
 
-def _as_dealt(indices: Any) -> Any:
-    return indices
-
-
-class _ResumingSampler(DistributedSampler[Any]):
-    """Deals, once, only what an interrupted epoch still has to deal.
-
-    Attributes:
-        skip: how many images this process was dealt before the interruption.
-    """
-
-    skip = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        begin, self.skip = self.skip, 0
-        return islice(super().__iter__(), begin, None)
-
-
-class _Shares(DistributedSampler[Any]):
-    """Deals each process its share of an evaluation set, batch by batch: every image once, and none twice.
-
-    All processes get the same number of batches, for some networks wait for each other in each batch. A process whose
-    share is one image larger than another's may get a batch of one image more than `batch_size`.
-    """
-
-    def __init__(self, count: int, batch_size: int, processes: int, rank: int) -> None:
-        super().__init__(range(count), processes, rank, shuffle=False)  # type: ignore[arg-type]  # all it needs is len
-        smallest, largest = count // processes, math.ceil(count / processes)
-        batches = min(math.ceil(largest / batch_size), smallest)
-        self._batches = [part.tolist() for part in torch.arange(rank, count, processes).tensor_split(batches)]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 class ClassificationDataModule(LightningDataModule):
-    """A dataset of images, each of one class.
+    """Base of datasets of images with one class each.
 
-    A `DataLoader` yields int64 (B,) indices; `on_after_batch_transfer` turns them into a `Batch` on the device: one
-    gather, the view, the normalisation. Images too many to keep (`StreamedSet`) come through the loader's workers
-    and take the same road. A subclass says where its images come from (`load`) and what its classes and images are
-    (`class_names`, `image_shape`).
+    A `DataLoader` yields int64 (B,) indices. `on_after_batch_transfer` turns them into a `Batch` on the device: it
+    gathers the images, augments and normalises them. Loader workers read the images of sets that do not fit in memory
+    (`StreamedSet`). A subclass defines `load`, `class_names` and `image_shape`.
 
-    The order of the training images and the view of each are functions of the seed and the epoch alone: the same
-    on every number of workers and devices.
+    The order of the training images and the view of each depend on seed and epoch alone, not on the number of workers
+    and devices.
 
-    The training set is narrowed in this order: `val_size` images are split off, stratified; of the rest the first
-    `train_size` are kept, in file order; of these the classes asked for. Validation and test keep every class.
+    The training set is narrowed in this order: `val_size` images are held out, stratified; the first `train_size` of
+    the others are kept, in file order; classes are left out. Validation and test contain all classes.
 
     Args:
-        mean: per channel (or one for all), subtracted from pixels in [0, 1].
-        std: per channel (or one for all), divided by; above 0.
+        mean: subtracted from pixels in [0, 1]; one value per channel, or one for all.
+        std: divisor after that, above 0; one value per channel, or one for all.
         views: augmentation of the training images; none by default.
-        train_size: keep only the first so many training images; all by default.
-        val_size: training images held out for validation; 0 for none: then the last epoch is the result.
-        omit_classes: numbers of the classes left out of training.
-        only_classes: numbers of the only classes kept in training; empty for all.
-        batch_size: training images a step, on each device.
-        eval_batch_size: images a step in validation, test and prediction.
-        num_workers: loader processes; indices need none. Sets above 2 GiB, and streamed ones, are read by them.
-        shuffle: whether each epoch has its own order; else file order.
-        seed: of order and views; by default that of `seed_everything`.
-        split_seed: of the validation split, so that runs of different seeds hold out the same images.
+        train_size: number of training images to keep; all by default.
+        val_size: number of training images held out for validation; with 0 the last epoch is the result.
+        omit_classes: numbers of classes to leave out of training.
+        only_classes: numbers of the only classes to train on; empty for all.
+        batch_size: training images per step and device.
+        eval_batch_size: images per step in validation, test and prediction.
+        num_workers: loader processes, for sets above 2 GiB and streamed sets; indices alone need none.
+        shuffle: whether to shuffle in each epoch; otherwise file order.
+        seed: seed of order and views; by default that of `seed_everything`.
+        split_seed: seed of the validation split, the same for runs of different seeds.
 
     Raises:
-        UserError: an option that does not fit the data.
+        UserError: an option does not fit the data.
     """
 
     class_names: Sequence[str] = ()
-    """Known before setup: networks are built to fit their number."""
+    """Names of the classes, known before setup, as networks are built for their number."""
     image_shape: tuple[int, int, int] = (0, 0, 0)
-    """(C, H, W) of the images that the network gets."""
+    """(C, H, W) of the network's input."""
     batches_at_once = 1
-    """How many training batches the loader deals as one; set before training by a module that takes them apart."""
+    """Training batches that the loader yields as one; set before training by a module that splits them."""
     test_names: Sequence[str] | None = None
-    """Of the test images, where each has a name of its own; known after setup for a test."""
+    """Names of the test images, if they have any; known after setup for a test."""
 
     def __init__(
         self,
@@ -142,37 +107,37 @@ class ClassificationDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.seed = seed
         self.split_seed = split_seed
-        self._dealers: dict[bool, Dealer] = {}  # True: of the training set, False: of the test set
+        self._batch_makers: dict[bool, BatchMaker] = {}  # True: training set, False: test set
         self._epoch_views: tuple[int, Tensor] | None = None
         self._resume_at: tuple[int, int] | None = None
-        self._compared: set[object] = set()  # what was compared already, so that each warning is given once
+        self._compared: set[object] = set()  # what was compared, so that each warning appears once
 
     @abstractmethod
     def load(self, train: bool) -> ImageSet | StreamedSet:
         """Read the whole training set, or the whole test set, in file order."""
 
     def held_out(self, label: Tensor) -> Tensor:
-        """Choose the validation images among the training set's labels, int64 (N,): their places, ascending."""
+        """Return the validation images, as ascending indices into the training set's labels, int64 (N,)."""
         if not 0 <= self.val_size < len(label):
             raise UserError(f"val_size: {self.val_size} found, 0 to {len(label) - 1} expected")
         return stratified(label, self.val_size, torch.Generator().manual_seed(self.split_seed))
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images as `load` gives them, before they are resized to `image_shape`."""
+        """(C, H, W) of the images that `load` returns, before they are resized to `image_shape`."""
         return self.image_shape
 
     @property
     def fingerprint(self) -> str:
-        """What tells this data from other data under the same options; empty where the options say it all."""
+        """Identifies the data beside its options, such as by the names of its files; empty if the options suffice."""
         return ""
 
     def shown_digest(self, train: bool = True) -> str:
-        """Tell what `deal` makes of each image and view of the training set, or of the test set, from all else.
+        """Return a digest of all that determines the network's input for an image and a view; known after setup.
 
-        Known after setup. Empty for a streamed set, whose pixels would have to be read for it.
+        It is empty for a streamed set, whose pixels would have to be read.
         """
-        part = self._dealers[train].part
+        part = self._batch_makers[train].part
         if isinstance(part, StreamedSet):
             return ""
         result = hashlib.sha256(part.image.contiguous().numpy().data)
@@ -181,11 +146,11 @@ class ClassificationDataModule(LightningDataModule):
         return result.hexdigest()
 
     def content_digest(self, train: bool) -> str:
-        """A digest of the images and labels of the training set or of the test set; known after setup.
+        """Return a digest of images and labels of the training or test set; known after setup.
 
-        Of a streamed set, whose pixels would have to be read for it, it is the `fingerprint`.
+        For a streamed set, whose pixels would have to be read, it is the `fingerprint`.
         """
-        part = self._dealers[train].part
+        part = self._batch_makers[train].part
         if isinstance(part, StreamedSet):
             return self.fingerprint
         digest = hashlib.sha256(part.image.contiguous().numpy().data)
@@ -193,68 +158,68 @@ class ClassificationDataModule(LightningDataModule):
         return digest.hexdigest()
 
     def test_digest(self) -> str:
-        """A digest of the test images, their labels and class names, and how they are normalised; after setup."""
+        """Return a digest of the test images, labels, class names and normalisation; known after setup."""
         shown = [list(self.class_names), self.stored_shape, self.image_shape, self.mean.tolist(), self.std.tolist()]
         return hashlib.sha256(f"{self.content_digest(train=False)} {shown}".encode()).hexdigest()
 
     @property
     def test_count(self) -> int:
-        """How many images the test set has; known after setup."""
-        return len(self._dealers[False].part.label)
+        """Number of test images; known after setup."""
+        return len(self._batch_makers[False].part.label)
 
     @property
     def num_classes(self) -> int:
-        """How many classes the dataset has, left out of training or not."""
+        """Number of classes, including those left out of training."""
         return len(self.class_names)
 
     @property
     def train_count(self) -> int:
-        """How many images the whole training set has, before it is narrowed; known after setup."""
-        return len(self._dealers[True].part.label)
+        """Size of the whole training set, before it is narrowed; known after setup."""
+        return len(self._batch_makers[True].part.label)
 
     @property
     def missing_classes(self) -> tuple[int, ...]:
-        """The classes that training does not see, ascending."""
+        """Numbers of the classes left out of training, ascending."""
         kept = self.only_classes or range(self.num_classes)
         return tuple(c for c in range(self.num_classes) if c not in kept or c in self.omit_classes)
 
     def setup(self, stage: str) -> None:
-        """Load the parts that the stage needs, and choose the training and validation images."""
+        """Load the parts that a stage needs, and choose the training and validation images."""
         self.check_normalisation()
-        if stage in ("fit", "validate") and True not in self._dealers:
+        if stage in ("fit", "validate") and True not in self._batch_makers:
             part = self._checked(self.load(train=True), "training")
-            self._dealers[True] = self._dealer(part, self.views)
+            self._batch_makers[True] = self._batch_maker(part, self.views)
             self.train_positions, self.val_positions = self._split(part.label)
         if stage == "validate" and not len(self.val_positions):
             raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
-        if stage in ("test", "predict") and False not in self._dealers:
-            self._dealers[False] = self._dealer(self._checked(self.load(train=False), "test"), Identity())
+        if stage in ("test", "predict") and False not in self._batch_makers:
+            self._batch_makers[False] = self._batch_maker(self._checked(self.load(train=False), "test"), Identity())
         if stage in ("fit", "test") and getattr(self.trainer, "global_rank", 0) == 0:
             self._compare_parts(stage)
 
     def _compare_parts(self, stage: str) -> None:
-        """Warn of images that two parts share, of each two once, and of classes that the test set lacks."""
+        """Warn once of images that two parts share, and of classes without test images."""
         place = str(getattr(self, "root", type(self).__name__))
         pairs = PAIRS if stage == "fit" else PAIRS[1:]
         if not self._compared.issuperset(pairs):
             self._compared |= warn_of_copies(place, self.part_digests(), [p for p in pairs if p not in self._compared])
         if stage == "test" and "classes" not in self._compared:
             self._compared.add("classes")
-            warn_of_classes_without_test_images(place, self._dealers[False].part.label, self.class_names)
+            warn_of_classes_without_test_images(place, self._batch_makers[False].part.label, self.class_names)
 
     def part_digests(self) -> dict[str, list[bytes]]:
-        """Digest the pixels of each image for `training`, `validation` and `test`, to find copies between them.
+        """Return digests of the images of `training`, `validation` and `test`, to find copies between them.
 
-        A part is left out where that would be costly or is impossible: one that is streamed, one above 2 GiB, the
-        test set before it is set up, and a training set that cannot be read.
+        Parts that are streamed or larger than 2 GiB are left out, as is a test set that is not set up, and a training
+        set that a test cannot read.
         """
-        test = self._digests(self._dealers[False].part if False in self._dealers else None, train=False)
-        if not test and (True not in self._dealers or not len(self.val_positions)):
+        test = self._digests(self._batch_makers[False].part if False in self._batch_makers else None, train=False)
+        if not test and (True not in self._batch_makers or not len(self.val_positions)):
             return {}  # nothing to compare
         found = {"test": test}
-        with suppress(Exception):  # a test needs no training set: whatever is wrong with it, the test goes on
-            if True in self._dealers:
-                part, places = self._dealers[True].part, (self.train_positions, self.val_positions)
+        with suppress(Exception):  # a test does not need the training set, whatever a user's `load` raises
+            if True in self._batch_makers:
+                part, places = self._batch_makers[True].part, (self.train_positions, self.val_positions)
             else:
                 part = self._checked(self.load(train=True), "training")
                 places = self._split(part.label)
@@ -264,13 +229,13 @@ class ClassificationDataModule(LightningDataModule):
         return {name: digests for name, digests in found.items() if digests}
 
     def _digests(self, part: ImageSet | StreamedSet | None, train: bool) -> list[bytes]:
-        """Digest of each image of a part, in file order; none where they are not known."""
+        """Return the digest of each image of a part in file order; empty if they are not known."""
         if not isinstance(part, ImageSet) or part.image.nbytes > RESIDENT_BYTES:
             return []
         return digests_of(part.image)
 
-    def _dealer(self, part: ImageSet | StreamedSet, views: ViewFamily) -> Dealer:
-        return Dealer(part, views, self.mean, self.std, self.image_shape)
+    def _batch_maker(self, part: ImageSet | StreamedSet, views: ViewFamily) -> BatchMaker:
+        return BatchMaker(part, views, self.mean, self.std, self.image_shape)
 
     def check_normalisation(self) -> None:
         """Raise `UserError` unless `mean` and `std` have one value, or one for each channel."""
@@ -281,7 +246,7 @@ class ClassificationDataModule(LightningDataModule):
                 raise UserError(f"{name}: {len(values)} values found, {expected} expected (the channels)")
 
     def _checked(self, part: ImageSet | StreamedSet, name: str) -> ImageSet | StreamedSet:
-        """Refuse now what would pass silently, or fail obscurely, in a loss or a metric."""
+        """Return a part with int64 labels; raise `UserError` for images or labels that do not fit."""
         label = part.label
         images = part.read(torch.arange(min(1, len(label)))) if isinstance(part, StreamedSet) else part.image
         if images.dtype != torch.uint8 or images.shape[1:] != self.stored_shape:
@@ -297,67 +262,52 @@ class ClassificationDataModule(LightningDataModule):
         return part._replace(label=label.long())
 
     def _split(self, label: Tensor) -> tuple[Tensor, Tensor]:
-        unknown = {*self.omit_classes, *self.only_classes} - set(range(self.num_classes))
-        if unknown:
+        """Return the training and the validation images, as indices into the whole training set."""
+        if unknown := {*self.omit_classes, *self.only_classes} - set(range(self.num_classes)):
             raise UserError(
                 f"omit_classes / only_classes: {sorted(unknown)} found, classes 0 to {self.num_classes - 1} expected"
             )
         val = self.held_out(label)
-        rest = torch.ones(len(label), dtype=torch.bool)
-        rest[val] = False
-        train = rest.nonzero().squeeze(1)
-        if self.train_size is not None:
-            if not 1 <= self.train_size <= len(train):
-                raise UserError(
-                    f"train_size: {self.train_size} found, 1 to {len(train)} expected (the training images)"
-                )
-            train = train[: self.train_size]
-        if self.missing_classes:
-            train = train[~torch.isin(label[train], torch.tensor(self.missing_classes))]
-        if not len(train):
-            raise UserError(
-                f"omit_classes / only_classes: classes {list(self.missing_classes)} left out leave no image"
-            )
-        return train, val
+        return narrow(label, val, self.train_size, self.missing_classes), val
 
     def _loader(
         self, train: bool, positions: Tensor, batch_size: int | None, sampler: DistributedSampler[Any] | None = None
     ) -> Any:
-        """Make a loader; without a `batch_size`, the sampler gives whole batches."""
-        # Images that stay in a memory map are gathered by the workers, where those are forked: others would copy it.
+        """Make a loader; without a `batch_size`, the sampler yields whole batches."""
+        # Forked workers gather memory-mapped images; workers started otherwise would copy the map.
         forked = (get_start_method(allow_none=True) or get_all_start_methods()[0]) == "fork"
-        gather = self.num_workers > 0 and forked and not self._dealers[train].is_resident
+        gather = self.num_workers > 0 and forked and not self._batch_makers[train].is_resident
         leaves_one = batch_size and sampler is not None and sum(batch_sizes(len(sampler), batch_size)) < len(sampler)
         return DataLoader(
-            Indices(positions, self._dealers[train].part, gather),
+            Indices(positions, self._batch_makers[train].part, gather),
             batch_size=batch_size,
             sampler=sampler,
             drop_last=bool(leaves_one),
             num_workers=self.num_workers,
-            collate_fn=_as_dealt,
-            generator=torch.Generator(),  # whose draws are not the network's: a resumed run draws as one never stopped
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # not the global one: a resumed run draws the same numbers
             persistent_workers=self.num_workers > 0,
         )
 
     def train_dataloader(self) -> Any:
-        """Deal the training indices, each device its share; the order depends on seed and epoch alone."""
+        """Yield training indices, each process its share; the order depends on seed and epoch alone."""
         trainer = self.trainer
-        sampler = _ResumingSampler(
-            Indices(self.train_positions, self._dealers[True].part),
+        sampler = ResumingSampler(
+            Indices(self.train_positions, self._batch_makers[True].part),
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             shuffle=self.shuffle,
             seed=self._seed * SEED_SPACING,
         )
         loader = self._loader(True, self.train_positions, self.batch_size * self.batches_at_once, sampler)
-        # Lightning says the epoch when workers fetch already, and leaves out nothing that was dealt before.
+        # Lightning sets the epoch after workers have begun to fetch, and does not skip batches of before.
         epoch, sampler.skip = self._resume_at or (trainer.current_epoch if trainer else 0, 0)
         sampler.set_epoch(epoch)
         self._resume_at = None
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where a training is: its epoch, or the next, and how many images of it each process was dealt."""
+        """Return the position in training: an epoch, and how many of its images each process has used."""
         trainer: Any = self.trainer
         if trainer is None:
             return {}
@@ -373,7 +323,7 @@ class ClassificationDataModule(LightningDataModule):
         }
 
     def _setting(self) -> dict[str, int]:
-        """What a place within an epoch depends on, by the option that sets it."""
+        """Return the options on which the order of an epoch depends."""
         return {
             "train_size": len(self.train_positions),
             "val_size": len(self.val_positions),
@@ -385,15 +335,15 @@ class ClassificationDataModule(LightningDataModule):
         }
 
     def check_resumable(self, state_dict: dict[str, Any]) -> None:
-        """Compare this data with the data of the training that a checkpoint is to go on from.
+        """Compare options with those of a checkpoint to resume from.
 
         Raises:
-            UserError: another batch size; or, once set up, anything else that changes the order of an epoch in which
+            UserError: another batch size; or, after setup, another option that changes the order of the epoch in which
                 the training stopped.
         """
         kept = {"batch_size": state_dict.get("batch_size", self.batch_size)}
         ours = {"batch_size": self.batch_size}
-        if self._dealers:
+        if self._batch_makers:
             kept |= state_dict.get("within_epoch", {})
             ours |= self._setting()
         differing = [
@@ -408,28 +358,28 @@ class ClassificationDataModule(LightningDataModule):
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Note where a resumed training has to begin."""
+        """Restore the position in training."""
         if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             self.check_resumable(state_dict)
         if "epoch" in state_dict:
             self._resume_at = state_dict["epoch"], state_dict["dealt"]
 
     def val_dataloader(self) -> Any:
-        """Deal the held-out indices; no loader at all where none are held out."""
+        """Yield the indices of validation images; no loader if there are none."""
         return self._evaluation_loader(True, self.val_positions) if len(self.val_positions) else []
 
     def test_dataloader(self) -> Any:
-        """Deal the indices of the test set."""
+        """Yield the indices of test images."""
         return self._evaluation_loader(False, torch.arange(self.test_count))
 
     def predict_dataloader(self) -> Any:
-        """Deal the indices of the test set; Lightning shares them out among processes, each once."""
+        """Yield the indices of test images; Lightning distributes each once among processes."""
         return self._loader(False, torch.arange(self.test_count), self.eval_batch_size)
 
     def _evaluation_loader(self, train: bool, positions: Tensor) -> Any:
-        """Deal images to be measured, each of several processes its share.
+        """Yield the indices of images to evaluate, each process its share.
 
-        Lightning's own sampler would repeat images until all shares are equal, and they would be counted twice.
+        Lightning's own sampler repeats images until all shares are equal, which would count them twice.
         """
         trainer = self.trainer
         if trainer is None or trainer.world_size == 1:
@@ -444,18 +394,18 @@ class ClassificationDataModule(LightningDataModule):
             train,
             positions,
             None,
-            _Shares(len(positions), self.eval_batch_size, trainer.world_size, trainer.global_rank),
+            EvaluationSampler(len(positions), self.eval_batch_size, trainer.world_size, trainer.global_rank),
         )
 
     @property
     def _seed(self) -> int:
-        # Lightning leaves the seed of seed_everything here, the same for every process of a run.
+        # Lightning stores the seed of seed_everything here, the same in every process of a run.
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """Turn a batch of indices, already on the device, into images there; or show those that came with them."""
+        """Turn indices on the device into a batch of images; use those that workers have read, if any."""
         trainer = self.trainer
-        assert trainer is not None  # it is the trainer that calls this
+        assert trainer is not None  # which calls this
         index, images = batch if isinstance(batch, (tuple, list)) else (batch, None)
         train = not (trainer.testing or trainer.predicting)
         view = self._views_of_epoch(trainer.current_epoch, index.device)[index] if trainer.training else None
@@ -464,15 +414,15 @@ class ClassificationDataModule(LightningDataModule):
     def deal(
         self, index: Tensor, train: bool = True, view: Tensor | None = None, images: Tensor | None = None
     ) -> Batch:
-        """Make images of the whole training set, or of the test set, ready for a network: see `Dealer.deal`."""
-        return self._dealers[train].deal(index, view, images)
+        """Return a batch of images of the training or test set; see `BatchMaker.make_batch`."""
+        return self._batch_makers[train].make_batch(index, view, images)
 
     def stored(self, index: Tensor, train: bool = True) -> Tensor:
-        """Images of the whole training set, or of the test set, as `load` gives them: uint8 (B, *stored_shape)."""
-        return self._dealers[train].stored(index)
+        """Return stored images of the training or test set: uint8 (B, *stored_shape)."""
+        return self._batch_makers[train].stored_images(index)
 
     def _views_of_epoch(self, epoch: int, device: torch.device) -> Tensor:
-        """The view that each training image gets in an epoch: int64 (N,)."""
+        """Return the view of each training image in an epoch: int64 (N,)."""
         if self._epoch_views is None or self._epoch_views[0] != epoch:
             generator = torch.Generator().manual_seed(self._seed * SEED_SPACING + epoch)
             views = self.views.draw(self.train_count, generator)

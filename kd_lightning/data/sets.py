@@ -1,4 +1,4 @@
-"""A part of a dataset, in memory or read from files while training goes on, and how a loader deals it out."""
+"""Part of a dataset, in memory or streamed from files, and the dataset of indices that a loader reads."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,18 +9,18 @@ from torch.utils.data import Dataset
 
 
 class ImageSet(NamedTuple):
-    """One part of a dataset, in memory or memory-mapped: image uint8 (N, C, H, W), label int64 (N,)."""
+    """Part of a dataset in memory or memory-mapped: image uint8 (N, C, H, W), label int64 (N,)."""
 
     image: Tensor
     label: Tensor
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Copy to a device, or return itself where it is there already."""
+        """Return a copy on a device; tensors that are there already are not copied."""
         return ImageSet(self.image.to(device), self.label.to(device))
 
 
 class StreamedSet(NamedTuple):
-    """One part of a dataset too large to keep: decode(i) reads image i, uint8 (C, H, W); label int64 (N,)."""
+    """Part of a dataset that is read during training: decode(i) returns image i, uint8 (C, H, W); label int64 (N,)."""
 
     decode: Callable[[int], Tensor]
     label: Tensor
@@ -31,12 +31,12 @@ class StreamedSet(NamedTuple):
 
 
 class Indices(Dataset[Any]):
-    """Gives places in a part of a dataset, a whole batch at a time, and where a worker is to read them, the images too.
+    """Dataset whose items are whole batches of indices, with the images where loader workers read them.
 
     Args:
-        positions: int64 (N,), the places that there are.
-        part: what they are places in.
-        gather: whether the images of an `ImageSet` come with their places, as those of a `StreamedSet` always do.
+        positions: int64 (N,), indices into `part`.
+        part: the images.
+        gather: whether to return the images of an `ImageSet` too; those of a `StreamedSet` are always returned.
     """
 
     def __init__(self, positions: Tensor, part: ImageSet | StreamedSet, gather: bool = False) -> None:
@@ -55,21 +55,5 @@ class Indices(Dataset[Any]):
 
 
 def read(part: ImageSet | StreamedSet, index: Tensor) -> Tensor:
-    """Images of a part, int64 (B,), as it has them: uint8 (B, C, H, W)."""
+    """Return the images at `index`, int64 (B,): uint8 (B, C, H, W)."""
     return part.image[index] if isinstance(part, ImageSet) else part.read(index)
-
-
-def stratified(label: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Pick `size` places at random, the classes in the proportions of the whole: int64 (size,), ascending."""
-    return stratified_order(label, generator)[:size].sort().values
-
-
-def stratified_order(label: Tensor, generator: torch.Generator) -> Tensor:
-    """A random order of all places, int64 (N,), of which every beginning holds the classes in proportion."""
-    order = torch.randperm(len(label), generator=generator)
-    # Spread each class evenly over [0, 1).
-    spread = torch.empty(len(label), dtype=torch.float64)
-    for c in label.unique():
-        members = order[label[order] == c]
-        spread[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return spread.argsort(stable=True)

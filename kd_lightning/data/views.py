@@ -1,7 +1,7 @@
-"""Finite families of augmentations: each image has the same few views, and a view is a number.
+"""Finite families of augmented views: each image has the same few views, and a view is a number.
 
-Because a view is a number, one epoch's augmentation is a table of numbers, a batch is augmented by one gather on
-the device, and a teacher's output for (image, view) can be kept.
+The augmentation of an epoch is a tensor of view numbers, a batch is augmented by one gather on the device, and a
+teacher's logits can be cached by (image, view).
 """
 
 from abc import ABC, abstractmethod
@@ -14,26 +14,26 @@ from torch import Generator, Tensor
 
 
 class ViewFamily(ABC):
-    """The views under which training images are shown. View 0 is always the untouched image."""
+    """Augmented views of training images. View 0 is the image itself."""
 
     count: int
-    """How many views each image has."""
+    """Number of views of each image."""
 
     @abstractmethod
     def __repr__(self) -> str:
-        """Tell the family from every other: what was found out under one is never taken for another's."""
+        """Return a text that identifies the family and its options: cached logits are valid for one family alone."""
 
     @abstractmethod
     def draw(self, size: int, generator: Generator) -> Tensor:
         """Draw a view for each of `size` images: int64 (size,), in [0, count)."""
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Bring images, uint8 (N, C, H, W), into the form that `gather` reads: all at once, or a batch of them."""
+        """Convert images, uint8 (N, C, H, W), into the form that `gather` reads, all at once or in batches."""
         return images
 
     @abstractmethod
     def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
-        """Show the images `index` under the views `view`, both int64 (B,).
+        """Return the views `view` of the images `index`, both int64 (B,).
 
         Returns:
             uint8 (B, C, H, W).
@@ -49,30 +49,30 @@ class Identity(ViewFamily):
         return "Identity()"
 
     def draw(self, size: int, generator: Generator) -> Tensor:
-        """Draw view 0 for every image."""
+        """Return view 0 for every image."""
         return torch.zeros(size, dtype=torch.int64)
 
     def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
-        """Pick the images themselves."""
+        """Return the images themselves."""
         return prepared.index_select(0, index)
 
 
 class _Windows(ViewFamily):
-    """Windows of the black-padded image, as large as the image; mirrored or not.
+    """Windows of the zero-padded image, as large as the image, mirrored or not.
 
     Args:
-        margin: how far a window may lie from the image's place, in pixels.
-        weights: of the offsets on each axis, from -margin to margin, in proportion to their probabilities.
-        mirror: whether each window has a mirrored twin, as probable as itself.
-        step: between two neighbouring offsets, in pixels; `margin` is a multiple of it.
+        margin: largest offset of a window, in pixels.
+        weights: relative probabilities of the offsets on each axis, from -margin to margin.
+        mirror: whether each window also occurs mirrored, with equal probability.
+        step: distance of neighbouring offsets, in pixels; `margin` is a multiple of it.
     """
 
     def __init__(self, margin: int, weights: Sequence[int], mirror: bool = False, step: int = 1) -> None:
         self.margin = margin
         span = range(-margin, margin + 1, step)
-        # Stable sort: the untouched image first, the others in reading order.
+        # A stable sort: the image itself first, the others in row order.
         self.offsets = sorted(product(span, span), key=lambda offset: offset != (0, 0))
-        """(down, right) by which a view moves the image, in pixels; the mirrored views have them again."""
+        """(down, right) by which a view shifts the image, in pixels; mirrored views repeat them."""
         axis = {offset: weight / sum(weights) for offset, weight in zip(span, weights, strict=True)}
         once = torch.tensor([axis[down] * axis[right] for down, right in self.offsets])
         self.probabilities = torch.cat([once / 2, once / 2]) if mirror else once
@@ -83,23 +83,23 @@ class _Windows(ViewFamily):
 
     def __repr__(self) -> str:
         options = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
-        return f"{type(self).__qualname__}({options})"  # a subclass's own too
+        return f"{type(self).__qualname__}({options})"  # those of subclasses too
 
     def draw(self, size: int, generator: Generator) -> Tensor:
         """Draw a window, mirrored or not, for each image."""
         return torch.multinomial(self.probabilities, size, replacement=True, generator=generator)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Pad every image with `margin` black pixels on each side, one image after the other in memory."""
+        """Pad every image with `margin` zeros on each side, contiguous in memory."""
         return F.pad(images, (self.margin,) * 4).contiguous()
 
     def gather(self, prepared: Tensor, index: Tensor, view: Tensor) -> Tensor:
-        """Cut each image's window out of its padded form, then mirror.
+        """Cut each window out of its padded image, and mirror it.
 
-        In memory a window lies within one stretch, from its first pixel to its last: stretches are copied whole, which
-        takes a fraction of the time of a gather pixel by pixel, and read with the strides of the padded images.
+        The memory from a window's first pixel to its last is copied as one block and read with the strides of the
+        padded images, which takes a fraction of the time of a gather by pixel.
         """
-        self._starts = self._starts.to(view.device)  # moved once, and kept there
+        self._starts = self._starts.to(view.device)  # moved once
         rows, columns = self._starts
         image, channel, row, _ = prepared.stride()
         channels, height, width = prepared.shape[1], *(side - 2 * self.margin for side in prepared.shape[2:])
@@ -114,9 +114,9 @@ class _Windows(ViewFamily):
 
 
 class Shift(_Windows):
-    """Jitter: the image moved by whole pixels in any direction, black where nothing was.
+    """Shift by whole pixels in any direction, with zeros where the image ends.
 
-    The (2m + 1)² views carry the probabilities of torchvision's `RandomAffine(0, translate=(m / W, m / H))`, which
+    The (2m + 1)² views have the probabilities of torchvision's `RandomAffine(0, translate=(m / W, m / H))`, which
     rounds a uniform draw from [-m, m]: 1 / 4m for the two outermost offsets of an axis, 1 / 2m for the others.
 
     Args:
@@ -135,16 +135,16 @@ class Shift(_Windows):
 
 
 class CropFlip(_Windows):
-    """A crop of the black-padded image, as large as the image, mirrored left to right or not.
+    """Crop of the zero-padded image, as large as the image, mirrored left to right or not.
 
-    The 2 (2p / s + 1)² views are all alike probable; with s = 1 as torchvision's `RandomCrop(size, padding=p)` and
-    `RandomHorizontalFlip()` make them. A teacher whose answers are kept is asked once for each view: few views, far
-    apart, are answered soon.
+    The 2 (2p / s + 1)² views are equally probable; with s = 1 they are those of torchvision's
+    `RandomCrop(size, padding=p)` and `RandomHorizontalFlip()`. A cached teacher computes each view once, so a larger
+    step fills the cache sooner.
 
     Args:
         padding: p, in pixels, at least 0.
-        mirror: whether images are mirrored, with probability 1/2; False for digits or text.
-        step: s, in pixels, between two neighbouring crops; p is a multiple of it.
+        mirror: whether to mirror images, with probability 1/2; False for digits or text.
+        step: s, distance of neighbouring crops in pixels; p is a multiple of it.
 
     Raises:
         ValueError: `padding` is below 0, or no multiple of `step`.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.checkpoints.description import Description
-from kd_lightning.data.batches import finish, scale_and_shift
+from kd_lightning.data.batches import normalise_and_resize, scale_and_shift
 from kd_lightning.errors import UserError
 from kd_lightning.teachers import uses_batch_statistics
 
@@ -45,6 +45,6 @@ class ImageClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities float32 (B, classes) of images uint8 (B, C, H, W)."""
-        shown = finish(image, self.scale, self.shift, self.shape)
+        shown = normalise_and_resize(image, self.scale, self.shift, self.shape)
         # A network that takes its maps apart by `view` minds the order in which resizing left them.
         return self.network(shown.contiguous()).float().softmax(dim=-1)

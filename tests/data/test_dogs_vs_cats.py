@@ -99,13 +99,13 @@ def test_an_archive_that_was_cut_short_leaves_nothing_behind(tmp_path: Path, inn
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_an_archive_of_many_entries_has_a_total(tmp_path: Path, nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kd_lightning.data.dogs_vs_cats.SLACK", 2**16)
+    monkeypatch.setattr("kd_lightning.data.dogs_vs_cats.BASE_BYTES", 2**16)
     zeros = zipped({f"train/cat.{i}.jpg": bytes(2**16) for i in range(30)})
     (tmp_path / "train.zip").write_bytes(zeros)
     if nested:
         (tmp_path / "train.zip").unlink()
         (tmp_path / "dogs-vs-cats.zip").write_bytes(zipped({"train.zip": zeros}))
-    with pytest.raises(UserError, match=r"has 1966080 bytes in all, at most \d+ expected of its size"):
+    with pytest.raises(UserError, match=r"unpacks to 1966080 bytes, at most \d+ expected of its size"):
         set_up(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 

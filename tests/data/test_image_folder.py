@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets import ImageFolder
 
-from kd_lightning.data import CropFlip, ImageFolderDataModule, decode, formats
+from kd_lightning.data import CropFlip, ImageFolderDataModule, decode, image_cache
 from kd_lightning.errors import UserError
 from kd_lightning.utils import atomic_write as whole
 from tests.data.made import trainer_in
@@ -151,7 +151,7 @@ def test_a_set_too_large_for_the_device_is_gathered_where_it_lies(
     mapped = set_up(split_tree, views=views)
     batch = mapped.deal(index, view=view)
     assert all(torch.equal(a, b) for a, b in zip(batch, resident, strict=True))
-    assert not mapped._dealers[True]._on_device
+    assert not mapped._batch_makers[True]._on_device
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
@@ -206,8 +206,8 @@ def test_a_cache_is_hashed_once_in_a_process(split_tree: Path, monkeypatch: pyte
     for file in kept:
         os.utime(file, (time.time() - 60,) * 2)
     hashed: list[Path] = []
-    real = decode._digest_of_file
-    monkeypatch.setattr(decode, "_digest_of_file", lambda file: hashed.append(file) or real(file))
+    real = image_cache._digest_of_file
+    monkeypatch.setattr(image_cache, "_digest_of_file", lambda file: hashed.append(file) or real(file))
     for _ in range(2):  # two data modules, as of a fit and a test
         set_up(split_tree, "fit", "test")
     assert sorted(hashed) == sorted(kept)
@@ -241,7 +241,7 @@ def test_an_interrupted_decoding_leaves_no_cache(split_tree: Path, monkeypatch: 
 def test_what_a_killed_decoding_left_is_removed_after_an_hour(split_tree: Path) -> None:
     cache = cache_of(split_tree)
     cache.mkdir(parents=True)
-    prefix = whole._prefix(decode.BUILDING)
+    prefix = whole._prefix(image_cache.BUILDING)
     old, new, live, other = (
         cache / name for name in (f"{prefix}old", f"{prefix}new", f"{prefix}live", ".building-mine")
     )
@@ -263,7 +263,7 @@ def test_images_that_cannot_be_kept_are_one_line_and_leave_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "rename", full)
-    assert "cache_dir: cannot keep the decoded images in" in message_of(split_tree)
+    assert "cache_dir: cannot write decoded images to" in message_of(split_tree)
     assert list(cache_of(split_tree).iterdir()) == []
 
 
@@ -513,7 +513,7 @@ def test_files_of_formats_that_are_not_decoded_are_no_images(
 def test_every_format_that_pillow_can_write_is_read(tmp_path: Path) -> None:
     Image.init()
     written = 0
-    for kind in sorted(formats.FORMATS & set(Image.SAVE)):
+    for kind in sorted(decode.FORMATS & set(Image.SAVE)):
         image = Image.new("RGB", (32, 32), (0, 0, 0))
         for mode in ("RGB", "L", "1", "P", "F"):
             with contextlib.suppress(Exception):
@@ -544,7 +544,7 @@ def test_no_file_makes_pillow_start_another_program(
 def test_an_image_of_too_many_pixels_is_named_before_it_is_decoded(
     split_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "MOST_PIXELS", 40 * 40)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 40 * 40)
     write(split_tree / "train" / "ant" / "fits.png", "red", (40, 40))
     photograph = write(split_tree / "train" / "ant" / "photo.jpg", "red", (160, 160))  # decoded at an eighth
     set_up(split_tree)
@@ -554,7 +554,7 @@ def test_an_image_of_too_many_pixels_is_named_before_it_is_decoded(
 
 
 def test_large_images_are_decoded_one_at_a_time(split_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "LARGE_IMAGE", 20 * 20)
+    monkeypatch.setattr(decode, "LARGE_IMAGE", 20 * 20)
     files = [write(split_tree / f"{i}.png", (i, 0, 0), (21, 21)) for i in range(8)]
     small = write(split_tree / "small.png", (9, 0, 0), (20, 20))
     real, now, most = decode._in_mode, 0, 0
@@ -581,8 +581,8 @@ def test_large_images_are_decoded_one_at_a_time(split_tree: Path, monkeypatch: p
 @pytest.mark.parametrize("kind", ["ICO", "ICNS"])
 def test_a_format_that_holds_another_image_counts_as_large(kind: str, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "icon", format=kind)
-    with formats.open_image(tmp_path / "icon") as image:
-        assert formats.check_size(image) > formats.LARGE_IMAGE
+    with decode.open_image(tmp_path / "icon") as image:
+        assert decode.check_size(image) > decode.LARGE_IMAGE
 
 
 def test_a_pipe_is_no_image_and_is_not_waited_for(split_tree: Path) -> None:

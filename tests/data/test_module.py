@@ -229,6 +229,6 @@ def test_what_is_shown_is_told_by_pixels_size_normalisation_and_views() -> None:
         )
     ]
     brighter = made()
-    brighter._dealers[True].part.image[3, 0, 2, 2] += 1  # one pixel
+    brighter._batch_makers[True].part.image[3, 0, 2, 2] += 1  # one pixel
     assert len({*digests, brighter.shown_digest()}) == 6
     assert made(train_size=5, val_size=3, batch_size=2, seed=1).shown_digest() == digests[0]

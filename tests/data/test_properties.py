@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_lightning.data import CropFlip, Shift
-from kd_lightning.data.sets import stratified, stratified_order
+from kd_lightning.data.splits import stratified, stratified_order
 from kd_lightning.data.views import ViewFamily
 
 sides = st.integers(1, 9)

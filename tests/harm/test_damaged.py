@@ -15,7 +15,8 @@ from torch import Tensor
 from kd_lightning.__main__ import main
 from kd_lightning.checkpoints.description import Description
 from kd_lightning.checkpoints.weights import load_weights
-from kd_lightning.data.decode import Decoder, decode_all
+from kd_lightning.data.decode import Decoder
+from kd_lightning.data.image_cache import decode_all
 from kd_lightning.errors import UserError
 from kd_lightning.export import Answer, ImageClassifier, Reference, export_int8, export_network, open_exported
 from kd_lightning.models import MLP

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd_lightning.data.module import _Shares
+from kd_lightning.data.samplers import EvaluationSampler
 from kd_lightning.errors import UserError
 from tests.data.made import made
 
@@ -13,7 +13,7 @@ from tests.data.made import made
     [(201, 10, 2), (200, 10, 2), (2001, 1000, 2), (7, 1, 2), (7, 3, 4), (3, 5, 3), (2, 1000, 2), (360, 1000, 7)],
 )
 def test_every_image_is_in_one_share_and_all_have_as_many_batches(count: int, batch_size: int, processes: int) -> None:
-    shares = [_Shares(count, batch_size, processes, rank) for rank in range(processes)]
+    shares = [EvaluationSampler(count, batch_size, processes, rank) for rank in range(processes)]
     dealt = [place for share in shares for batch in share for place in batch]
     assert sorted(dealt) == list(range(count))
     assert len({len(share) for share in shares}) == 1
