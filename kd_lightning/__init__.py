@@ -1,7 +1,9 @@
-"""Knowledge distillation with PyTorch Lightning: a large teacher, and a small student that learns from it."""
+"""Knowledge distillation with PyTorch Lightning: a small student learns from a large teacher."""
+
+# ruff: noqa: F403  # each module's `__all__` is what it offers
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -52,21 +54,27 @@ HOMES = {
     "schedules": ("CosineDecay",),
     "teachers": ("EnsembleTeacher",),
 }
-"""The names that `from kd_lightning import …` takes, and where each lives: what a notebook or script is made of.
+"""Public names by the module that defines them: `from kd_lightning import MLP` works for each."""
 
-They are looked up when they are asked for, so that the package itself costs no import of torch. `__init__.pyi` says
-the same to type checkers.
-"""
+if TYPE_CHECKING:
+    from kd_lightning.batch import Batch as Batch
+    from kd_lightning.callbacks import *
+    from kd_lightning.data import *
+    from kd_lightning.errors import UserError as UserError
+    from kd_lightning.losses import *
+    from kd_lightning.models import *
+    from kd_lightning.modules import *
+    from kd_lightning.schedules import CosineDecay as CosineDecay
+    from kd_lightning.teachers import EnsembleTeacher as EnsembleTeacher
+else:
+    __all__ = sorted(name for names in HOMES.values() for name in names)
 
-__all__ = sorted(name for names in HOMES.values() for name in names)
+    def __getattr__(name: str) -> Any:
+        """Import a name on first use, so that `import kd_lightning` does not import torch."""
+        for home, names in HOMES.items():
+            if name in names:
+                return getattr(import_module(f"kd_lightning.{home}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-def __getattr__(name: str) -> Any:
-    for home, names in HOMES.items():
-        if name in names:
-            return getattr(import_module(f"kd_lightning.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
