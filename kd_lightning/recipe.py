@@ -139,10 +139,12 @@ def find_recipe(name: str, configs: Path = CONFIGS) -> Recipe:
 
 def _read(file: Path) -> Recipe:
     content = yaml.safe_load(file.read_text())
-    listed = content.pop("stages", None)
-    stages = _stages_in(file.resolve().parent) if listed is None else _listed_stages(listed, file)
-    name = file.resolve().parent.name if file.name == RECIPE_FILE else file.stem
-    recipe = Recipe(name=name, stages=stages, **content)
+    in_folder = file.name == RECIPE_FILE
+    found = in_folder and "stages" not in content
+    stages = _stages_in(file.parent) if found else _listed_stages(content.pop("stages"), file)
+    recipe = Recipe(name=file.resolve().parent.name if in_folder else file.stem, stages=stages, **content)
+    if not stages:
+        raise UserError(f"{file}: no stage found, a config file for each training expected beside it")
     if recipe.metric not in METRICS:
         raise UserError(f"{file}: metric {recipe.metric} found, one of {', '.join(METRICS)} expected")
     return recipe
@@ -175,11 +177,12 @@ def _stages_in(folder: Path) -> dict[str, Stage]:
         variants = about.pop("variants", {})
         unknown = about.keys() - {each.name for each in fields(Stage)}
         if unknown:
-            raise UserError(f"{file}: stage: {', '.join(unknown)} found; published, corrected, seeds, main or variants")
+            known = "published, corrected, teacher, seeds, main and variants"
+            raise UserError(f"{file}: stage: {', '.join(unknown)} found, some of {known} expected")
         teacher = _teacher_of(config, common)
         found.append(Stage(**{"name": file.stem, "config": file, "teacher": teacher, **about}))
         for name, options in variants.items():
-            own = _run_of(options["model.teacher_ckpt"]) if "model.teacher_ckpt" in options else teacher
+            own = _stage_of(options["model.teacher_ckpt"]) if "model.teacher_ckpt" in options else teacher
             found.append(Stage(name=name, config=file, teacher=own, main=False, options=options))
     names = {stage.name for stage in found}
     return _in_order([stage if stage.teacher in names else replace(stage, teacher=None) for stage in found])
@@ -207,11 +210,14 @@ def _teacher_of(config: dict[str, Any], common: dict[str, Any]) -> str | None:
     if isinstance(model, str) or (class_path and class_path != shared.get("class_path")):
         shared = {}
     options = [{} if isinstance(part, str) else {**part, **part.get("init_args", {})} for part in (model, shared)]
-    return next((_run_of(part["teacher_ckpt"]) for part in options if "teacher_ckpt" in part), None)
+    return next((_stage_of(part["teacher_ckpt"]) for part in options if "teacher_ckpt" in part), None)
 
 
-def _run_of(path: Any) -> str | None:
-    """The stage of a run folder `lightning_logs/<recipe>/<stage>/seed_<n>`; None for another path."""
+def _stage_of(path: Any) -> str | None:
+    """Return the stage of a run folder `lightning_logs/<recipe>/<stage>/seed_<n>`; None for another path.
+
+    The recipe may be another one: a folder that was copied under a new name still has the old name in its configs.
+    """
     found = re.fullmatch(r".*/([^/]+)/seed_\d+", path) if isinstance(path, str) else None
     return found and found[1]
 

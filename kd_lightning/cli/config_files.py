@@ -7,13 +7,12 @@ from typing import Any
 
 import yaml
 
+from kd_lightning.cli.run_config import DEFAULT_LOGGER
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import COMMON_FILE, CONFIGS, RECIPE_FILE, SHIPPED
 from kd_lightning.utils.paths import expand
 
 CONFIG_OPTIONS = ("--config", "-c")
-
-LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 
 
 def read_config_words(words: list[str]) -> list[str]:
@@ -94,7 +93,7 @@ def _defaults(stage: Path, words: list[str], configs: list[str]) -> list[str]:
     seed = str(seeds[-1]) if seeds else "0"
     place = {"save_dir": "lightning_logs", "name": f"{stage.resolve().parent.name}/{stage.stem}"}
     version = {"version": f"seed_{seed}"} if seed.isdecimal() else {}
-    logger = json.dumps({"class_path": LOGGER, "init_args": {**place, **version}})
+    logger = json.dumps({"class_path": DEFAULT_LOGGER, "init_args": {**place, **version}})
     of_recipe = [_load(str(file)).get("trainer") or {} for file in (stage.with_name(COMMON_FILE), stage)]
     own = any("logger" in trainer for trainer in of_recipe)
     return ["--seed_everything=0", *([] if own else [f"--trainer.logger={logger}"])]

@@ -9,8 +9,8 @@ from typing import Any
 
 from kd_lightning.checkpoints.file import read_weights
 from kd_lightning.cli import lightning
-from kd_lightning.cli.config_files import LOGGER
 from kd_lightning.cli.parser import pairs
+from kd_lightning.cli.run_config import DEFAULT_LOGGER
 from kd_lightning.commands.dependencies import data_digest, weights_digests
 from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.errors import UserError
@@ -21,11 +21,11 @@ from kd_lightning.utils.progress import status
 NO_SETTINGS = ("seed_everything", "label", "overwrite", "pictures")
 """Options of `fit` whose value is no part of a run's settings; the seed stands beside them in the fingerprint."""
 
-NEEDED_CALLBACKS = ("ResultsWriter", "LastCheckpoint")
-"""Callbacks that write the results which `reproduce` compares, and the checkpoint from which it resumes."""
-
 LATER_NO_SETTINGS = ("stage", "disable_callbacks")
 """Further such options. They are left out, so that the settings of runs from before these options stay the same."""
+
+NEEDED_CALLBACKS = ("ResultsWriter", "LastCheckpoint")
+"""Callbacks that write the results which `reproduce` compares, and the checkpoint from which it resumes."""
 
 RUN_PLACE = ("save_dir", "name", "version", "sub_dir")
 """Options of TensorBoard's logger that set the run folder."""
@@ -184,7 +184,7 @@ def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
     """Refuse options of the logger that `reproduce` sets for each run."""
     if logger is False:
         raise UserError("reproduce: trainer.logger false found, but each run lies in a logger's folder")
-    if isinstance(logger, dict) and logger["class_path"] == LOGGER:
+    if isinstance(logger, dict) and logger["class_path"] == DEFAULT_LOGGER:
         own = tuple(f"--trainer.logger.{option}" for option in RUN_PLACE)
         pairs([word for pair in overrides for word in pair], "reproduce", own)
 
@@ -192,7 +192,9 @@ def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
 def _loggers(chosen: Any, folder: Path, place: dict[str, str]) -> list[dict[str, Any]]:
     """Return the loggers of a run: TensorBoard's, which sets the run folder, and further ones inside that folder."""
     found = [each for each in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(each, dict)]
-    first: dict[str, Any] = next((each for each in found if each["class_path"] == LOGGER), {"class_path": LOGGER})
+    first: dict[str, Any] = next(
+        (each for each in found if each["class_path"] == DEFAULT_LOGGER), {"class_path": DEFAULT_LOGGER}
+    )
     loggers = [{**first, "init_args": {**first.get("init_args", {}), "sub_dir": None, **place}}]
     for each in found:
         if each is not first:

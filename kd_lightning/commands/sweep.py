@@ -12,8 +12,8 @@ import yaml
 
 from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import sweep_arguments
-from kd_lightning.cli.config_files import LOGGER
 from kd_lightning.cli.parser import pairs
+from kd_lightning.cli.run_config import DEFAULT_LOGGER
 from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
@@ -74,7 +74,7 @@ def main(words: list[str]) -> None:
     temperature, soft_weight = best_cell(results)
     best = _config_of(config, Student(temperature, soft_weight, 0))
     logger = {"save_dir": str(options.runs), "name": f"sweep/{folder.name}_best", "version": "seed_0"}
-    best["trainer"] = {**given["trainer"], "logger": {"class_path": LOGGER, "init_args": logger}}
+    best["trainer"] = {**given["trainer"], "logger": {"class_path": DEFAULT_LOGGER, "init_args": logger}}
     write_text(folder / "best.yaml", yaml.safe_dump(best, sort_keys=False))
     console.print(terminal_table(results))
     console.print(f"results: {folder} (sweep.csv, accuracy.png, best.yaml; tensorboard --logdir {folder})")

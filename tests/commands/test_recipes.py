@@ -63,8 +63,9 @@ def test_stages_are_read_from_the_files_of_a_recipe_folder() -> None:
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"stage": {"publised": 1}}, "mine/big.yaml: stage: publised found; published, corrected, seeds, main or var"),
+        ({"stage": {"publised": 1}}, "mine/big.yaml: stage: publised found, some of published, corrected, "),
         ({"model": {"teacher_ckpt": "lightning_logs/mine/big/seed_0"}}, "mine/recipe.yaml: not a recipe (('nodes are"),
+        ({"class_path": "Data"}, "mine/recipe.yaml: no stage found, a config file for each training expected beside"),
         (["big"], "mine/big.yaml: ['big'] found, options by name expected"),
     ],
 )
