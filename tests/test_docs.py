@@ -126,3 +126,8 @@ def test_moved_modules_are_where_the_changelog_says():
             for name in re.findall(r"`([\w.]+)`", names):
                 module = package / name.replace(".", "/")
                 assert ((module / "__init__.py").is_file() or module.with_suffix(".py").is_file()) == there, name
+
+
+def test_the_reference_has_every_public_name():
+    page = (DOCS / "api.md").read_text()
+    assert [name for name in kd_lightning.__all__ if not re.search(rf"\.{name}$", page, re.M)] == []
