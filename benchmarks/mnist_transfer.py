@@ -15,7 +15,7 @@ from benchmarks.loops import divergence, plain_loop, teacher_logits
 from benchmarks.measure import OURS, Benchmark, Contender
 from benchmarks.ours import one_epoch, save_untrained
 from benchmarks.random_data import RandomMNIST, TorchvisionMNIST, random_images
-from kd_lightning.cli.arguments import AT_ONCE
+from kd_lightning.cli.arguments import STACK_SIZE
 from kd_lightning.models import MLP
 
 IMAGES, BATCH = 10_000, 32
@@ -48,7 +48,7 @@ def sweep(folder: Path, images: int | None) -> Benchmark:
     images = images or IMAGES
     options = _options(MLP(LARGE), folder, images)
     network = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": SMALL}}
-    members = [[TEMPERATURE, SOFT / TEMPERATURE**2, seed] for seed in range(AT_ONCE)]
+    members = [[TEMPERATURE, SOFT / TEMPERATURE**2, seed] for seed in range(STACK_SIZE)]
     stack = {"net": network, "hard_weight": HARD, "members": members, "steps_at_once": 16}
     teacher = {"teacher": {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": LARGE}}}
     config = folder / "population.yaml"
@@ -58,9 +58,9 @@ def sweep(folder: Path, images: int | None) -> Benchmark:
     at_once = one_epoch(str(config), folder, *options, "--data.shuffle=false", f"--data.batch_size={BATCH}")
     alone = one_epoch("mnist_transfer/distill.yaml", folder, *options)
     return Benchmark(
-        f"mnist_transfer: an epoch of 32 students (extrapolated from a stack of {AT_ONCE}, and from one student)",
+        f"mnist_transfer: an epoch of 32 students (extrapolated from a stack of {STACK_SIZE}, and from one student)",
         "s",
-        {OURS: lambda: STUDENTS / AT_ONCE * at_once(), "ours, one after another": lambda: STUDENTS * alone()},
+        {OURS: lambda: STUDENTS / STACK_SIZE * at_once(), "ours, one after another": lambda: STUDENTS * alone()},
         {"ours, one after another": 1 / 3},
     )
 

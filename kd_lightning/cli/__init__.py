@@ -1,1 +1,1 @@
-"""The command line: the Lightning CLI, its arguments and help, shell completion, and what to run next."""
+"""The command line: the Lightning CLI, arguments and help of all commands, and shell completion."""

@@ -1,4 +1,4 @@
-"""What our own commands take: kept apart from what they do, so that their help waits for no import of torch."""
+"""The argument parsers of all commands but the Lightning CLI's, without torch: help and completion use them."""
 
 import argparse
 import math
@@ -9,35 +9,33 @@ from kd_lightning.recipe import CONFIGS
 
 DEFAULT_RECIPE = "digits"
 
-AT_ONCE = 32
-"""Students in a stack by default: 32 of recipe A take 0.8 of the time of four stacks of 8 on two CPU threads."""
-
+STACK_SIZE = 32
+"""Default of `sweep --at_once`: on two CPU threads, 32 students of the MNIST recipe take 0.8 of the time of 4 x 8."""
 
 FORMATS = ("onnx", "torch")
-"""Of exported files."""
+"""Formats of `export`."""
 
-PREDICTED_AT_ONCE = 128
-"""Images, by default."""
+PREDICT_BATCH_SIZE = 128
 
 
 def reproduce_arguments() -> Arguments:
-    """The options of `kd-lightning reproduce`, but for the recipe, which is its first word."""
+    """Return the parser of `kd-lightning reproduce`, without the recipe, which is its first word."""
     parser = Arguments(
         prog="kd-lightning reproduce",
         usage="%(prog)s [RECIPE] [--seeds N] [--stages A,B] [--force] [--runs DIR]\n       [OPTION OF FIT ...]",
         description=f"Train a recipe's teacher, baseline and distilled students, test each, and compare. RECIPE is one "
         f"of `kd-lightning recipes`, or the path of a recipe's folder or file (default: {DEFAULT_RECIPE}).",
-        epilog="Any further option is one of `kd-lightning fit`, for every stage that has it: --data.root PATH, "
+        epilog="Further options of `kd-lightning fit` apply to every stage that has them: --data.root PATH, "
         "--data OTHER.yaml, --trainer.max_epochs N, --model.temperature T, …",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--seeds", type=int, metavar="N", help="runs of each student, seeds 0 to N-1 (default: recipe's)"
+        "--seeds", type=int, metavar="N", help="runs of each student, with seeds 0 to N-1 (default: the recipe's)"
     )
     parser.add_argument(
-        "--stages", metavar="A,B", help="stages to run, with the teachers they need (default: main ones)"
+        "--stages", metavar="A,B", help="stages to run; their teachers are added (default: the main ones)"
     )
-    parser.add_argument("--force", action="store_true", help="run anew what is finished")
+    parser.add_argument("--force", action="store_true", help="repeat finished runs")
     parser.add_argument(
         "--runs",
         type=path,
@@ -49,7 +47,7 @@ def reproduce_arguments() -> Arguments:
 
 
 def recipes_arguments() -> Arguments:
-    """The options of `kd-lightning recipes`."""
+    """Return the parser of `kd-lightning recipes`."""
     parser = Arguments(
         prog="kd-lightning recipes",
         usage="%(prog)s [copy RECIPE]",
@@ -63,14 +61,14 @@ def recipes_arguments() -> Arguments:
 
 
 def compare_arguments() -> Arguments:
-    """The options of `kd-lightning compare`."""
+    """Return the parser of `kd-lightning compare`."""
     parser = Arguments(
         prog="kd-lightning compare",
         usage="%(prog)s RUNS … [--format table|json|csv] [--output DIR] [--runs DIR]",
-        description="Put what was measured side by side: published figures beside ours, the spread over seeds, and "
-        "what a network's accuracy costs. RUNS is a run folder, a folder of runs at any depth, a recipe's name or "
-        "file, or a comparison.json.",
-        epilog="Runs of one folder that differ in nothing but the seed make one row.",
+        description="Compare runs: published figures beside measured ones, the spread over seeds, and accuracy against "
+        "size and latency. RUNS is a run folder, a folder of runs at any depth, a recipe's name or file, or a "
+        "comparison.json.",
+        epilog="Runs of one folder that differ only in the seed make one row.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -80,80 +78,87 @@ def compare_arguments() -> Arguments:
         "--format",
         choices=("table", "json", "csv"),
         default="table",
-        help="on standard output; json and csv write no report unless --output is given (default: %(default)s)",
+        help="of standard output; json and csv write a report only with --output (default: %(default)s)",
     )
     parser.add_argument(
-        "--output", type=path, metavar="DIR", help="for report.html and comparison.json (default: compare/ in --runs)"
+        "--output",
+        type=path,
+        metavar="DIR",
+        help="folder for report and comparison.json (default: compare/ in --runs)",
     )
     parser.add_argument(
         "--runs",
         type=path,
         default=Path("lightning_logs"),
         metavar="DIR",
-        help="where recipes' are (default: %(default)s)",
+        help="folder of the recipes' runs (default: %(default)s)",
     )
     return parser
 
 
 def export_arguments() -> Arguments:
-    """The options of `kd-lightning export`."""
+    """Return the parser of `kd-lightning export`."""
     parser = Arguments(
         prog="kd-lightning export",
         usage="%(prog)s CHECKPOINT_OR_RUN [--format F,…] [--int8] [--output DIR]\n       [--config FILE] [--threads N]",
-        description="Write a trained network, with normalisation and softmax, to files that run without this project: "
-        "uint8 images in, class probabilities out, any number at a time. Each is compared with PyTorch on the run's "
-        "test images before it takes its place.",
+        description="Export a trained network, with normalisation and softmax, to files that run without this project: "
+        "uint8 images in, class probabilities out, any batch size. Each file is verified against PyTorch on the run's "
+        "test images before it is kept.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "checkpoint", type=path, metavar="CHECKPOINT_OR_RUN", help="of a run folder, its best checkpoint, else its last"
+        "checkpoint",
+        type=path,
+        metavar="CHECKPOINT_OR_RUN",
+        help="checkpoint, or run folder: its best, else its last",
     )
     parser.add_argument(
-        "--format", type=_formats, default=[*FORMATS], metavar="F,…", help="of onnx, torch (default: both)"
+        "--format", type=_formats, default=[*FORMATS], metavar="F,…", help="onnx, torch (default: both)"
+    )
+    parser.add_argument("--int8", action="store_true", help="add an 8-bit ONNX file, calibrated on training images")
+    parser.add_argument(
+        "--output", type=path, metavar="DIR", help="folder for files (default: export/ in the run folder)"
     )
     parser.add_argument(
-        "--int8", action="store_true", help="an ONNX file of 8 bits too; ranges are measured on training images"
+        "--config", type=path, metavar="FILE", help="config of network and data, if the checkpoint has none"
     )
-    parser.add_argument("--output", type=path, metavar="DIR", help="(default: export/ in the run folder)")
-    parser.add_argument(
-        "--config", type=path, metavar="FILE", help="YAML that makes network and data, where the checkpoint does not"
-    )
-    parser.add_argument("--threads", type=count, metavar="N", help="of torch and onnxruntime (default: torch's choice)")
+    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch decides)")
     return parser
 
 
 def predict_arguments() -> Arguments:
-    """The options of `kd-lightning predict`."""
+    """Return the parser of `kd-lightning predict`."""
     parser = Arguments(
         prog="kd-lightning predict",
         usage="%(prog)s MODEL IMAGE_OR_FOLDER ... [--output FILE] [--batch_size N]\n"
         "       [--config FILE]\n"
         "       kd-lightning predict --config FILE [--OPTION VALUE ...]",
-        description="Name the class of image files: a CSV with file, class and probability. Where some cannot be read, "
-        "they are named, the others are written, and the exit status is 2.",
-        epilog="kd-lightning predict --config FILE [--ckpt_path RUN] [--OPTION VALUE ...], without a model, says the "
-        "same of a run's own test images; its options are those of kd-lightning test.",
+        description="Classify image files and write a CSV with file, class and probability. Files that cannot be read "
+        "are named in an error with exit status 2; the others are written.",
+        epilog="kd-lightning predict --config FILE [--ckpt_path RUN] [--OPTION VALUE ...], without a model, classifies "
+        "the test images of a run; its options are those of kd-lightning test.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "model", type=path, metavar="MODEL", help="checkpoint, run folder, or an exported .onnx or .pt2 (a program)"
+        "model",
+        type=path,
+        metavar="MODEL",
+        help="checkpoint, run folder, or exported .onnx or .pt2 (a program)",
     )
     parser.add_argument(
-        "images", type=path, nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched, and those in them"
+        "images", type=path, nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched with their subfolders"
     )
     parser.add_argument(
-        "--output", type=path, default=Path("predictions.csv"), metavar="FILE", help="(default: %(default)s)"
+        "--output", type=path, default=Path("predictions.csv"), metavar="FILE", help="CSV file (default: %(default)s)"
     )
     parser.add_argument(
         "--batch_size",
         type=count,
-        default=PREDICTED_AT_ONCE,
+        default=PREDICT_BATCH_SIZE,
         metavar="N",
-        help="images at a time (default: %(default)s)",
+        help="images per batch (default: %(default)s)",
     )
-    parser.add_argument(
-        "--config", type=path, metavar="FILE", help="YAML that makes the network, where the checkpoint does not say it"
-    )
+    parser.add_argument("--config", type=path, metavar="FILE", help="config of the network, if the checkpoint has none")
     return parser
 
 
@@ -176,29 +181,29 @@ def predicts_images(words: list[str]) -> bool:
 
 
 def sweep_arguments() -> Arguments:
-    """The options of `kd-lightning sweep`."""
+    """Return the parser of `kd-lightning sweep`."""
     parser = Arguments(
         prog="kd-lightning sweep",
         usage="%(prog)s CONFIG --temperatures T,… --soft_weights W,… [--seeds N] [--at_once M]\n"
         "       [OPTION OF FIT ...]",
-        description="Train a student for every temperature, soft weight and seed, many of them at once as one stacked "
-        "network, and compare them on validation images. CONFIG is that of `kd-lightning fit` for one of them.",
-        epilog="Any further option is one of `kd-lightning fit`: --data.val_size N, --trainer.max_epochs N, …",
+        description="Train a student for every temperature, soft weight and seed, many at once as one stacked network, "
+        "and compare them on validation images. CONFIG is the `kd-lightning fit` config of one student.",
+        epilog="Further options are those of `kd-lightning fit`: --data.val_size N, --trainer.max_epochs N, …",
         allow_abbrev=False,
     )
-    parser.add_argument("config", type=path, metavar="CONFIG", help="YAML of a distilled student")
+    parser.add_argument("config", type=path, metavar="CONFIG", help="config of a distilled student")
     parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
     parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
     parser.add_argument("--seeds", type=count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     parser.add_argument(
-        "--at_once", type=count, default=AT_ONCE, metavar="M", help="students in a stack (default: %(default)s)"
+        "--at_once", type=count, default=STACK_SIZE, metavar="M", help="students in a stack (default: %(default)s)"
     )
     parser.add_argument(
         "--runs",
         type=path,
         default=Path("lightning_logs"),
         metavar="DIR",
-        help="folder for what is found (default: %(default)s)",
+        help="folder for the results (default: %(default)s)",
     )
     return parser
 

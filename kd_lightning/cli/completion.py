@@ -33,7 +33,7 @@ _kd_lightning() {
 }
 complete -o bashdefault -o default -F _kd_lightning kd-lightning
 """
-"""Where none of its words fits, bash completes file names by itself."""
+"""bash completes file names where no word fits."""
 
 ZSH = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n"
 
@@ -52,14 +52,14 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def script_for(words: Sequence[str], commands: Sequence[str]) -> str:
-    """Write what a shell has to read to complete `kd-lightning`.
+    """Return the script that completes `kd-lightning` in a shell.
 
     Args:
-        words: those after `kd-lightning completion`: one of `SHELLS`.
-        commands: of `kd-lightning`.
+        words: the words after `kd-lightning completion`: one of `SHELLS`.
+        commands: all commands of `kd-lightning`.
 
     Raises:
-        UserError: another shell, or none.
+        UserError: an unknown shell, or none.
     """
     if len(words) != 1 or words[0] not in SHELLS:
         raise UserError(f"completion: {' '.join(words) or 'nothing'} found, one of {', '.join(SHELLS)} expected")
@@ -74,7 +74,7 @@ def script_for(words: Sequence[str], commands: Sequence[str]) -> str:
 
 
 def _options(command: str) -> list[str]:
-    """The options that a command's page of help names."""
+    """Return the options in a command's help page."""
     return sorted({*re.findall(r"--[a-z][\w.]*\w", page_of(command) or "")})
 
 

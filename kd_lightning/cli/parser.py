@@ -1,4 +1,4 @@
-"""Words of a command line that are partly a command's own, partly options of `fit`."""
+"""The argparse parser of our own commands, its argument types, and options that are passed on to `fit`."""
 
 import argparse
 import shutil
@@ -8,35 +8,35 @@ from typing import Any
 from kd_lightning.errors import UserError
 from kd_lightning.utils.paths import expand
 
-WIDEST = 100
-"""Columns of a page of help, where the terminal has as many."""
+MAX_WIDTH = 100
+"""Columns of a help page on a wide terminal."""
 
 
-class _Page(argparse.HelpFormatter):
+class _HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=min(WIDEST, shutil.get_terminal_size().columns))
+        super().__init__(prog, max_help_position=30, width=min(MAX_WIDTH, shutil.get_terminal_size().columns))
 
 
 class Arguments(argparse.ArgumentParser):
-    """A command's own options; a mistake in them is one line, help a page."""
+    """A parser whose errors are one line, without the usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": _Page, **kwargs})
+        super().__init__(*args, **{"formatter_class": _HelpFormatter, **kwargs})
 
     def error(self, message: str) -> Any:
-        """Raise `UserError`, without a page of usage."""
+        """Raise `UserError` with the message."""
         raise UserError(f"{self.prog.split()[-1]}: {message}")
 
 
 def count(word: str) -> int:
-    """A number of at least 1, as a type of `Arguments`."""
+    """Parse an integer of at least 1."""
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f"{word} found, a number of at least 1 expected")
     return int(word)
 
 
 def expanded(word: str) -> str:
-    """A word with `~` and environment variables replaced, as a type of `Arguments`."""
+    """Expand `~` and environment variables."""
     try:
         return expand(word, "path")
     except UserError as error:
@@ -44,20 +44,20 @@ def expanded(word: str) -> str:
 
 
 def path(word: str) -> Path:
-    """A path, as a type of `Arguments`; see `expanded`."""
+    """Parse a path; expand `~` and environment variables."""
     return Path(expanded(word))
 
 
 def pairs(words: list[str], command: str, own: tuple[str, ...]) -> list[list[str]]:
-    """Take options of `fit` apart, each with its value: ["--a", "1", "--b=2"] to [["--a", "1"], ["--b=2"]].
+    """Group options of `fit` with their values: ["--a", "1", "--b=2"] gives [["--a", "1"], ["--b=2"]].
 
     Args:
-        words: as typed.
-        command: whose words they are.
-        own: beginnings of the options that the command sets itself.
+        words: the words of the command line.
+        command: name of the command, for errors.
+        own: prefixes of the options that the command sets itself.
 
     Raises:
-        UserError: a word that is no option's, or an option of the command's own.
+        UserError: a word without an option, or an option that the command sets itself.
     """
     found: list[list[str]] = []
     for word in words:

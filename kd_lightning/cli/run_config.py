@@ -1,4 +1,4 @@
-"""What a parsed config says of the run's folder, before there is a trainer: see `run_folder` for afterwards."""
+"""The run folder and paths of a parsed config, before there is a trainer; with a trainer, see `utils.run_folder`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from kd_lightning.utils.paths import expand
 from kd_lightning.utils.run_folder import folder_of, leading_logger, run_folder
 
 SAVED = "# lightning.pytorch=="
-"""How a config begins that Lightning saved."""
+"""First characters of a config that Lightning has saved."""
 
 CONFIG_FILE = "config.yaml"
 
@@ -23,18 +23,18 @@ PATH_OPTIONS = frozenset(
         *("ckpt_path", "teacher_ckpt", "weights", "root", "cache_dir"),
     )
 )
-"""Options in which `~` and environment variables are replaced, wherever in a config they are."""
+"""Options in which `~` and environment variables are expanded, anywhere in a config."""
 
 VERSIONS = ("version", "id", "run_id")
-"""Options of loggers that say which of an experiment's runs it is."""
+"""Options of loggers that identify one run of an experiment."""
 
 DEFAULT_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 DEFAULT_NAME = "lightning_logs"
-"""Class and `name` of the logger that Lightning makes where none is given."""
+"""Class and `name` of Lightning's default logger."""
 
 
 def expand_paths(config: Any) -> None:
-    """Replace `~` and environment variables in all path options of a config, in place.
+    """Expand `~` and environment variables in all path options of a config, in place.
 
     Raises:
         UserError: a variable that is not set, or a user without a home folder.
@@ -50,7 +50,7 @@ def expand_paths(config: Any) -> None:
 
 
 def is_saved(file: Path) -> bool:
-    """Whether a file is a config that a run has saved, be it cut short."""
+    """Return whether a file is a config that a run has saved, possibly truncated."""
     try:
         with file.open("rb") as content:
             start = content.read(len(SAVED))
@@ -60,7 +60,7 @@ def is_saved(file: Path) -> bool:
 
 
 def saved_run(files: list[Any]) -> Path | None:
-    """The run folder whose own `config.yaml` is the last such one among the configs named; None without any."""
+    """Return the run folder of the last config that is the `config.yaml` of a run; None without one."""
     for file in (Path(str(file)) for file in reversed(files)):
         if file.name == CONFIG_FILE and (file.parent / "checkpoints").is_dir() and is_saved(file):
             return file.parent
@@ -68,7 +68,7 @@ def saved_run(files: list[Any]) -> Path | None:
 
 
 def named_run(trainer: Namespace) -> Path | None:
-    """The run folder that the loggers of a config's `trainer` name; None where it is chosen as a run starts."""
+    """Return the run folder that the loggers of a config name; None if it is chosen when a run starts."""
     logger, options = _leading(trainer)
     if logger is None or all(options.get(name) is None for name in VERSIONS):
         return None
@@ -76,7 +76,7 @@ def named_run(trainer: Namespace) -> Path | None:
 
 
 def stay_in(trainer: Namespace, run: Path) -> None:
-    """Let the loggers of a config's `trainer` write to the run that they made, where they would begin another."""
+    """Set the loggers of a config to write to an existing run folder, if they created it, and not to a new one."""
     root = str(trainer.get("default_root_dir") or ".")
     if trainer.get("logger") in (None, True):
         made_here = _same(Path(root, DEFAULT_NAME), run.parent)
@@ -93,9 +93,9 @@ def stay_in(trainer: Namespace, run: Path) -> None:
 
 
 def _leading(trainer: Namespace) -> tuple[Logger | None, Namespace]:
-    """The logger that decides on the run's folder, and its options."""
-    said = trainer.get("logger")
-    entries = [entry for entry in (said if isinstance(said, list) else [said]) if isinstance(entry, Namespace)]
+    """Return the logger whose folder is the run folder, and its options."""
+    given = trainer.get("logger")
+    entries = [entry for entry in (given if isinstance(given, list) else [given]) if isinstance(entry, Namespace)]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Logger, "logger")
     loggers = [parser.instantiate_classes(Namespace(logger=entry.clone())).logger for entry in entries]

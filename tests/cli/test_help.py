@@ -41,6 +41,7 @@ VALUES = {
     "--ckpt_path": "lightning_logs/run",
     "--seed_everything": "1",
     "--label": "word",
+    "--disable_callbacks": "[Dashboard]",
     "--threads": "1",
     "--matmul_precision": "high",
     "--model.net": "kd_lightning.models.MLP",
