@@ -80,15 +80,15 @@ def _how_measured(measured: dict[str, Any]) -> str:
 
 def _stage(stage: Stage) -> str:
     """Write a stage's heading and the header of its config."""
-    taught = f" Teacher: `{stage.teacher}`." if stage.teacher else ""
+    teacher = f" Teacher: `{stage.teacher}`." if stage.teacher else ""
     options = "".join(f" `{name}: {value}`." for name, value in stage.options.items())
     if isinstance(stage.config, dict):
-        return f"### `{stage.name}`\n\n{taught.strip()}"
+        return f"### `{stage.name}`\n\n{teacher.strip()}"
     header = [line[1:].strip() for line in stage.config.read_text().splitlines() if line.startswith("#")]
     lines = "\n".join(f"- {_as_code(line)}" if KEYS.match(line) else line for line in header)
     text, *rest = lines.partition("\n- ")
     where = f"`configs/{stage.config.parent.name}/{stage.config.name}`"
-    return f"### `{stage.name}`\n\n{text}{taught}{options}\n{''.join(rest)}\n- Config: {where}."
+    return f"### `{stage.name}`\n\n{text}{teacher}{options}\n{''.join(rest)}\n- Config: {where}."
 
 
 def _as_code(line: str) -> str:
