@@ -123,7 +123,7 @@ def _read(plain: Any, name: str) -> Description | None:
     try:
         return Description.of(plain)
     except ValueError as error:
-        raise UserError(f"{name} has a description that is none ({error})") from error
+        raise UserError(f"{name} has an invalid description ({error})") from error
 
 
 def compare_with_data(plain: Any, data: Any, name: str) -> list[int] | None:

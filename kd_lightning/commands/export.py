@@ -1,4 +1,4 @@
-"""The student alone, to ship: ONNX and `torch.export`, compared with PyTorch, measured and timed."""
+"""`kd-lightning export`: write a trained network to ONNX and `torch.export`, and compare the files with PyTorch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from kd_lightning.cli.arguments import export_arguments
 from kd_lightning.commands.load_run import Trained, load_trained
 from kd_lightning.errors import UserError
 from kd_lightning.export import (
-    BATCH,
+    BATCH_SIZE,
     CALIBRATION_IMAGES,
     ONNX_PACKAGES,
     SUFFIXES,
-    Answer,
-    Comparison,
+    Deviation,
     ImageClassifier,
+    Predictor,
     Reference,
     export_checked,
     export_int8,
@@ -36,19 +36,19 @@ from kd_lightning.utils.latency import BATCH_SIZES, median_milliseconds
 from kd_lightning.utils.terminal import quiet_console
 
 STEM = "model"
-"""Of the files' names."""
+"""Name of the files without suffix."""
 
 UNKNOWN = "\N{EN DASH}"
-"""Where there is no figure."""
+"""In place of an unknown figure."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A form of a network: how large it is, what it says, and how long it takes to."""
+class Form:
+    """A form of a network, such as a file: its size, its deviation from PyTorch and its latency."""
 
     name: str
     mebibytes: float
-    comparison: Comparison | None
+    deviation: Deviation | None
     latency: dict[str, float]
 
 
@@ -57,7 +57,7 @@ def main(words: list[str]) -> None:
 
     Raises:
         UserError: a mistake in the command line, a checkpoint that cannot be read, a network that cannot be exported,
-            or an exported file that does not say what PyTorch says.
+            or an exported file that differs from PyTorch.
     """
     options = export_arguments().parse_args(words)
     if options.int8 and "onnx" not in options.format:
@@ -84,23 +84,23 @@ def main(words: list[str]) -> None:
         found = export_int8(folder / f"{STEM}.onnx", calibration, files[-1], reference)
         rows.append(_in_file(files[-1], found, trained.description))
     console.print(_table(rows, reference))
-    _keep(trained.run, rows)
+    _record(trained.run, rows)
     console.print(f"results: {folder} ({', '.join(file.name for file in files)})")
     console.print(f"next: kd-lightning predict {files[0]} IMAGE_OR_FOLDER …")
 
 
 def _test_set(trained: Trained, console: Console) -> Any:
-    """The data module that the network was trained with, test set loaded; None, with a line why, where it is gone."""
+    """Return the data module of the training with its test set; None, and a line with the reason, if it is missing."""
     try:
         data = trained.data()
         if describe(data) != trained.description:
             raise UserError("the data has other images or classes than the checkpoint")
-        # One that was trained on another split of the files says so.
+        # It refuses another split of the files than in the checkpoint.
         state = trained.content.get(type(data).__qualname__)
         data.load_state_dict(state if isinstance(state, dict) else {})
-        data.setup("test")  # without `prepare_data`: what is not there is not fetched for this
+        data.setup("test")  # without `prepare_data`, which could download
     except UserError as error:
-        console.print(f"no test images ({error}): compared on noise instead, and errors are not known")
+        console.print(f"no test images ({error}): compared on noise instead, errors are unknown")
         return None
     return data
 
@@ -112,47 +112,47 @@ def _reference(trained: Trained, data: Any) -> Reference:
 
 
 def _calibration(data: Any) -> Iterator[Tensor]:
-    """Training images from all over the set, as they are stored: uint8 batches (B, C, H, W)."""
+    """Return evenly spaced stored training images: uint8 batches (B, C, H, W)."""
     if data is None:
-        raise UserError("int8: no training images, on which ranges are measured; leave --int8 out, or name --config")
+        raise UserError("int8: no training images found to measure ranges on; leave --int8 out, or name --config")
     data.setup("fit")
     places = data.train_positions[:: max(1, len(data.train_positions) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
-    return (data.stored(part) for part in places.split(BATCH))
+    return (data.stored(part) for part in places.split(BATCH_SIZE))
 
 
-def _teacher(trained: Trained, console: Console) -> list[Row]:
+def _teacher(trained: Trained, console: Console) -> list[Form]:
     if trained.teacher is None:
         return []
     try:
         teacher = ImageClassifier(trained.teacher(), trained.description)
     except UserError as error:
-        console.print(f"no teacher beside it ({error})")
+        console.print(f"no figures of the teacher ({error})")
         return []
     return [_in_torch("teacher ", teacher, None, trained.description)]
 
 
-def _in_torch(role: str, form: ImageClassifier, comparison: Comparison | None, description: Description) -> Row:
+def _in_torch(role: str, form: ImageClassifier, deviation: Deviation | None, description: Description) -> Form:
     name = f"{role}{type(form.network).__name__}, PyTorch"
-    return Row(name, size_in_bytes(form) / MEBIBYTE, comparison, _latency(form, description))
+    return Form(name, size_in_bytes(form) / MEBIBYTE, deviation, _latency(form, description))
 
 
-def _in_file(path: Path, comparison: Comparison, description: Description) -> Row:
-    answer = open_exported(path, "export")[1]
-    return Row(path.name, path.stat().st_size / MEBIBYTE, comparison, _latency(answer, description))
+def _in_file(path: Path, deviation: Deviation, description: Description) -> Form:
+    predictor = open_exported(path, "export")[1]
+    return Form(path.name, path.stat().st_size / MEBIBYTE, deviation, _latency(predictor, description))
 
 
 @torch.no_grad()
-def _latency(answer: Answer, description: Description) -> dict[str, float]:
+def _latency(predictor: Predictor, description: Description) -> dict[str, float]:
     """Milliseconds by batch size, from uint8 images to probabilities."""
     figures = {}
     for size in BATCH_SIZES:
         image = torch.randint(0, 256, (size, *description.stored_shape), dtype=torch.uint8)
-        figures[f"batch_{size}"] = round(median_milliseconds(partial(answer, image), torch.device("cpu")), 4)
+        figures[f"batch_{size}"] = round(median_milliseconds(partial(predictor, image), torch.device("cpu")), 4)
     return figures
 
 
-def _table(rows: list[Row], reference: Reference) -> Table:
-    images = f"{len(reference.said)} {'test images' if reference.label is not None else 'images of noise'}"
+def _table(rows: list[Form], reference: Reference) -> Table:
+    images = f"{len(reference.probabilities)} {'test images' if reference.label is not None else 'images of noise'}"
     threads = torch.get_num_threads()
     pace = f"milliseconds from pixels to probabilities, on a CPU with {threads} thread{'s' if threads > 1 else ''}"
     table = Table(title=f"{images}; {pace}")
@@ -160,21 +160,21 @@ def _table(rows: list[Row], reference: Reference) -> Table:
     for title in ("MiB", "errors", "same class", "largest difference", "ms for 1", "ms for 128"):
         table.add_column(title, justify="right")
     for row in rows:
-        found = row.comparison
+        found = row.deviation
         errors = UNKNOWN if found is None or found.errors is None else str(found.errors)
         said = (f"{found.agreement:.2%}", f"{found.difference:.1e}") if found else (UNKNOWN, UNKNOWN)
         table.add_row(row.name, f"{row.mebibytes:.2f}", errors, *said, *(f"{ms:.3f}" for ms in row.latency.values()))
     return table
 
 
-def _keep(run: Path | None, rows: list[Row]) -> None:
-    """Put the figures among the run's results."""
+def _record(run: Path | None, rows: list[Form]) -> None:
+    """Add the figures to the run's results."""
     if run is None or not (run / RESULTS_FILE).is_file():
         return
     figures = {
         row.name: {
             "mebibytes": round(row.mebibytes, 4),
-            **(row.comparison._asdict() if row.comparison else {}),
+            **(row.deviation._asdict() if row.deviation else {}),
             "latency": row.latency,
         }
         for row in rows

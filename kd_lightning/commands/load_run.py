@@ -1,4 +1,4 @@
-"""A trained network from what a user names: a checkpoint, or a run folder."""
+"""Load a trained network from a checkpoint or run folder."""
 
 import math
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from kd_lightning.checkpoints.file import digest_of, read_weights
 from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
 from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.export import ImageClassifier, check_answer, ours, plain_options, rebuild
+from kd_lightning.export import ImageClassifier, check_predictor, ours, plain_options, rebuild
 from kd_lightning.reports.results import check_run
 from kd_lightning.teachers import EnsembleTeacher, parts_of
 
-LARGEST_CONFIG = 2**20
-"""Bytes, and values with aliases followed, of a run's config."""
+MAX_CONFIG = 2**20
+"""Largest config of a run, in bytes, and in values with aliases followed."""
 
 FROM_PYTHON = (
     "it was not saved by kd-lightning fit; name a config that makes its network and data (--config FILE), or export "
@@ -30,15 +30,15 @@ FROM_PYTHON = (
 
 @dataclass
 class Trained:
-    """A network with its weights, and all that was found around it.
+    """A trained network with its data and teacher.
 
     Attributes:
         file: the checkpoint.
-        content: what is in it.
-        classifier: the network with its weights, from uint8 images to probabilities.
-        description: what it reads, and its classes.
-        data: makes the data module that it was trained with; raises `UserError` where that cannot be.
-        teacher: makes the teacher, with its weights; raises `UserError` where it is gone. None where none is known.
+        content: content of the checkpoint.
+        classifier: the network with preprocessing and softmax.
+        description: the images it reads, and its class names.
+        data: builds the data module of the training; raises `UserError` if it cannot.
+        teacher: builds the teacher with its weights; raises `UserError` if its file is missing. None without a teacher.
     """
 
     file: Path
@@ -50,7 +50,7 @@ class Trained:
 
     @property
     def run(self) -> Path | None:
-        """The run folder that the checkpoint lies in."""
+        """The run folder of the checkpoint, if it has one."""
         return self.file.parent.parent if self.file.parent.name == "checkpoints" else None
 
     @property
@@ -60,24 +60,24 @@ class Trained:
 
 
 def load_trained(path: Path, config: Path | None, option: str) -> Trained:
-    """Make a trained network again, from its checkpoint alone where that describes it.
+    """Load a trained network, from its checkpoint alone if that has a description.
 
-    A checkpoint, and the `config.yaml` of the run folder it lies in, may be anybody's: of those, networks and data of
-    this project and of torchvision are made alone. A config that the user names is trusted, as in `fit`.
+    A checkpoint, and the `config.yaml` in its run folder, may be from anyone: they can name networks and data of this
+    project and of torchvision alone. A config that the user names is trusted, as in `fit`.
 
     Args:
         path: a checkpoint or a run folder.
-        config: YAML that makes network and data in place of what the checkpoint says.
-        option: what the user set it with, for errors.
+        config: config of network and data, which replaces the checkpoint's description.
+        option: the option that named the path, for errors.
 
     Raises:
-        UserError: nothing there, a damaged checkpoint, or one that does not say what it is of.
+        UserError: no such file, a damaged checkpoint, or one without a description.
     """
     file = resolve_checkpoint(path, option)
     content = read_weights(file, option)
     check_run(file, content, option)
     trained = _by_config(file, content, config, option) if config else _by_itself(file, content, option)
-    check_answer(trained.classifier, trained.description, f"{option}: {file}")
+    check_predictor(trained.classifier, trained.description, f"{option}: {file}")
     return trained
 
 
@@ -86,7 +86,9 @@ def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
     built = lightning.build(["test", f"--config={config}", f"--ckpt_path={file}", *words])
     description = describe(built.datamodule)
     if description is None:
-        raise UserError(f"{option}: the data of {config} does not say what it shows; a data module of ours expected")
+        raise UserError(
+            f"{option}: the data of {config} has no class names and image shape; a ClassificationDataModule expected"
+        )
     if isinstance(content, dict) and compare_with_data(content.get(KEY), built.datamodule, f"{option}: {file}"):
         raise UserError(f"{option}: the data of {config} has the classes of {file} in another order; the same expected")
 
@@ -102,7 +104,7 @@ def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
 
 
 def _by_itself(file: Path, content: Any, option: str) -> Trained:
-    said = content.get(KEY) if isinstance(content, dict) else None
+    plain = content.get(KEY) if isinstance(content, dict) else None
     config = _config_beside(file, option)
     model = _part(_part(config, "model"), "init_args")
 
@@ -112,22 +114,22 @@ def _by_itself(file: Path, content: Any, option: str) -> Trained:
     def teacher() -> nn.Module:
         return _teacher(_part(model, "teacher"), model["teacher_ckpt"])
 
-    if said is None and not model:
-        raise UserError(f"{option}: {file} does not say how its network is made: {FROM_PYTHON}")
-    try:  # a checkpoint of before has the config of its run alone
-        description = describe(make_data()) if said is None else Description.of(said)
+    if plain is None and not model:
+        raise UserError(f"{option}: {file} does not describe its network: {FROM_PYTHON}")
+    try:  # checkpoints of earlier versions have the config of their run alone
+        description = describe(make_data()) if plain is None else Description.of(plain)
     except ValueError as error:
-        raise UserError(f"{option}: {file} has a description that is none ({error})") from error
-    # A checkpoint of weights alone (`save_weights_only`) does not say how its network is made.
-    recorded = (said or {}).get("network") or model.get("net")
+        raise UserError(f"{option}: {file} has an invalid description ({error})") from error
+    # A checkpoint saved with `save_weights_only` does not describe its network.
+    recorded = (plain or {}).get("network") or model.get("net")
     if recorded is None or description is None:
-        raise UserError(f"{option}: {file} does not say how its network is made: {FROM_PYTHON}")
+        raise UserError(f"{option}: {file} does not describe its network: {FROM_PYTHON}")
     classifier = ImageClassifier(rebuild(recorded, content, file, option), description)
     return Trained(file, content, classifier, description, make_data, teacher if model.get("teacher_ckpt") else None)
 
 
 def _teacher(recorded: dict[str, Any], paths: Any) -> nn.Module:
-    """Make a teacher again, or of an ensemble its members, each from its own file."""
+    """Build a teacher, or the members of an ensemble, with their weights."""
     if isinstance(paths, list):
         members = _part(recorded, "init_args").get("members")
         if not isinstance(members, list) or len(members) != len(paths):
@@ -138,18 +140,18 @@ def _teacher(recorded: dict[str, Any], paths: Any) -> nn.Module:
 
 
 def _config_beside(file: Path, option: str) -> dict[str, Any]:
-    """Read the config of the run that a checkpoint lies in; empty where there is none.
+    """Read the config in the run folder of a checkpoint; empty if there is none.
 
     Raises:
-        UserError: it is huge, or its aliases make it so.
+        UserError: it is too large, or becomes so by its aliases.
     """
     path = file.parent.parent / "config.yaml"
     try:
-        text = path.read_text() if path.stat().st_size <= LARGEST_CONFIG else None
-        size = LARGEST_CONFIG + 1 if text is None else _values(yaml.compose(text, yaml.SafeLoader), {})
-        if size > LARGEST_CONFIG:
+        text = path.read_text() if path.stat().st_size <= MAX_CONFIG else None
+        size = MAX_CONFIG + 1 if text is None else _values(yaml.compose(text, yaml.SafeLoader), {})
+        if size > MAX_CONFIG:
             raise UserError(
-                f"{option}: {path} is huge, at most {LARGEST_CONFIG} bytes, and as many values with its aliases "
+                f"{option}: {path} is huge, at most {MAX_CONFIG} bytes, and as many values with its aliases "
                 "followed, expected; name another config: --config FILE"
             )
         config = yaml.safe_load(text or "")
@@ -161,7 +163,7 @@ def _config_beside(file: Path, option: str) -> dict[str, Any]:
 
 
 def _values(node: Any, known: dict[int, float]) -> float:
-    """Count the values below a node of YAML, those of an alias each time; without end in a circle."""
+    """Count the values below a YAML node, with those of each alias; infinite in a circle."""
     if id(node) not in known:
         known[id(node)] = math.inf
         children = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -176,7 +178,7 @@ def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _data(config: dict[str, Any], file: Path) -> Any:
-    """Make the data module of a run's config, if it is one of ours."""
+    """Build the data module of a run's config, if it is one of this project."""
     named = _part(config, "data")
     if not named:
         raise UserError(f"no config.yaml with its data beside {file.parent}")
@@ -184,8 +186,8 @@ def _data(config: dict[str, Any], file: Path) -> Any:
     if not (isinstance(make, type) and issubclass(make, data.ClassificationDataModule)):
         raise UserError(f"the data is {named.get('class_path')}; where you trust it, name its config: --config FILE")
     try:
-        return make(**plain_options(named, ["views"]))  # which are of training alone
+        return make(**plain_options(named, ["views"]))  # views are used in training alone
     except UserError:
         raise
-    except Exception as error:  # options that anybody wrote
-        raise UserError(f"the data of its config.yaml cannot be made ({one_line(error)})") from error
+    except Exception as error:  # the options may be from anyone
+        raise UserError(f"the data of its config.yaml cannot be built ({one_line(error)})") from error

@@ -1,4 +1,4 @@
-"""What a network says of image files."""
+"""`kd-lightning predict MODEL IMAGE …`: classify image files."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from kd_lightning.commands.load_run import load_trained
 from kd_lightning.data.decode import Decoder
 from kd_lightning.data.image_files import describe_ignored, list_images
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.export import SUFFIXES, Answer, open_exported
+from kd_lightning.export import SUFFIXES, Predictor, open_exported
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.csv_text import csv_cell, csv_path
 from kd_lightning.utils.progress import progress_bar
 from kd_lightning.utils.terminal import quiet_console
 
-NAMED = 3
-"""Unreadable images that an error names; the others it counts."""
+MAX_NAMED = 3
+"""Unreadable images that an error names; it counts the others."""
 
 
 def main(words: list[str]) -> None:
@@ -38,38 +38,38 @@ def main(words: list[str]) -> None:
     console = quiet_console()
     for note in notes:
         console.print(note, soft_wrap=True)
-    description, answer = open_model(options.model, options.config)
+    description, predictor = open_model(options.model, options.config)
     decoder = decoder_of(description)
     unreadable: list[str] = []
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "class", "probability"])
     for names, images in _batches(files, decoder, options.batch_size, unreadable):
-        confidence, named = answer(images).max(dim=-1)
-        rows = zip(names, named.tolist(), confidence.tolist(), strict=True)
-        named_rows = ([csv_path(file), csv_cell(description.class_names[c]), f"{p:.6f}"] for file, c, p in rows)
-        writer.writerows(named_rows)
+        confidence, predicted = predictor(images).max(dim=-1)
+        rows = zip(names, predicted.tolist(), confidence.tolist(), strict=True)
+        cells = ([csv_path(file), csv_cell(description.class_names[c]), f"{p:.6f}"] for file, c, p in rows)
+        writer.writerows(cells)
     readable = len(files) - len(unreadable)
     if readable:
         write_text(options.output, table.getvalue())
         console.print(f"results: {options.output} ({readable} images)")
     if unreadable:
-        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        more = f" and {len(unreadable) - MAX_NAMED} more" if len(unreadable) > MAX_NAMED else ""
         others = f"; the others are in {options.output}" if readable else ""
         raise UserError(
             f"predict: {len(unreadable)} of {len(files)} images cannot be read: "
-            f"{', '.join(unreadable[:NAMED])}{more}{others}"
+            f"{', '.join(unreadable[:MAX_NAMED])}{more}{others}"
         )
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The files that are meant: those named, and of folders all images by their suffix, in order; none twice.
+    """List image files: those given, and all images of given folders by their suffix, in order, each once.
 
     Returns:
-        The files, and a line on what was left out of each folder.
+        The files, and a line about the files skipped in each folder.
 
     Raises:
-        UserError: nothing is there, or no image.
+        UserError: no such file or folder, or a folder without images.
     """
     found: list[Path] = []
     notes: list[str] = []
@@ -78,18 +78,18 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found.append(path)
         elif path.is_dir():
             inside = list_images(path, "predict")
-            said = describe_ignored(path, inside.others, inside.loops, named=True)
+            ignored = describe_ignored(path, inside.others, inside.loops, named=True)
             if not inside.images:
-                raise UserError("; ".join([f"predict: no image in {path}", *said]))
+                raise UserError("; ".join([f"predict: no image in {path}", *ignored]))
             found += inside.images
-            notes += said
+            notes += ignored
         else:
             raise UserError(f"predict: no file or folder {path}")
     return [*dict.fromkeys(found)], notes
 
 
-def open_model(path: Path, config: Path | None) -> tuple[Description, Answer]:
-    """What a model reads and says, and itself as a function of images.
+def open_model(path: Path, config: Path | None) -> tuple[Description, Predictor]:
+    """Return a model's description, and a function from images to probabilities.
 
     Raises:
         UserError: it cannot be read.
@@ -98,34 +98,36 @@ def open_model(path: Path, config: Path | None) -> tuple[Description, Answer]:
         return open_exported(path, "predict")
     trained = load_trained(path, config, "predict")
 
-    def answer(image: Tensor) -> Tensor:
+    def predictor(image: Tensor) -> Tensor:
         with torch.no_grad():
             return trained.classifier(image)
 
-    return trained.description, answer
+    return trained.description, predictor
 
 
 def decoder_of(description: Description) -> Decoder:
-    """How a file becomes an image as the network was shown them.
+    """Return the decoder that makes images of a network's stored shape.
 
     Raises:
-        UserError: images that no file is decoded to.
+        UserError: files cannot be decoded to that shape.
     """
     channels, height, width = description.stored_shape
     if channels not in (1, 3) or height != width:
-        raise UserError(f"predict: the network reads images of {channels}x{height}x{width}, which no file is read as")
+        raise UserError(
+            f"predict: the network reads images of {channels}x{height}x{width}, which image files cannot be decoded to"
+        )
     return Decoder(channels=channels, size=height, crop=description.crop)
 
 
 def _batches(
     files: Sequence[Path], decoder: Decoder, size: int, unreadable: list[str]
 ) -> Iterator[tuple[list[Path], Tensor]]:
-    """Decode files, in parallel: those that can be read with their images; what is wrong with others is noted."""
+    """Decode files in parallel; yield readable files with their images, and add the problems of others to a list."""
 
     def read(file: Path) -> Tensor | str:
         try:
             return decoder.read(file)[0]
-        except Exception as error:  # Pillow's plug-ins have their own
+        except Exception as error:  # Pillow's plug-ins raise many kinds
             return f"{file} ({one_line(error)})"
 
     chunks = [files[start : start + size] for start in range(0, len(files), size)]

@@ -1,25 +1,25 @@
-"""A trained network on its own: made again from its checkpoint, and exported to run without this project."""
+"""Rebuild a trained network from its checkpoint, and export it to files that run without this project."""
 
 from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.export.classifier import ImageClassifier
 from kd_lightning.export.export import export_checked, export_int8, export_network
 from kd_lightning.export.formats import ONNX_PACKAGES, SUFFIXES, need_packages, open_exported
 from kd_lightning.export.int8 import CALIBRATION_IMAGES
-from kd_lightning.export.probe import Answer, check_answer
+from kd_lightning.export.probe import Predictor, check_predictor
 from kd_lightning.export.rebuild import ours, plain_options, rebuild
-from kd_lightning.export.verify import BATCH, Comparison, Reference, random_images
+from kd_lightning.export.verify import BATCH_SIZE, Deviation, Reference, random_images
 
 __all__ = [
-    "BATCH",
+    "BATCH_SIZE",
     "CALIBRATION_IMAGES",
     "ONNX_PACKAGES",
     "SUFFIXES",
-    "Answer",
-    "Comparison",
     "Description",
+    "Deviation",
     "ImageClassifier",
+    "Predictor",
     "Reference",
-    "check_answer",
+    "check_predictor",
     "describe",
     "export_checked",
     "export_int8",

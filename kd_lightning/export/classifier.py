@@ -1,4 +1,4 @@
-"""A trained network with what stands around it."""
+"""A trained network with preprocessing and softmax in one module."""
 
 from copy import deepcopy
 
@@ -12,10 +12,10 @@ from kd_lightning.teachers import uses_batch_statistics
 
 
 class ImageClassifier(nn.Module):
-    """uint8 images in, class probabilities out: normalisation, resizing, network and softmax in one module.
+    """Normalisation, resizing, network and softmax: uint8 images to class probabilities.
 
-    It takes images (B, *stored_shape), as the data module stores them and `kd-lightning predict` decodes them, and
-    does to them what the data module does on the way to the network.
+    Images are (B, *stored_shape), as data modules store them and `kd-lightning predict` decodes them; preprocessing is
+    that of the data module.
 
     Args:
         network: normalised images (B, *image_shape) to logits (B, classes); a copy is put into float32 and evaluation
@@ -23,7 +23,7 @@ class ImageClassifier(nn.Module):
         description: the images' shapes, mean and standard deviation.
 
     Raises:
-        UserError: what the network says of an image depends on the images beside it.
+        UserError: the network's batch norm depends on the other images of a batch.
     """
 
     scale: Tensor
@@ -33,8 +33,8 @@ class ImageClassifier(nn.Module):
         super().__init__()
         if uses_batch_statistics(network):
             raise UserError(
-                f"{type(network).__name__}: batch norm without running statistics found, with them expected: alone, an "
-                "image would have no answer"
+                f"{type(network).__name__}: batch norm without running statistics found, with them expected: a "
+                "single image has no batch statistics"
             )
         self.network = deepcopy(network).float()
         self.shape = description.image_shape
@@ -44,7 +44,7 @@ class ImageClassifier(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Probabilities float32 (B, classes) of images uint8 (B, C, H, W)."""
-        shown = normalise_and_resize(image, self.scale, self.shift, self.shape)
-        # A network that takes its maps apart by `view` minds the order in which resizing left them.
-        return self.network(shown.contiguous()).float().softmax(dim=-1)
+        """Return probabilities, float32 (B, classes), of images uint8 (B, C, H, W)."""
+        normalised = normalise_and_resize(image, self.scale, self.shift, self.shape)
+        # Networks that reshape feature maps by `view` need contiguous memory, which resizing does not keep.
+        return self.network(normalised.contiguous()).float().softmax(dim=-1)

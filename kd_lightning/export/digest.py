@@ -1,4 +1,4 @@
-"""The digest that an exported file carries: SHA-256 of all its other bytes, compared before the file is used."""
+"""Write and verify the SHA-256 that an exported file carries of its other bytes."""
 
 import hashlib
 import json
@@ -12,20 +12,20 @@ from kd_lightning.errors import UserError
 log = logging.getLogger(__name__)
 
 KEY = "digest"
-"""Of the metadata: whether the file was written with a digest."""
+"""Metadata key that marks files written with a digest."""
 
 ONNX_KEY = "file_sha256"
-"""Of the metadata entry at the end of an ONNX file: the digest of all bytes before it."""
+"""Key of the metadata entry at the end of an ONNX file: the digest of all bytes before it."""
 
 PROTOBUF_STRINGS = (b"\x0a", b"\x12")
-"""What precedes the key and the value of a metadata entry."""
+"""Protobuf tags of the key and the value of a metadata entry."""
 
 METADATA_PROPS = b"\x72"
-"""What precedes a metadata entry in an ONNX file."""
+"""Protobuf tag of a metadata entry in an ONNX file."""
 
 
 def write_digest(path: Path) -> None:
-    """Add the digest to a file that was just written, `.onnx` or of zip's form."""
+    """Append the digest to a new file: `.onnx`, or a zip archive."""
     if path.suffix == ".onnx":
         with path.open("r+b") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -35,17 +35,17 @@ def write_digest(path: Path) -> None:
 
 
 def check_digest(path: Path, option: str) -> bool:
-    """Compare a file with the digest that it carries.
+    """Verify the digest of a file.
 
     Args:
         path: `.onnx` or `.pt2`.
-        option: what the user named the file with, for errors.
+        option: the option that named the file, for errors.
 
     Returns:
-        Whether it carries one.
+        Whether the file has a digest.
 
     Raises:
-        UserError: the file is not as it was written.
+        UserError: the file is damaged.
     """
     if path.suffix == ".onnx":
         content = path.read_bytes()
@@ -62,27 +62,27 @@ def check_digest(path: Path, option: str) -> bool:
     try:
         with zipfile.ZipFile(path) as parts:
             return bool(parts.comment)
-    except Exception as error:  # zipfile has many ways of saying that this is no archive
+    except Exception as error:  # zipfile raises many kinds of errors
         raise UserError(f"{option}: {path} cannot be read: it is damaged, cut short, or no exported file") from error
 
 
-def expect_digest(said: dict[str, str], path: Path, option: str) -> None:
-    """Refuse a file that lost its digest; warn of one that was exported before files had one.
+def expect_digest(entries: dict[str, str], path: Path, option: str) -> None:
+    """Refuse a file whose digest is missing; warn of one from a version without digests.
 
     Args:
-        said: the file's metadata.
+        entries: the file's metadata.
         path: the file, without a digest.
-        option: what the user named the file with, for errors.
+        option: the option that named the file, for errors.
     """
-    if KEY in said:
+    if KEY in entries:
         raise _damaged(path, option)
     log.warning(
-        f"{option}: {path} has no digest, as files of earlier versions: damage cannot be noticed; export it anew"
+        f"{option}: {path} has no digest, as files of earlier versions: damage cannot be detected; export it again"
     )
 
 
 def _onnx_entry(digest: str) -> bytes:
-    """A field of ONNX's `ModelProto`, which may stand at the end of a file: one more metadata entry, in JSON."""
+    """Return a metadata entry as a field of ONNX's `ModelProto`, which may be appended to a file."""
     pair = _string(ONNX_KEY.encode(), 0) + _string(json.dumps(digest).encode(), 1)
     return METADATA_PROPS + bytes([len(pair)]) + pair
 
@@ -93,5 +93,5 @@ def _string(content: bytes, place: int) -> bytes:
 
 def _damaged(path: Path, option: str) -> UserError:
     return UserError(
-        f"{option}: {path} is damaged, or was changed since it was exported: its digest does not fit; export it anew"
+        f"{option}: {path} is damaged, or was changed since it was exported: its digest does not match; export it again"
     )

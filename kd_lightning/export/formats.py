@@ -1,7 +1,7 @@
-"""Files that run without this project: ONNX and `torch.export`, written and opened again.
+"""Write and open exported files: ONNX and `torch.export`.
 
-Either takes images, uint8 (B, *stored_shape), and gives probabilities, float32 (B, classes), for any B. Beside that it
-says what it is (`metadata`): in ONNX's metadata_props, and in `metadata.json` among a `.pt2`'s extra files.
+Both map images, uint8 (B, *stored_shape), to probabilities, float32 (B, classes), for any B, and carry `metadata`: in
+ONNX's metadata_props, and in `metadata.json` among the extra files of a `.pt2`.
 """
 
 import importlib
@@ -23,15 +23,15 @@ from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError
 from kd_lightning.export.classifier import ImageClassifier
 from kd_lightning.export.digest import KEY, check_digest, expect_digest
-from kd_lightning.export.probe import Answer, check_answer, short
+from kd_lightning.export.probe import Predictor, check_predictor, short
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
-"""Of the files, by the names of their formats."""
+"""File suffixes by format."""
 
 EXTRA_FILE = "metadata.json"
 
 BATCH_SHAPES = ({0: Dim("batch")},)
-"""Of the one input: any number of images."""
+"""Dynamic shapes of the input: any number of images."""
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -39,7 +39,7 @@ NOISY = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.fx", "roo
 
 
 def need_packages(*names: str) -> None:
-    """See that packages are there which only some need.
+    """Check that optional packages are installed.
 
     Raises:
         UserError: one is not.
@@ -55,15 +55,15 @@ def need_packages(*names: str) -> None:
 
 
 def metadata(description: Description, network: str, checkpoint: str = "") -> dict[str, str]:
-    """What an exported file says of itself, each value in JSON.
+    """Return the metadata of an exported file, each value in JSON.
 
     Args:
-        description: of images and classes.
-        network: the name of its class.
-        checkpoint: SHA-256 of the checkpoint's file that it was made of; empty for none.
+        description: images and classes.
+        network: name of the network's class.
+        checkpoint: SHA-256 of the network's checkpoint; empty for none.
     """
     channels, height, width = description.stored_shape
-    said = {
+    entries = {
         **description.plain(),
         "input": f"uint8 (batch, {channels}, {height}, {width}), {'RGB' if channels == 3 else 'grey'}, 0 to 255",
         "output": f"probabilities, float32 (batch, {len(description.class_names)}), in the order of class_names",
@@ -72,39 +72,39 @@ def metadata(description: Description, network: str, checkpoint: str = "") -> di
         "checkpoint_sha256": checkpoint,
         KEY: "SHA-256 of all other bytes of this file",
     }
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in said.items()}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in entries.items()}
 
 
 def trace(classifier: ImageClassifier, description: Description) -> ExportedProgram:
-    """Turn a classifier into a program of tensor operations, for any number of images.
+    """Trace a classifier as a program of tensor operations, for any number of images.
 
     Raises:
-        UserError: the exporter cannot take its network.
+        UserError: torch cannot export the network.
     """
     image = torch.zeros(2, *description.stored_shape, dtype=torch.uint8)
-    with told(_cannot_be(classifier.network)), quiet():
+    with short_errors(_refusal(classifier.network)), quiet():
         program = torch.export.export(classifier, (image,), dynamic_shapes=BATCH_SHAPES)
-    for node in program.graph.nodes:  # which would say in what folders its maker keeps the sources
+    for node in program.graph.nodes:  # stack traces contain local paths
         node.meta.pop("stack_trace", None)
     return program
 
 
-def write_torch(program: ExportedProgram, said: dict[str, str], path: Path) -> None:
+def write_torch(program: ExportedProgram, entries: dict[str, str], path: Path) -> None:
     """Write a `.pt2`."""
     content = io.BytesIO()
     with quiet():
-        torch.export.save(program, content, extra_files={EXTRA_FILE: json.dumps(said)})
+        torch.export.save(program, content, extra_files={EXTRA_FILE: json.dumps(entries)})
     path.write_bytes(content.getbuffer())
 
 
-def write_onnx(program: ExportedProgram, said: dict[str, str], network: nn.Module, path: Path) -> None:
-    """Write an ONNX file, weights and all.
+def write_onnx(program: ExportedProgram, entries: dict[str, str], network: nn.Module, path: Path) -> None:
+    """Write an ONNX file with its weights.
 
     Raises:
-        UserError: a package is missing, or ONNX has no word for an operation of the network.
+        UserError: a package is missing, or ONNX lacks an operation of the network.
     """
     need_packages(*ONNX_PACKAGES)
-    with told(_cannot_be(network)), quiet():
+    with short_errors(_refusal(network)), quiet():
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -113,22 +113,22 @@ def write_onnx(program: ExportedProgram, said: dict[str, str], network: nn.Modul
             output_names=["probabilities"],
             dynamic_shapes=BATCH_SHAPES,
         )
-        assert made is not None  # it is where dynamo is
-        made.model.metadata_props.update(said)
+        assert made is not None  # as dynamo is true
+        made.model.metadata_props.update(entries)
         made.save(path, external_data=False)
 
 
-def open_exported(path: Path, option: str) -> tuple[Description, Answer]:
-    """Open a file that `write_onnx` or `write_torch` wrote, once its digest was compared.
+def open_exported(path: Path, option: str) -> tuple[Description, Predictor]:
+    """Verify the digest of an exported file, and open it.
 
     An ONNX file is data. A `.pt2` is a program: torch runs what is in it.
 
     Args:
         path: `.onnx` or `.pt2`.
-        option: what the user set it with, for errors.
+        option: the option that named the file, for errors.
 
     Returns:
-        What it reads and says, and itself as a function.
+        Its description, and a function from images to probabilities.
 
     Raises:
         UserError: no such file, a damaged one, or one without our metadata; or onnxruntime is missing.
@@ -140,20 +140,20 @@ def open_exported(path: Path, option: str) -> tuple[Description, Answer]:
         need_packages("onnxruntime")
     has_digest = check_digest(path, option)
     try:
-        said, answer = open_file(path)
-    except Exception as error:  # each library has its own
+        entries, predictor = open_file(path)
+    except Exception as error:  # each library raises its own
         raise UserError(f"{option}: {path} cannot be read ({short(error)})") from error
     try:
-        description = Description.of({name: json.loads(value) for name, value in said.items()})
+        description = Description.of({name: json.loads(value) for name, value in entries.items()})
     except ValueError as error:
-        raise UserError(f"{option}: {path} does not say what it reads: was it made by kd-lightning export?") from error
+        raise UserError(f"{option}: {path} has no description: was it made by kd-lightning export?") from error
     if not has_digest:
-        expect_digest(said, path, option)
-    check_answer(answer, description, f"{option}: {path}")
-    return description, answer
+        expect_digest(entries, path, option)
+    check_predictor(predictor, description, f"{option}: {path}")
+    return description, predictor
 
 
-def _open_onnx(path: Path) -> tuple[dict[str, str], Answer]:
+def _open_onnx(path: Path) -> tuple[dict[str, str], Predictor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -161,43 +161,43 @@ def _open_onnx(path: Path) -> tuple[dict[str, str], Answer]:
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
-    def answer(image: Tensor) -> Tensor:
+    def predictor(image: Tensor) -> Tensor:
         (probabilities,) = session.run(None, {"image": image.numpy()})
         return torch.from_numpy(probabilities)
 
-    return session.get_modelmeta().custom_metadata_map, answer
+    return session.get_modelmeta().custom_metadata_map, predictor
 
 
-def _open_torch(path: Path) -> tuple[dict[str, str], Answer]:
-    said: dict[str, Any] = {EXTRA_FILE: ""}
+def _open_torch(path: Path) -> tuple[dict[str, str], Predictor]:
+    entries: dict[str, Any] = {EXTRA_FILE: ""}
     with quiet():
-        program = torch.export.load(path, extra_files=said).module()
+        program = torch.export.load(path, extra_files=entries).module()
 
-    def answer(image: Tensor) -> Tensor:
+    def predictor(image: Tensor) -> Tensor:
         with torch.no_grad():
             return program(image)
 
-    return json.loads(said[EXTRA_FILE]), answer
+    return json.loads(entries[EXTRA_FILE]), predictor
 
 
-def _cannot_be(network: nn.Module) -> str:
+def _refusal(network: nn.Module) -> str:
     return f"export: {type(network).__name__} cannot be exported"
 
 
 @contextmanager
-def told(beginning: str) -> Iterator[None]:
-    """Make one line of what an exporter says of a network that it cannot take, behind a beginning."""
+def short_errors(beginning: str) -> Iterator[None]:
+    """Turn an exporter's error into a `UserError` of one line."""
     try:
         yield
     except (UserError, OSError):
         raise
-    except Exception as error:  # of any kind, and pages of it
+    except Exception as error:  # of any kind, some of pages
         raise UserError(f"{beginning} ({short(error)})") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let an exporter keep its warnings, which are for its own developers, to itself."""
+    """Silence the warnings of exporters, which are for their own developers."""
     loggers = [logging.getLogger(name) for name in NOISY]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""Eight bits in place of 32, by onnxruntime's static quantisation."""
+"""Quantise an ONNX file to 8 bits with onnxruntime."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -9,25 +9,25 @@ from torch import Tensor
 
 from kd_lightning.errors import UserError
 from kd_lightning.export.digest import ONNX_KEY
-from kd_lightning.export.formats import ONNX_PACKAGES, need_packages, quiet, told
+from kd_lightning.export.formats import ONNX_PACKAGES, need_packages, quiet, short_errors
 
 CALIBRATION_IMAGES = 512
-"""Training images on which the ranges of activations are measured."""
+"""Training images for measuring the ranges of activations."""
 
 LAYERS = ["Conv", "Gemm", "MatMul"]
-"""Operations with weights."""
+"""ONNX operations with weights."""
 
 
 def write_int8(source: Path, images: Iterable[Tensor], path: Path) -> None:
-    """Quantise an ONNX file: weights to int8, by channel, and activations to uint8, within ranges that images show.
+    """Quantise weights to int8 by channel, and activations to uint8 in ranges measured on images.
 
-    Weights take 7 of the 8 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 would overflow. The last
-    layer stays as it is: differences between classes are small there, as `models.Logits` has it.
+    Weights use 7 of the 8 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 bits would overflow. The
+    last layer stays in float32, as differences between classes are small there (see `models.Logits`).
 
     Args:
-        source: the float ONNX file.
-        images: uint8 batches (B, C, H, W), of training images.
-        path: where to.
+        source: the float32 ONNX file.
+        images: uint8 batches (B, C, H, W) of training images.
+        path: the file to write.
 
     Raises:
         UserError: a package is missing, or the network has no layer that can be quantised.
@@ -45,12 +45,12 @@ def write_int8(source: Path, images: Iterable[Tensor], path: Path) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {"image": batch.numpy()}
 
-    with tempfile.TemporaryDirectory() as folder, told("int8: the network cannot be quantised"), quiet():
+    with tempfile.TemporaryDirectory() as folder, short_errors("int8: the network cannot be quantised"), quiet():
         prepared = Path(folder, "prepared.onnx")
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # torch's exporter says all shapes
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # torch's exporter writes all shapes
         layers = [node.name for node in onnx.load(prepared).graph.node if node.op_type in LAYERS]
         if len(layers) < 2:
-            raise UserError(f"int8: {len(layers)} layers found, at least 2 expected: the last stays as it is")
+            raise UserError(f"int8: {len(layers)} layers found, at least 2 expected: the last stays in float32")
         quantize_static(
             prepared,
             path,
@@ -65,6 +65,6 @@ def write_int8(source: Path, images: Iterable[Tensor], path: Path) -> None:
         )
         made = onnx.load(path)
         del made.metadata_props[:]
-        said = onnx.load(source, load_external_data=False).metadata_props  # left out on the way
+        said = onnx.load(source, load_external_data=False).metadata_props  # dropped by quantisation
         made.metadata_props.extend(entry for entry in said if entry.key != ONNX_KEY)  # the source's digest
         onnx.save(made, path)

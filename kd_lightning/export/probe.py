@@ -1,4 +1,4 @@
-"""What every form of a network is: a function of images."""
+"""Check that a loaded network fits its description, with two blank images."""
 
 from collections.abc import Callable
 
@@ -8,32 +8,32 @@ from torch import Tensor
 from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError, one_line
 
-Answer = Callable[[Tensor], Tensor]
-"""Images, uint8 (B, C, H, W), to probabilities, float32 (B, classes)."""
+Predictor = Callable[[Tensor], Tensor]
+"""Function from images, uint8 (B, C, H, W), to probabilities, float32 (B, classes)."""
 
-LONGEST = 200
-"""Characters of what a library says that an error shows: some say pages."""
+MAX_LENGTH = 200
+"""Characters of a library's message in an error."""
 
 
 def short(error: Exception) -> str:
-    """What an error says, in one line that can be read."""
+    """Return an error's message as one line of limited length."""
     said = one_line(error)
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]} …"
+    return said if len(said) <= MAX_LENGTH else f"{said[:MAX_LENGTH]} …"
 
 
 @torch.no_grad()
-def check_answer(answer: Answer, description: Description, name: str) -> None:
-    """Show two blank images to what a file holds; raise `UserError` unless it answers as the file says.
+def check_predictor(predictor: Predictor, description: Description, name: str) -> None:
+    """Run two blank images; raise `UserError` unless the output has the described shape.
 
     Args:
-        answer: what is in the file.
-        description: what the file says of it.
-        name: of the option and the file, for errors.
+        predictor: the loaded network.
+        description: of the file.
+        name: option and file, for errors.
     """
     shape = "x".join(map(str, description.stored_shape))
     try:
-        said = answer(torch.zeros(2, *description.stored_shape, dtype=torch.uint8))
-    except Exception as error:  # what is in the file may be anybody's
+        said = predictor(torch.zeros(2, *description.stored_shape, dtype=torch.uint8))
+    except Exception as error:  # the file may be from anyone
         raise UserError(f"{name} cannot read images of {shape}, which it is described to ({short(error)})") from error
     found = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
     if found != (2, len(description.class_names)):

@@ -1,4 +1,4 @@
-"""A network from what a file says of it: a file may be anybody's, so it has little to say."""
+"""Rebuild a network from the description in a file, which may be from anyone and is not trusted."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,30 +18,29 @@ from kd_lightning.errors import UserError, one_line
 from kd_lightning.models.config import TORCHVISION
 
 PUBLISHED = ("weights", "pretrained", "weights_backbone")
-"""Options that would fetch weights, whose place the file's own take."""
+"""Options that would download weights, which the file's weights replace."""
 
 TRUSTED = "where you trust it, name its config: --config FILE"
-"""The way out where a file names what it may not."""
+"""Advice for a file that names what is not allowed."""
 
-MOST_OPTIONS, LARGEST_SUM, MOST_TENSORS = 10_000, 2**24, 5_000
-"""Numbers and words among the options of a network, what whole numbers among them add up to, and the tensors it has."""
+MAX_OPTIONS, MAX_SUM, MAX_TENSORS = 10_000, 2**24, 5_000
+"""Bounds on a network: values in its options, the sum of integers among them, and its tensors."""
 
 MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
-"""Functions that take memory for a tensor of a given size."""
+"""Functions that allocate a tensor of a given size."""
 
 
 def rebuild(recorded: Any, content: Any, file: Path, option: str) -> nn.Module:
-    """Make the network that a file names, with the file's weights.
+    """Build the network that a file describes, and load the file's weights.
 
-    Made are networks of `kd_lightning.models` and classification networks of `torchvision.models` alone, by function or
-    class, from numbers, words and lists of them: nothing that a file says is imported, and no word in it becomes a
-    function.
+    Only networks of `kd_lightning.models` and classification networks of `torchvision.models` are built, from numbers,
+    strings and lists of them: nothing that a file names is imported, and no string becomes a function.
 
     Args:
-        recorded: {"class_path", "init_args", "dict_kwargs"}, as a config has it.
-        content: what `read_weights` gave of the file that holds the weights.
-        file: that file.
-        option: what the user set it with, for errors.
+        recorded: {"class_path", "init_args", "dict_kwargs"}, as in a config.
+        content: content of the file of weights, as returned by `read_weights`.
+        file: the file of weights.
+        option: the option that named the file, for errors.
 
     Raises:
         UserError: another network, options that do not fit, or weights that do not.
@@ -60,24 +59,24 @@ def rebuild(recorded: Any, content: Any, file: Path, option: str) -> nn.Module:
         network = make(**options)
     except UserError:
         raise
-    except Exception as error:  # options that anybody wrote
-        raise UserError(f"{option}: {class_path} of {file} cannot be made as it says ({one_line(error)})") from error
+    except Exception as error:  # the options may be from anyone
+        raise UserError(f"{option}: {class_path} of {file} cannot be built ({one_line(error)})") from error
     network.load_state_dict(weights)
     return network.eval()
 
 
 def ours(class_path: Any, package: ModuleType) -> Any:
-    """What a class path names of one of this project's packages; None of all else. Nothing is imported for it."""
+    """Return what a class path names in one of this project's packages, else None; import nothing."""
     module, _, name = str(class_path).rpartition(".")
     within = module in ("kd_lightning", package.__name__) or module.startswith(f"{package.__name__}.")
     return getattr(package, name) if within and name in package.__all__ else None
 
 
 def plain_options(recorded: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
-    """The options that a file records for a class, those left out apart: numbers, words and lists of them.
+    """Return the options that a file records for a class, except those in `left_out`.
 
     Raises:
-        UserError: one of them is something else, of which a parser might make anything.
+        UserError: a value is no number, string or list of them.
     """
     given = [recorded.get(name) or {} for name in ("init_args", "dict_kwargs")]
     options = {str(name): value for part in given if isinstance(part, dict) for name, value in part.items()}
@@ -91,7 +90,7 @@ def plain_options(recorded: dict[str, Any], left_out: Sequence[str]) -> dict[str
 
 
 def _maker(class_path: Any) -> Callable[..., nn.Module] | None:
-    """A network's class, or the function that makes it, by its path or that of the module that defines it."""
+    """Return the class or factory of a network by its class path, else None."""
     module, _, name = str(class_path).rpartition(".")
     if not f"{module}.".startswith(TORCHVISION):
         return ours(class_path, models)
@@ -104,10 +103,10 @@ def _maker(class_path: Any) -> Callable[..., nn.Module] | None:
 
 
 def _options(make: Callable[..., nn.Module], recorded: dict[str, Any], what: str) -> dict[str, Any]:
-    """The options to make a network with.
+    """Return the options of a network.
 
     Raises:
-        UserError: one of them stands for code.
+        UserError: one of them names code.
     """
     options = plain_options(recorded, PUBLISHED)
     parameters = inspect.signature(make).parameters
@@ -115,63 +114,60 @@ def _options(make: Callable[..., nn.Module], recorded: dict[str, Any], what: str
         parameter = parameters[name]
         if not isinstance(options[name], str) or not _is_code(parameter.annotation):
             continue
-        if options[name] != str(parameter.default):  # as which a checkpoint keeps a default that is code
+        if options[name] != str(parameter.default):  # a checkpoint stores a default that is code as text
             raise UserError(f"{what}: {name} found to be {options[name]}, which is code; {TRUSTED}")
         del options[name]
     return {**options, "weights": None} if "weights" in parameters else options
 
 
 def _is_code(annotation: Any) -> bool:
-    """Whether an option's values are classes, functions or networks."""
+    """Return whether an option takes classes, functions or networks."""
     kinds = (annotation, *get_args(annotation))
     return any(get_origin(kind) in (type, Callable) or kind is nn.Module for kind in kinds)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is a number, a word or a list of them.
-
-    Lists may hold each other, and fan out without end: the value is small, too.
-    """
-    left, total, parts = MOST_OPTIONS, 0, [value]
-    while parts and left and total <= LARGEST_SUM:
+    """Return whether a value is a number, a string or a list of them, and small: nested lists may repeat each other."""
+    left, total, parts = MAX_OPTIONS, 0, [value]
+    while parts and left and total <= MAX_SUM:
         part, left = parts.pop(), left - 1
         if isinstance(part, (list, tuple)):
             parts += part[: left + 1]
         elif not (part is None or type(part) in (bool, int, float, str)):
             return False
         total += abs(part) if type(part) is int else 0
-    return not parts and total <= LARGEST_SUM
+    return not parts and total <= MAX_SUM
 
 
 def _planned(make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
-    """The network's names and shapes, without its memory."""
+    """Return the network on the meta device, which takes no memory."""
     try:
         with torch.device("meta"), _Plan():
             return make(**options)
-    except RuntimeError:  # it counts on numbers while it is made
+    except RuntimeError:  # it computes with tensors while it is built
         with _Plan("meta"):
             return make(**options)
 
 
 class _Plan(TorchFunctionMode):
-    """Counts the tensors of a given size that a network is made of.
+    """Limits the number of tensors that a network allocates.
 
     Args:
-        device: where they are made, whatever is said; by default where it is said.
+        device: overrides the device of all tensors.
     """
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__()
         self.device = {} if device is None else {"device": device}
-        self.left = MOST_TENSORS
+        self.left = MAX_TENSORS
 
     def __torch_function__(
         self, func: Any, types: Collection[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a function of torch's; raise `ValueError` after too many tensors."""
+        """Call a function of torch; raise `ValueError` after too many tensors."""
         if func not in MAKERS:
             return func(*args, **(kwargs or {}))
         self.left -= 1
         if self.left < 0:
-            raise ValueError(f"more than {MOST_TENSORS} tensors")
+            raise ValueError(f"more than {MAX_TENSORS} tensors")
         return func(*args, **{**(kwargs or {}), **self.device})

@@ -1,4 +1,4 @@
-"""What a network says in PyTorch, with which its exported files are compared."""
+"""Compare exported files with PyTorch."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -7,27 +7,26 @@ import torch
 from torch import Tensor
 
 from kd_lightning.export.classifier import ImageClassifier
-from kd_lightning.export.probe import Answer
+from kd_lightning.export.probe import Predictor
 from kd_lightning.utils.progress import progress_bar
 
 TOLERANCE = 1e-3
-"""By which a probability may differ: rounding makes 1e-6 of it, another normalisation or a lost layer far more."""
+"""Largest accepted difference of a probability: rounding causes 1e-6, a lost layer far more."""
 
-BATCH = 128
-"""Images at a time."""
+BATCH_SIZE = 128
 
 RANDOM_IMAGES = 256
-"""Shown where there are no test images."""
+"""Images of noise to compare on if there are no test images."""
 
 
-class Comparison(NamedTuple):
-    """How an answer differs from PyTorch's.
+class Deviation(NamedTuple):
+    """Deviation of a file from PyTorch.
 
     Attributes:
-        difference: the largest, of any probability; not a number where one is not.
-        agreement: fraction of the images that are given the same class.
-        errors: images named wrong; None without labels.
-        images: how many there were.
+        difference: largest difference of a probability; NaN if one is NaN.
+        agreement: fraction of images with the same predicted class.
+        errors: misclassified images; None without labels.
+        images: number of images.
     """
 
     difference: float
@@ -37,9 +36,9 @@ class Comparison(NamedTuple):
 
 
 class StoredTestSet:
-    """The test set of a data module that is set up, as its images are stored: uint8 batches (B, C, H, W).
+    """Stored images of a data module's test set: uint8 batches (B, C, H, W).
 
-    The first is of one image: a batch of one takes ways of its own.
+    The first batch has one image, for which libraries use other code.
     """
 
     def __init__(self, data: Any) -> None:
@@ -47,8 +46,8 @@ class StoredTestSet:
         self.index = torch.arange(len(data.test_dataloader().dataset))
 
     def parts(self) -> list[Tensor]:
-        """The places of each batch."""
-        return [self.index[:1], *(part for part in self.index[1:].split(BATCH) if len(part))]
+        """Return the indices of each batch."""
+        return [self.index[:1], *(part for part in self.index[1:].split(BATCH_SIZE) if len(part))]
 
     def __len__(self) -> int:
         return len(self.parts())
@@ -58,55 +57,55 @@ class StoredTestSet:
 
 
 def random_images(shape: tuple[int, int, int]) -> list[Tensor]:
-    """Noise, where there are no test images: uint8 batches (B, *shape), the first of one image."""
+    """Return noise in uint8 batches (B, *shape), the first of one image."""
     generator = torch.Generator().manual_seed(0)
-    sizes = [1, *[BATCH] * (RANDOM_IMAGES // BATCH)]
+    sizes = [1, *[BATCH_SIZE] * (RANDOM_IMAGES // BATCH_SIZE)]
     return [torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=generator) for size in sizes]
 
 
 class Reference:
-    """Images with what PyTorch says of them.
+    """Images with PyTorch's probabilities.
 
     Args:
-        images: uint8 batches, which can be gone through again and again.
-        said: probabilities (N, classes) of all of them.
-        label: int64 (N,), where they have one.
+        images: uint8 batches, iterated over several times.
+        probabilities: float32 (N, classes), of all images.
+        label: int64 (N,), if known.
     """
 
-    def __init__(self, images: Iterable[Tensor], said: Tensor, label: Tensor | None = None) -> None:
-        self.images, self.said, self.label = images, said, label
+    def __init__(self, images: Iterable[Tensor], probabilities: Tensor, label: Tensor | None = None) -> None:
+        self.images, self.probabilities, self.label = images, probabilities, label
 
     @classmethod
     def of(cls, classifier: ImageClassifier, images: Iterable[Tensor]) -> "Reference":
-        """What a classifier says of images without labels."""
+        """Run a classifier on images without labels."""
         with torch.no_grad():
             return cls(images, torch.cat([classifier(batch) for batch in images]))
 
     @classmethod
     def of_test_set(cls, classifier: ImageClassifier, data: Any) -> "Reference":
-        """What a classifier's network says of a data module's test set, on the road that a test takes."""
+        """Run a classifier's network on a data module's test set, with the data module's preprocessing."""
         images = StoredTestSet(data)
-        said, label = [], []
+        probabilities, label = [], []
         with torch.no_grad():
             for part in progress_bar(images.parts(), "testing"):
                 batch = data.deal(part, train=False)
-                said.append(classifier.network(batch.image.contiguous()).float().softmax(dim=-1))
+                probabilities.append(classifier.network(batch.image.contiguous()).float().softmax(dim=-1))
                 label.append(batch.label)
-        return cls(images, torch.cat(said), torch.cat(label))
+        return cls(images, torch.cat(probabilities), torch.cat(label))
 
     @property
-    def itself(self) -> Comparison:
-        """PyTorch's own answers, beside the labels."""
-        return self._compared(self.said)
+    def itself(self) -> Deviation:
+        """Errors of PyTorch itself."""
+        return self._compared(self.probabilities)
 
-    def compare(self, answer: Answer, name: str) -> Comparison:
-        """Ask for an answer to every image; `name` is shown with the bar of what takes long."""
-        return self._compared(torch.cat([answer(batch) for batch in progress_bar(self.images, f"comparing {name}")]))
+    def compare(self, predictor: Predictor, name: str) -> Deviation:
+        """Run a predictor on every image; `name` is the label of the progress bar."""
+        return self._compared(torch.cat([predictor(batch) for batch in progress_bar(self.images, f"comparing {name}")]))
 
-    def _compared(self, found: Tensor) -> Comparison:
-        if found.shape != self.said.shape:
-            return Comparison(float("nan"), 0.0, None, len(self.said))
-        named, expected = found.argmax(dim=-1), self.said.argmax(dim=-1)
+    def _compared(self, found: Tensor) -> Deviation:
+        if found.shape != self.probabilities.shape:
+            return Deviation(float("nan"), 0.0, None, len(self.probabilities))
+        named, expected = found.argmax(dim=-1), self.probabilities.argmax(dim=-1)
         errors = None if self.label is None else int((named != self.label).sum())
         agreement = (named == expected).double().mean().item()
-        return Comparison((found - self.said).abs().max().item(), agreement, errors, len(found))
+        return Deviation((found - self.probabilities).abs().max().item(), agreement, errors, len(found))

@@ -77,5 +77,5 @@ def test_what_does_not_describe_itself_has_nothing_to_compare(plain: Any) -> Non
 
 
 def test_a_malformed_description_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"teacher_ckpt: t.ckpt has a description that is none \(std: \[0.0\] found"):
+    with pytest.raises(UserError, match=r"teacher_ckpt: t.ckpt has an invalid description \(std: \[0.0\] found"):
         compare_with_data({**COLOUR.plain(), "std": [0.0]}, COLOUR, "teacher_ckpt: t.ckpt")

@@ -186,7 +186,7 @@ def test_a_teacher_that_is_gone_is_left_out(folder: Path) -> None:
     shutil.rmtree("logs/teacher")
     status, printed = run("export", str(RUN), "--format=torch", "--output=out")
     assert status == 0
-    assert "no teacher beside it (teacher_ckpt: no file or run folder logs/teacher/seed_0" in printed
+    assert "no figures of the teacher (teacher_ckpt: no file or run folder logs/teacher/seed_0" in printed
     assert [file.name for file in Path("out").iterdir()] == ["model.pt2"]
 
 
@@ -242,7 +242,7 @@ def test_torch_s_format_needs_no_package(folder: Path, monkeypatch: pytest.Monke
     [
         (["nowhere"], "export: no file or run folder nowhere"),
         (["cut.ckpt"], "export: cut.ckpt cannot be read"),
-        (["weights.pt"], "weights.pt does not say how its network is made"),
+        (["weights.pt"], "weights.pt does not describe its network"),
         ([str(RUN), "--format=tflite"], "tflite found, one or both of onnx,torch expected"),
         ([str(RUN), "--int8", "--format=torch"], "--format onnx expected"),
         ([str(RUN), "--nonsense"], "--nonsense"),
@@ -267,7 +267,7 @@ def test_one_layer_has_none_that_is_quantised(folder: Path, capsys: pytest.Captu
     words = ["--trainer.max_epochs=1", "--trainer.logger.name=one"]
     assert main(["fit", write_config("one", "TeacherModule", [64, 10]), *words]) == 0
     line = refused(capsys, "export", "logs/one/seed_0", "--int8", "--format=onnx")
-    assert "int8: 1 layers found, at least 2 expected: the last stays as it is" in line
+    assert "int8: 1 layers found, at least 2 expected: the last stays in float32" in line
     assert [file.name for file in Path("logs/one/seed_0/export").iterdir()] == ["model.onnx"]
 
 

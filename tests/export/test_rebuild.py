@@ -83,19 +83,19 @@ def test_a_file_names_networks_of_two_packages_alone(class_path: Any) -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (recorded("torchvision.models.resnet18", norm_layer="os._exit"), "cannot be made as it says"),
+        (recorded("torchvision.models.resnet18", norm_layer="os._exit"), "cannot be built"),
         (
             recorded("torchvision.models.resnet18", norm_layer={"class_path": "os.system", "init_args": {}}),
             "norm_layer: something else found among the options of torchvision.models.resnet18, a number, a word",
         ),
-        (recorded("kd_lightning.models.MLP", widths=[4]), "cannot be made as it says"),
-        (recorded("kd_lightning.models.MLP", widths="os.system"), "cannot be made as it says"),
-        (recorded("kd_lightning.models.MLP", nonsense=1), "cannot be made as it says"),
-        (recorded("kd_lightning.models.MLP"), "cannot be made as it says"),
+        (recorded("kd_lightning.models.MLP", widths=[4]), "cannot be built"),
+        (recorded("kd_lightning.models.MLP", widths="os.system"), "cannot be built"),
+        (recorded("kd_lightning.models.MLP", nonsense=1), "cannot be built"),
+        (recorded("kd_lightning.models.MLP"), "cannot be built"),
         (recorded("kd_lightning.models.MLP", widths=[4, 5, 2]), "linear1.weight is 3x4 in the file and 5x4"),
         (recorded("kd_lightning.models.MLP", widths=[10**6, 10**6, 2]), "linear1.weight is 3x4 in the file"),
         (recorded("kd_lightning.models.pretrained", name="os.system"), "name: os.system found"),
-        ({"class_path": "kd_lightning.models.MLP", "init_args": "os.system"}, "cannot be made as it says"),
+        ({"class_path": "kd_lightning.models.MLP", "init_args": "os.system"}, "cannot be built"),
         ("os.system", "is None, and a file may name"),
     ],
 )
@@ -141,7 +141,7 @@ def test_networks_of_torchvision_are_made_by_class_and_by_the_module_that_define
             recorded("torchvision.models.VisionTransformer", **VIT, norm_layer="os.system"),
             "norm_layer found to be os.system, which is code",
         ),
-        (recorded("torchvision.models.resnet18", norm_layer="os.system"), "cannot be made as it says"),
+        (recorded("torchvision.models.resnet18", norm_layer="os.system"), "cannot be built"),
         (recorded("torchvision.models.ConvNeXt", block_setting=[{"class_path": "os.system"}]), "something else found"),
         (recorded("torchvision.models.VGG", features="os.system"), "features found to be os.system, which is code"),
         (

@@ -18,7 +18,7 @@ from kd_lightning.checkpoints.weights import load_weights
 from kd_lightning.data.decode import Decoder
 from kd_lightning.data.image_cache import decode_all
 from kd_lightning.errors import UserError
-from kd_lightning.export import Answer, ImageClassifier, Reference, export_int8, export_network, open_exported
+from kd_lightning.export import ImageClassifier, Predictor, Reference, export_int8, export_network, open_exported
 from kd_lightning.models import MLP
 from kd_lightning.teachers import LogitCache
 
@@ -221,7 +221,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {file.name: file for file in folder.iterdir()}
 
 
-def opened(file: Path) -> tuple[Answer | None, str]:
+def opened(file: Path) -> tuple[Predictor | None, str]:
     """What is in an exported file, or why it is refused."""
     try:
         return open_exported(file, "model")[1], ""
@@ -243,7 +243,7 @@ def test_exported_files_damaged_anywhere_are_named(name: str, exports: dict[str,
         (tmp_path / name).write_bytes(damaged)
         answer, message = opened(tmp_path / name)
         if answer is None:
-            assert re.fullmatch(rf"model: \S*{name} (is damaged|cannot be read|does not say)\b.*", message), what
+            assert re.fullmatch(rf"model: \S*{name} (is damaged|cannot be read|has no description)\b.*", message), what
         else:
             assert torch.equal(answer(image), expected), what
             unharmed += 1
@@ -263,8 +263,8 @@ def test_exported_files_without_a_digest_are_read_with_a_warning(
         caplog.clear()
         _, answer = open_exported(tmp_path / f"model{suffix}", "predict")
         assert [record.getMessage() for record in caplog.records] == [
-            f"predict: {tmp_path}/model{suffix} has no digest, as files of earlier versions: damage cannot be noticed; "
-            "export it anew"
+            f"predict: {tmp_path}/model{suffix} has no digest, as files of earlier versions: damage cannot be detected; "
+            "export it again"
         ]
         assert torch.equal(answer(images), open_exported(exports[f"model{suffix}"], "predict")[1](images))
 
