@@ -1,4 +1,4 @@
-"""The networks of the published systems: plain `nn.Module`s."""
+"""Networks of the published systems, plain `nn.Module`s."""
 
 from kd_lightning.models.cnn import CNN
 from kd_lightning.models.densenet import densenet121

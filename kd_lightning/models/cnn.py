@@ -45,7 +45,7 @@ class CNN(nn.Sequential):
 
 
 def linear_layers(features: int, hidden: Sequence[int], num_classes: int) -> OrderedDict[str, nn.Module]:
-    """Name what ends a convolutional network: `linear1`, `relu1`, …, `classifier`."""
+    """Return the named linear layers at the end of a network: `linear1`, `relu1`, …, `classifier`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, width in enumerate(hidden, start=1):
         layers[f"linear{i}"] = nn.Linear(features, width)

@@ -1,4 +1,4 @@
-"""The networks that a config names: what may make one, and options of theirs that data and checkpoints settle."""
+"""Networks named in a config: which classes and factories are accepted, and their `num_classes` and `weights`."""
 
 import inspect
 import sys
@@ -17,7 +17,7 @@ from torch import nn
 from kd_lightning.errors import UserError
 
 OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
-"""Where networks are defined whose option `weights` is published weights."""
+"""Modules whose networks have an option `weights` for published weights."""
 
 
 def is_network_factory(value: Any) -> bool:
@@ -38,26 +38,26 @@ def is_network_factory(value: Any) -> bool:
 
 
 def makes_networks(make: Any) -> bool:
-    """Whether what a config names is a class of networks, or a function that may make one."""
+    """Return whether a config names a class of networks, or a function that may return one."""
     return issubclass(make, nn.Module) if isclass(make) else not _why_not(make)
 
 
 def _why_not(make: Any) -> str:
-    """What keeps something from making networks; empty for a function whose return annotation allows it, or is none."""
+    """Return why an object cannot make networks; empty for a function that may return one by its annotation."""
     if isinstance(make, partial):
-        return "is a functools.partial, whose options cannot be told"
+        return "is a functools.partial, whose options are unknown"
     function = inspect.unwrap(make) if callable(make) else None
     if not (inspect.isfunction(function) or inspect.ismethod(function)):
         return "is neither a class nor a function in Python"
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         return "is a coroutine or a generator"
     if function.__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
-        return "is a function of Python's own library"
+        return "is a function of Python's standard library"
     if [*inspect.signature(make).parameters][:1] == ["self"]:
         return "is a method of an object"
     try:
         returned = get_type_hints(function).get("return", Any)
-    except Exception:  # names that are there for type checkers alone
+    except Exception:  # names that only type checkers import
         return ""
     kinds = get_args(returned) or (returned,)
     if returned is Any or any(isclass(kind) and issubclass(kind, nn.Module) for kind in kinds):
@@ -66,9 +66,9 @@ def _why_not(make: Any) -> str:
 
 
 def as_function(make: Any) -> tuple[Any, set[str | int]]:
-    """A factory as a function, and its parameters that are no options: a classmethod's class.
+    """Return the function of a factory, and the parameters that are no options: the class of a classmethod.
 
-    jsonargparse leaves out the first option of a classmethod.
+    jsonargparse would skip the first option of a classmethod.
     """
     if not inspect.ismethod(make):
         return make, set()
@@ -76,11 +76,11 @@ def as_function(make: Any) -> tuple[Any, set[str | int]]:
 
 
 def takes_any_options(make: Any, known: Iterable[str]) -> bool:
-    """Whether a network's class or factory takes `**kwargs` of which nothing is known.
+    """Return whether a network's class or factory takes `**kwargs` of unknown options.
 
     Args:
         make: the class or factory.
-        known: the options that a parser has found, in what `**kwargs` is handed on to, too.
+        known: the options that a parser has found, also in functions that `**kwargs` is passed to.
     """
     if not makes_networks(make):
         return False
@@ -90,7 +90,7 @@ def takes_any_options(make: Any, known: Iterable[str]) -> bool:
 
 
 def leave_out_weights(network: Any) -> None:
-    """Build a network that checkpoints are loaded into without published weights, which need not be there then."""
+    """Build a network without published weights, which a checkpoint replaces and which may not be available."""
     for part in _parts(network):
         published = _home(part).startswith((OURS, TORCHVISION))
         if published and (part.get("init_args") or {}).get("weights") is not None:
@@ -98,41 +98,41 @@ def leave_out_weights(network: Any) -> None:
 
 
 def _home(network: Any) -> str:
-    """The module in which a network's class, or the function that makes it, is defined."""
+    """Return the module that defines a network's class or factory."""
     return getattr(_named(network.class_path), "__module__", None) or ""
 
 
 def _named(class_path: str) -> Any:
-    """What a class path names; None where it names nothing."""
+    """Return the object of a class path; None if there is none."""
     found = locate(class_path)
-    if ismodule(found):  # since Python 3.12 a module comes before what its package calls by the same name
+    if ismodule(found):  # Python 3.12 finds a module before the object of the same name in its package
         package, _, name = class_path.rpartition(".")
         return getattr(locate(package), name)
     return found
 
 
 def _parts(network: Any) -> list[Any]:
-    """A network's config; of an ensemble those of its members; nothing where there is none."""
+    """Return a network's config in a list, or those of an ensemble's members; empty without a network."""
     if network is None:
         return []
     if isinstance(network, nn.Module):
         raise UserError(
-            f"model: {type(network).__name__} found, made already; a class or a function that makes it expected"
+            f"model: {type(network).__name__} found, an instance; a class or a function that makes it expected"
         )
     members = _options(network).get("members")
     return members if isinstance(members, list) else [network]
 
 
 def fit_to_classes(model: Any, given: Any, count: Callable[[], int]) -> list[Any]:
-    """Give each network that takes `num_classes`, and for which none was given, as many as the data has.
+    """Set the `num_classes` of each network that takes it, and that the user has not set, to that of the data.
 
     Args:
         model: a config's `model`, with all defaults.
-        given: the same without what the user has not given; None where nothing was.
-        count: says how many; 0 where the data does not know before setup. Is called only where it matters.
+        given: the same with the user's options alone; None if there are none.
+        count: returns the number of classes, 0 if the data does not know it before setup; called only if needed.
 
     Returns:
-        The networks of which only their being made tells whether they take it, see `without_classes`.
+        Networks with `**kwargs`, which may turn out not to take it; see `without_classes`.
 
     Raises:
         UserError: published weights for other classes than the data has.
@@ -140,7 +140,7 @@ def fit_to_classes(model: Any, given: Any, count: Callable[[], int]) -> list[Any
     unset = _unset(model, given)
     classes = count() if unset else 0
     tried = []
-    for network in unset if classes else ():  # a module of the user's own may know it after setup alone
+    for network in unset if classes else ():  # a user's data module may know it only after setup
         options = network.get("init_args") or {}
         if _home(network).startswith(TORCHVISION) and options.get("weights"):
             raise UserError(
@@ -156,16 +156,16 @@ def fit_to_classes(model: Any, given: Any, count: Callable[[], int]) -> list[Any
 
 
 def without_classes(tried: list[Any], error: BaseException) -> bool:
-    """Take `num_classes` away from the networks that failed for it.
+    """Remove `num_classes` from the networks that failed because of it.
 
     Args:
-        tried: as `fit_to_classes` gives them.
-        error: what was raised while networks were made.
+        tried: as returned by `fit_to_classes`.
+        error: raised while networks were built.
 
     Returns:
         Whether there were any.
     """
-    while error.__cause__:  # a parser's error, for one of the network's
+    while error.__cause__:  # the parser's error has the network's as its cause
         error = error.__cause__
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     failed = [network for network in tried if any(_is_made_in(frame, network) for frame in frames)]
@@ -180,7 +180,7 @@ def without_classes(tried: list[Any], error: BaseException) -> bool:
 
 
 def _is_made_in(frame: FrameType, network: Any) -> bool:
-    """Whether code that runs is a network's class or factory, with the network's options."""
+    """Return whether a stack frame is of a network's class or factory, called with the network's options."""
     make = _named(network.class_path)
     make = inspect.unwrap(make.__init__ if isclass(make) else make)
     if frame.f_code is not getattr(make, "__code__", None):
@@ -190,19 +190,19 @@ def _is_made_in(frame: FrameType, network: Any) -> bool:
 
 
 def leave_out_classes(model: Any, given: Any) -> None:
-    """Take every `num_classes` that was not given out of a config's `model`; see `fit_to_classes`."""
+    """Remove every `num_classes` that the user has not set from a config's `model`; see `fit_to_classes`."""
     for network in _unset(model, given):
         if "num_classes" in (network.get("init_args") or {}):
             del network.init_args["num_classes"]
 
 
 def _unset(model: Any, given: Any) -> list[Any]:
-    """The networks of a config that take `num_classes`, and for which none was given."""
+    """Return the networks of a config that take `num_classes`, and for which the user has set none."""
     unset = []
     for name in ("net", "teacher"):
         networks, theirs = _parts(_options(model).get(name)), _parts(_options(given).get(name))
-        for network, said in zip_longest(networks, theirs[: len(networks)]):
-            if "num_classes" not in _options(said) and _takes_classes(network):
+        for network, users in zip_longest(networks, theirs[: len(networks)]):
+            if "num_classes" not in _options(users) and _takes_classes(network):
                 unset.append(network)
     return unset
 
@@ -213,14 +213,14 @@ def _takes_classes(network: Any) -> bool:
 
 
 def _options(config: Any) -> dict[str, Any]:
-    """All options of what a config makes; none of what was given as a mere class, or not at all."""
+    """Return all options of a config entry; none of one without options."""
     parts = [config.get(name) for name in ("init_args", "dict_kwargs")] if hasattr(config, "get") else []
     plain = (vars(part) if isinstance(part, Namespace) else part or {} for part in parts)
     return {name: value for part in plain for name, value in part.items()}
 
 
 def _defaults(class_path: str) -> dict[str, Any]:
-    """Each option of a network class, or of a function that makes one, with its default."""
+    """Return the options of a network's class or factory with their defaults."""
     make: Any = _named(class_path)
     parser = ArgumentParser()
     if isclass(make):

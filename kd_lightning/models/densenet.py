@@ -1,4 +1,4 @@
-"""DenseNet-121 with a head of its own."""
+"""DenseNet-121 with another head."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,12 +15,12 @@ def densenet121(weights: str | None = None, head: Sequence[int] = (250, 50), num
     """Make torchvision's DenseNet-121, its classifier replaced by linear layers with nothing between them.
 
     Args:
-        weights: what all but the head starts from, as `pretrained` takes them; random by default.
+        weights: initial weights of all layers but the head, see `pretrained`; random by default.
         head: units of the head's hidden layers.
         num_classes: outputs.
 
     Raises:
-        UserError: the weights are not to be downloaded, cannot be read, or are of another network.
+        UserError: the weights cannot be downloaded or read, or are of another network.
 
     Sources: Huang et al. 2016 (arXiv 1608.06993); the head is that of the recipe `cifar10_densenet`.
     """

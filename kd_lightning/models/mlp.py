@@ -1,4 +1,4 @@
-"""The fully connected network."""
+"""A fully connected network."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from kd_lightning.models.layers.logits import Logits
 class MLP(nn.Sequential):
     """Linear layers with ReLU and dropout between them; the image is flattened first.
 
-    The layers are named `linear1`, `relu1`, `dropout1`, `linear2`, …, whether there is dropout or not, so that
-    one network's weights fit another that differs in dropout alone.
+    The layers are named `linear1`, `relu1`, `dropout1`, `linear2`, …, with or without dropout, so that weights fit
+    networks that differ in dropout alone.
 
     Args:
         widths: units of every layer, from the input (C·H·W of the image) to the classes, as

@@ -1,4 +1,4 @@
-"""torchvision's networks with weights that they were published with, and a head for classes of one's own."""
+"""torchvision's networks with published weights and a new last layer."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,21 +16,21 @@ from kd_lightning.utils.download import short_timeout
 from kd_lightning.utils.paths import expand
 
 OLD_NAMES = r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1"
-"""A layer named as in torchvision's published files of a DenseNet, `norm.1`, and as today, `norm1`."""
+"""Pattern and replacement from names in published DenseNet files, `norm.1`, to those of today, `norm1`."""
 
 
 def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10) -> nn.Module:
-    """Make one of torchvision's classification networks, all but its last layer with published weights.
+    """Return one of torchvision's classification networks with published weights and a new last layer.
 
     Args:
-        name: of a function in `torchvision.models`, such as "resnet50".
-        weights: what all but the last layer starts from, which is always new. "DEFAULT" or another entry of the
-            network's weights enum in torchvision is downloaded, once; else a file of such a network's state dict,
-            whatever its classes (.pt, .pth or .safetensors). None for random weights.
+        name: a function in `torchvision.models`, such as "resnet50".
+        weights: initial weights of all layers but the last. "DEFAULT" or another entry of the network's weights enum in
+            torchvision, downloaded once; or a file with a state dict of such a network with any classes (.pt, .pth or
+            .safetensors). None for random weights.
         num_classes: outputs.
 
     Raises:
-        UserError: no such network; the weights are not to be downloaded, cannot be read, or are of another network.
+        UserError: no such network; the weights cannot be downloaded or read, or are of another network.
     """
     known = list_models(module=torchvision.models)
     if name not in known:
@@ -38,8 +38,8 @@ def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10
         raise UserError(f"name: {name} found, a classification network of torchvision.models expected, such as {close}")
     network: nn.Module = get_model(name, num_classes=num_classes)
     if hasattr(network, "aux_logits"):
-        raise UserError(f"name: {name} found, which answers with auxiliary outputs too; a network with one expected")
-    if weights not in (None, "None"):  # jsonargparse 4 makes a word of the null in `--model.net.weights null`
+        raise UserError(f"name: {name} found, which has auxiliary outputs; a network with one output expected")
+    if weights not in (None, "None"):  # jsonargparse 4 reads the null in `--model.net.weights null` as text
         entries = get_model_weights(name).__members__
         content = _download(name, entries[weights]) if weights in entries else _read(Path(weights), list(entries))
         _load_body(network, content, f"weights: {weights} does not fit {name}")
@@ -47,17 +47,17 @@ def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10
 
 
 def _download(name: str, entry: Any) -> Any:
-    """Take what was downloaded before, or download it."""
-    kept = Path(expand(torch.hub.get_dir(), "weights"), "checkpoints", Path(entry.url).name)
-    if kept.is_file():
-        return read_weights(kept, "weights")
+    """Return downloaded weights, or download them."""
+    cached = Path(expand(torch.hub.get_dir(), "weights"), "checkpoints", Path(entry.url).name)
+    if cached.is_file():
+        return read_weights(cached, "weights")
     try:
         with short_timeout():
             return entry.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"weights: {entry.name} of {name} is not to be downloaded ({one_line(error)}); fetch {entry.url} "
-            "elsewhere, and name the file in its place"
+            f"weights: {entry.name} of {name} cannot be downloaded ({one_line(error)}); fetch {entry.url} "
+            "elsewhere, and name the file instead"
         ) from error
 
 
@@ -70,7 +70,7 @@ def _read(file: Path, entries: list[str]) -> Any:
 
 
 def _load_body(network: nn.Module, content: Any, refusal: str) -> None:
-    """Load what a file holds of all layers but the last, under any key and prefix, every name and shape matched."""
+    """Load the weights of all layers but the last, under any key and prefix; every name and shape has to match."""
     head = [*network.state_dict()][-1].rpartition(".")[0] + "."
     wanted = Wanted.of(network, head=head, old_names=OLD_NAMES)
     found = candidates(wanted, content)
@@ -80,5 +80,5 @@ def _load_body(network: nn.Module, content: Any, refusal: str) -> None:
     if first.problems:
         raise UserError(f"{refusal}: {first.problems[0]}")
     if other := next((other for other in others if not other.equals(first)), None):
-        raise UserError(f"{refusal} alone, but twice, with other values: {first}; {other}")
+        raise UserError(f"{refusal} alone, but several do, with different values: {first}; {other}")
     network.load_state_dict(first.weights, strict=False)

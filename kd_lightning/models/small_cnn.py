@@ -12,8 +12,8 @@ BLOCKS = ((16, 5, 2), (32, 5, 2), (64, 3, 1))
 HIDDEN = (250, 50)
 """Units of the hidden linear layers."""
 
-SMALLEST = 37
-"""Pixels of the smallest image of which the last pool leaves anything."""
+MIN_IMAGE_SIZE = 37
+"""Height and width of the smallest image, in pixels: the last pool leaves one pixel."""
 
 
 class SmallCNN(nn.Sequential):
@@ -30,8 +30,8 @@ class SmallCNN(nn.Sequential):
     """
 
     def __init__(self, image_size: int = 128, num_classes: int = 10) -> None:
-        if image_size < SMALLEST:
-            raise ValueError(f"image_size {image_size} is too small, at least {SMALLEST} expected")
+        if image_size < MIN_IMAGE_SIZE:
+            raise ValueError(f"image_size {image_size} is too small, at least {MIN_IMAGE_SIZE} expected")
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels, size = 3, image_size
         for i, (out_channels, kernel, stride) in enumerate(BLOCKS, start=1):

@@ -13,16 +13,16 @@ from kd_lightning.models.layers.logits import Logits
 class VGG(nn.Sequential):
     """Blocks of 3x3 convolutions, each block ended by a 2x2 max-pool; then the average over the map, and one linear.
 
-    A layer is dropout (where there is any), convolution, batch norm and ReLU. The layers are named `block1.conv1`,
-    `block1.norm1`, …, whether there is dropout or not, so that one network's weights fit another that differs in
-    dropout alone. `block1`, `block2`, … give each block's pooled maps. An image needs 2 pixels to the power of the
-    blocks; at just that size (32 for five blocks) the average is of one pixel, as in the source.
+    A layer is dropout (if any), convolution, batch norm and ReLU. The layers are named `block1.conv1`,
+    `block1.norm1`, …, with or without dropout, so that weights fit networks that differ in dropout alone. `block1`,
+    `block2`, … return each block's pooled maps. The smallest image has 2 ** blocks pixels a side; at that size (32 for
+    five blocks) the average is over one pixel, as in the source.
 
     Args:
         blocks: output channels of each layer of each block, as [[32, 32], [64, 64], [128], [128], [128]].
         dropout: probability in [0, 1) with which an input of a layer is dropped.
-        track_running_stats: evaluate with the batch norm's running statistics; else with the batch's own, so that
-            an image's outputs depend on the images beside it.
+        track_running_stats: evaluate with the batch norm's running statistics; otherwise with those of the batch, so that
+            outputs depend on the other images of the batch.
         num_classes: outputs.
         in_channels: 1 for grey images, 3 for colour.
 

@@ -263,8 +263,8 @@ def test_exported_files_without_a_digest_are_read_with_a_warning(
         caplog.clear()
         _, answer = open_exported(tmp_path / f"model{suffix}", "predict")
         assert [record.getMessage() for record in caplog.records] == [
-            f"predict: {tmp_path}/model{suffix} has no digest, as files of earlier versions: damage cannot be detected; "
-            "export it again"
+            f"predict: {tmp_path}/model{suffix} has no digest, as files of earlier versions: damage cannot be "
+            "detected; export it again"
         ]
         assert torch.equal(answer(images), open_exported(exports[f"model{suffix}"], "predict")[1](images))
 

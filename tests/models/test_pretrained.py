@@ -97,7 +97,7 @@ def test_key_and_prefix_may_be_any_and_two_networks_in_a_file_are_named(tmp_path
     torch.save({"model": {**wrapped, "module.projector.weight": torch.zeros(2)}, "epoch": 3}, path)
     assert_same(body(pretrained(NAME, str(path), num_classes=3).state_dict()), body(published))
     torch.save({"model": wrapped, "ema": {name: tensor + 1 for name, tensor in wrapped.items()}}, path)
-    assert "twice, with other values: key model, prefix module.encoder.; key ema" in refusal(path)
+    assert "several do, with different values: key model, prefix module.encoder.; key ema" in refusal(path)
 
 
 def test_a_file_may_be_older_than_batch_norms_counters(tmp_path: Path, published: State) -> None:
@@ -133,9 +133,9 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
     message = refusal("DEFAULT")
-    assert message.startswith(f"weights: IMAGENET1K_V1 of {NAME} is not to be downloaded")
+    assert message.startswith(f"weights: IMAGENET1K_V1 of {NAME} cannot be downloaded")
     assert (" ".join(str(error).split()) or "TimeoutError") in message
-    assert f"fetch {ShuffleNet_V2_X0_5_Weights.DEFAULT.url} elsewhere, and name the file in its place" in message
+    assert f"fetch {ShuffleNet_V2_X0_5_Weights.DEFAULT.url} elsewhere, and name the file instead" in message
     assert socket.getdefaulttimeout() is None
 
 
@@ -172,7 +172,7 @@ def test_an_unknown_network_is_refused_with_close_names(name: str, expected: str
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 def test_a_network_with_auxiliary_outputs_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^name: googlenet found, which answers with auxiliary outputs"):
+    with pytest.raises(UserError, match=r"^name: googlenet found, which has auxiliary outputs"):
         pretrained("googlenet", None)
 
 

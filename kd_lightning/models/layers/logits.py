@@ -1,4 +1,4 @@
-"""A network's last layer."""
+"""The last layer of a network, in float32."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,12 +7,11 @@ from kd_lightning.utils.precision import without_autocast
 
 
 class Logits(nn.Linear):
-    """A linear layer that multiplies in float32 whatever the precision around it.
+    """A linear layer that computes in float32 under any precision.
 
-    At a high temperature, soft targets are told apart by small differences of logits, which bfloat16's eight bits
-    drown: wholly in bfloat16 the MNIST student distilled at T = 20 makes 95 errors on 10,000 held-out training
-    images, with this layer 85, wholly in float32 84 (one seed each). Names and shapes of its parameters are those of
-    `nn.Linear`.
+    At a high temperature, soft targets differ by small differences of logits, which bfloat16's eight bits round away:
+    entirely in bfloat16 the MNIST student distilled at T = 20 makes 95 errors on 10,000 held-out training images, with
+    this layer 85, entirely in float32 84 (one seed each). Its parameters are those of `nn.Linear`.
 
     Args:
         in_features: inputs.

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.models.layers.conv import LEAST_CHANNELS, MOST_PIXELS, Conv3x3
+from kd_lightning.models.layers.conv import MAX_PIXELS, MIN_CHANNELS, Conv3x3
 
 
 def refuse(self: nn.Conv2d, maps: Tensor) -> Tensor:
@@ -39,9 +39,7 @@ def test_a_product_of_maps_counted_by_hand() -> None:
                                          [1 + 20 + 400 + 5000 + 0.5, 0 + 10 + 300 + 4000 + 0.5]]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("channels", "height", "width"), [(LEAST_CHANNELS - 1, 2, 2), (LEAST_CHANNELS, MOST_PIXELS + 1, 1)]
-)
+@pytest.mark.parametrize(("channels", "height", "width"), [(MIN_CHANNELS - 1, 2, 2), (MIN_CHANNELS, MAX_PIXELS + 1, 1)])
 def test_larger_or_narrower_maps_are_torch_s_own_business(channels, height, width, monkeypatch) -> None:
     conv = Conv3x3(channels, 2)
     maps = torch.randn(1, channels, height, width)
