@@ -41,7 +41,8 @@ usage: kd-lightning {command} --config FILE [--OPTION VALUE ...]
 
 {head}
 
-  --config FILE             a YAML; later files and options override earlier ones
+  --config FILE             a YAML, or a stage of a recipe, such as digits/teacher; later files and
+                            options override earlier ones
 {run}  --threads N               CPU threads; small networks are fastest with one
 
 Every option of model, data and trainer can be set. The most common:
