@@ -183,7 +183,7 @@ def _has_option(stage: Stage, pair: list[str]) -> bool:
 def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
     """Refuse options of the logger that `reproduce` sets for each run."""
     if logger is False:
-        raise UserError("reproduce: trainer.logger false found, but each run lies in a logger's folder")
+        raise UserError("reproduce: trainer.logger false found, a logger expected: it sets the run folder")
     if isinstance(logger, dict) and logger["class_path"] == DEFAULT_LOGGER:
         own = tuple(f"--trainer.logger.{option}" for option in RUN_PLACE)
         pairs([word for pair in overrides for word in pair], "reproduce", own)

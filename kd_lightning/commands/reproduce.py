@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
                 _test(run)
             else:
                 resumes = run.is_interrupted and not options.force
-                console.print(f"{label}{', which was interrupted, goes on' if resumes else ''}")
+                console.print(f"{label}{': interrupted before, resumed' if resumes else ''}")
                 _train_and_test(run, resumes)
             results = read_results(run.folder)
             console.print(f"    {results['test']['errors']} errors, {results['fit']['seconds']:.1f} s")
@@ -93,7 +93,7 @@ def _train_and_test(run: Run, resumes: bool) -> None:
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes with the command line of this one, so it has to be that of the stage.
         if run_process([sys.executable, "-m", "kd_lightning", *words], {**os.environ, STAGE: run.stage.name}):
-            raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed, as said above")
+            raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed; see its message above")
         _test(run)
     else:
         trained = lightning.main(words)

@@ -237,7 +237,7 @@ def test_loggers_of_the_user_write_inside_the_run_folder(given):
         (("digits", "--nonsense=1"), "nonsense"),
         (("digits", "--seed_everything=3"), "--seed_everything=3 found, but reproduce sets it for each run"),
         (("digits", "--data.train_size=5000"), "train_size: 5000 found"),
-        (("digits", "--trainer.logger=false"), "trainer.logger false found, but each run lies in a logger's folder"),
+        (("digits", "--trainer.logger=false"), "trainer.logger false found, a logger expected: it sets the run folder"),
         (("digits", "--trainer.logger.version=3"), "--trainer.logger.version=3 found, but reproduce sets it for each"),
         (("digits", "--overwrite=true"), "--overwrite=true found, but reproduce sets it for each run"),
         (
