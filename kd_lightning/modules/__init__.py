@@ -1,4 +1,4 @@
-"""Lightning modules: what is trained, with which losses, and what is measured."""
+"""Lightning modules: what is trained, with which losses and metrics."""
 
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.distill import DistillModule, FeatureMatch

@@ -1,4 +1,4 @@
-"""What a network's inner layers give, by their names."""
+"""Record the outputs of named inner layers with forward hooks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,25 +13,25 @@ from kd_lightning.errors import UserError
 
 
 @contextmanager
-def tapped(network: nn.Module, paths: Iterable[str], option: str) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of layers, by path, of the network's runs inside this context.
+def record_outputs(network: nn.Module, layers: Iterable[str], option: str) -> Iterator[dict[str, Tensor]]:
+    """Record the outputs of layers, by name, whenever the network runs inside this context.
 
-    Hooks and outputs last as long as the context: a network is copied, pickled, exported and saved without them,
-    and no map is kept longer than its loss needs it. An output is a copy, so that an activation in place
-    (`ReLU(inplace=True)`) behind the layer does not change it; to match what is behind the activation, name the
-    activation. Of a layer that runs several times, it is the last output.
+    Hooks and outputs are removed at the end of the context, so that a network is copied, pickled, exported and saved
+    without them, and no feature map outlives its loss. Outputs are copies: an activation in place that follows the
+    layer (`ReLU(inplace=True)`) does not change them. To record activated features, name the activation. A layer that
+    runs several times leaves its last output.
 
     Args:
-        network: whose layers they are.
-        paths: names as in `network.named_modules()`, such as `layer3.0.conv2`.
-        option: what the user set them with, for errors.
+        network: contains the layers.
+        layers: names as in `network.named_modules()`, such as `layer3.0.conv2`.
+        option: the option that names the layers, for errors.
 
     Raises:
-        UserError: no layer has that name, or what a layer gives is no tensor.
+        UserError: there is no layer of that name, or its output is not a tensor.
     """
     outputs = _Outputs(option)
-    layers = {path: _find(network, path, option) for path in paths}
-    hooks = [layer.register_forward_hook(partial(outputs.keep, path)) for path, layer in layers.items()]
+    found = {name: _find_layer(network, name, option) for name in layers}
+    hooks = [layer.register_forward_hook(partial(outputs.record, name)) for name, layer in found.items()]
     try:
         yield outputs
     finally:
@@ -41,33 +41,33 @@ def tapped(network: nn.Module, paths: Iterable[str], option: str) -> Iterator[di
 
 
 class _Outputs(dict[str, Tensor]):
-    """Outputs by path, with an answer for a path that has none."""
+    """Outputs by layer; a layer without one raises `UserError`."""
 
     def __init__(self, option: str) -> None:
         super().__init__()
         self.option = option
 
-    def keep(self, path: str, layer: nn.Module, args: Any, output: Any) -> None:
-        """Take up a layer's output; the hook."""
+    def record(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
+        """Record a layer's output; this is the forward hook."""
         if not isinstance(output, Tensor):
             raise UserError(
-                f"{self.option} {path} gives a {type(output).__name__}, a layer that gives a tensor expected"
+                f"{self.option} {name} returns a {type(output).__name__}, a layer that returns a tensor expected"
             )
-        self[path] = output.clone(memory_format=torch.contiguous_format)  # a loss may take it apart by `view`
+        self[name] = output.clone(memory_format=torch.contiguous_format)  # a loss may use `view`
 
-    def __missing__(self, path: str) -> Tensor:
+    def __missing__(self, name: str) -> Tensor:
         raise UserError(
-            f"{self.option} {path} gives nothing when the network runs: a layer that runs with it, in a network that "
-            "is not compiled, expected"
+            f"{self.option} {name} has no output when the network runs, a layer that runs in every forward pass of a "
+            "network that is not compiled expected"
         )
 
 
-def _find(network: nn.Module, path: str, option: str) -> nn.Module:
+def _find_layer(network: nn.Module, name: str, option: str) -> nn.Module:
     try:
-        return network.get_submodule(path)
+        return network.get_submodule(name)
     except AttributeError as error:
-        close = get_close_matches(path, [name for name, _ in network.named_modules() if name])
-        known = ", ".join(close or [name for name, _ in network.named_children()])
+        close = get_close_matches(name, [known for known, _ in network.named_modules() if known])
+        known = ", ".join(close or [child for child, _ in network.named_children()])
         raise UserError(
-            f"{option} {path} found, a layer of {type(network).__name__} expected, such as {known}"
+            f"{option} {name} found, a layer of {type(network).__name__} expected, such as {known}"
         ) from error

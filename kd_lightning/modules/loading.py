@@ -1,4 +1,4 @@
-"""How a module is made again for a checkpoint, which holds weights and says how its network is made."""
+"""Check the arguments of `load_from_checkpoint`: a checkpoint has weights, and not the module's arguments."""
 
 import inspect
 from pathlib import Path
@@ -12,10 +12,10 @@ OPTION = "load_from_checkpoint"
 
 
 def check_given(module: type, path: Path, given: dict[str, Any]) -> None:
-    """Raise `UserError` unless all arguments that a module needs are given, with the call that gives them.
+    """Raise `UserError`, with the call to write, unless all required arguments of a module are given.
 
     Args:
-        module: the class, whose checkpoints hold no arguments.
+        module: the class.
         path: the checkpoint.
         given: arguments by name.
     """
@@ -24,7 +24,7 @@ def check_given(module: type, path: Path, given: dict[str, Any]) -> None:
         each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
     ]
     content = read_weights(path, OPTION)
-    known = content.get("hyper_parameters") if isinstance(content, dict) else None  # of a class that saves them itself
+    known = content.get("hyper_parameters") if isinstance(content, dict) else None  # of a subclass that saves them
     missing = [name for name in needed if name not in {**(known or {}), **given}]
     if missing:
         description = content.get(KEY) if isinstance(content, dict) else None
@@ -38,7 +38,7 @@ def check_given(module: type, path: Path, given: dict[str, Any]) -> None:
 
 
 def _call(network: Any) -> str:
-    """Write the Python that makes a network which a checkpoint describes; a placeholder where it does not."""
+    """Write the Python that builds the network of a checkpoint's description; a placeholder without one."""
     if not isinstance(network, dict) or not isinstance(network.get("class_path"), str):
         return "NETWORK"
     parts = [part for name in ("init_args", "dict_kwargs") if isinstance(part := network.get(name), dict)]

@@ -1,4 +1,4 @@
-"""The states of the generators that a training draws from, in a checkpoint."""
+"""Save and restore the states of all random number generators that training uses."""
 
 import random
 from typing import Any
@@ -8,23 +8,23 @@ import torch
 
 
 def states(device: torch.device) -> dict[str, Any]:
-    """Where torch, numpy and Python are, in types that a checkpoint may hold."""
-    name, keys, *place = np.random.get_state(legacy=True)  # noqa: NPY002  # a user's module may draw from it
-    found: dict[str, Any] = {
+    """Return the states of torch's, numpy's and Python's generators, in types that a checkpoint may contain."""
+    name, keys, *position = np.random.get_state(legacy=True)  # noqa: NPY002  # a user's module may use it
+    states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "numpy": [str(name), np.asarray(keys).tolist(), *place],
+        "numpy": [str(name), np.asarray(keys).tolist(), *position],
         "python": random.getstate(),
     }
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
-def restore(kept: dict[str, Any], device: torch.device) -> None:
-    """Put the generators back to where they were when `states` was asked."""
-    torch.set_rng_state(kept["torch"].cpu())
-    np.random.set_state(tuple(kept["numpy"]))  # noqa: NPY002
-    version, internal, gauss = kept["python"]
+def restore(states: dict[str, Any], device: torch.device) -> None:
+    """Set the generators to the states that `states` returned."""
+    torch.set_rng_state(states["torch"].cpu())
+    np.random.set_state(tuple(states["numpy"]))  # noqa: NPY002
+    version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
-    if device.type == "cuda" and "cuda" in kept:
-        torch.cuda.set_rng_state(kept["cuda"].cpu(), device)
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

@@ -1,13 +1,74 @@
-"""What a network gives for two blank images, compared with the data before any step."""
+"""Checks of networks, losses and data before and during training, each with an error that names the cause."""
 
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from kd_lightning.batch import Batch, data_of
+from kd_lightning.checkpoints.description import compare_with_data, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.eval_mode import eval_mode
+from kd_lightning.utils.progress import status
+
+REMEDY = "a finite number expected; the last good checkpoint is kept; a lower lr or gradient_clip_val may help"
+
+TEACHER_IMAGES = 200
+"""Training images on which a teacher's accuracy is compared with chance."""
+
+
+class NetworkCheck:
+    """Compare networks with the data by running them on two blank images before any step.
+
+    Also finds the memory format that all networks can read. Plain data (a `DataLoader`, or a data module without
+    `image_shape`) does not state the shape of its images: then the check `is_due` until the first batch.
+
+    Args:
+        compiled: whether the networks are compiled; the check runs them eagerly.
+    """
+
+    def __init__(self, compiled: bool) -> None:
+        self.memory_format = torch.channels_last
+        self.image_shape: tuple[int, ...] | None = None
+        self.is_due = False
+        self._compiled = compiled
+        self._classes: int | None = None
+        self._source = "data"
+
+    def prepare(self, data: Any) -> None:
+        """Take image shape and number of classes from a data module, if it has them."""
+        self.image_shape, self._classes = getattr(data, "image_shape", None), getattr(data, "num_classes", None)
+        self._source = "data" if hasattr(data, "num_classes") else "student"
+        self.is_due = self.image_shape is None
+
+    def check(self, network: nn.Module, name: str) -> None:
+        """Run a network on two blank images, and compare its outputs with the data.
+
+        Args:
+            network: images to logits.
+            name: the network's role, for errors.
+
+        Raises:
+            UserError: the network cannot read the images, returns no logits, or has another number of classes.
+        """
+        if self.image_shape is None:
+            network.to(memory_format=self.memory_format)
+            return
+        with torch.compiler.set_stance("force_eager") if self._compiled else nullcontext():
+            logits, self.memory_format = read_blank_images(network, name, self.image_shape, self.memory_format)
+        self._classes = check_logits(network, name, logits, self._classes, self._source)
+
+    def check_labels(self, label: Tensor) -> None:
+        """Raise `UserError` for a label that is not a class of the network; labels on a GPU are not read."""
+        highest = int(label.max()) if len(label) and label.device.type == "cpu" else 0
+        if self._classes and highest >= self._classes:
+            raise UserError(f"data: label {highest} found, 0 to {self._classes - 1} expected (the network's classes)")
 
 
 def read_blank_images(
@@ -15,17 +76,17 @@ def read_blank_images(
 ) -> tuple[Any, torch.memory_format]:
     """Run a network on two blank images, and find the memory format that it can read.
 
-    Channels last is the order in which convolutions are fastest. A network that takes its maps apart by `view` cannot
-    read it, and gets the usual one.
+    Convolutions are fastest on channels last. A network that reshapes feature maps with `view` cannot read it, and
+    gets the contiguous format.
 
     Args:
-        network: images to logits; it is put into the memory format.
-        name: what it is, for errors.
-        shape: of an image, without the batch.
-        memory_format: to try first.
+        network: images to logits; it is converted to the memory format.
+        name: the network's role, for errors.
+        shape: of one image.
+        memory_format: the format to try first.
 
     Returns:
-        What the network gave, and the memory format.
+        The network's output, and the memory format.
 
     Raises:
         UserError: the network cannot read such images.
@@ -36,37 +97,150 @@ def read_blank_images(
     try:
         with eval_mode(network), torch.no_grad():
             return network(image.to(memory_format=memory_format)), memory_format
-    except UserError:  # from a tapped layer
+    except UserError:  # of a feature hook
         raise
-    except Exception as error:  # the network may be anybody's
+    except Exception as error:  # any network may be given
         if memory_format == torch.channels_last:
             return read_blank_images(network, name, shape, torch.contiguous_format)
-        shown = "x".join(map(str, shape))
-        raise UserError(
-            f"{name}: {type(network).__name__} cannot read images of {shown} ({one_line(error)})"
-        ) from error
+        size = "x".join(map(str, shape))
+        raise UserError(f"{name}: {type(network).__name__} cannot read images of {size} ({one_line(error)})") from error
 
 
-def check_logits(network: nn.Module, name: str, logits: Any, classes: int | None, whose: Callable[[], str]) -> int:
-    """Raise `UserError` unless a network gave logits (2, classes) for two images.
+def check_logits(network: nn.Module, name: str, logits: Any, classes: int | None, source: str) -> int:
+    """Check that a network returned logits (2, classes) for two images.
 
     Args:
-        network: that gave them.
-        name: what it is, for errors.
-        logits: what it gave.
-        classes: how many are expected; any number where None.
-        whose: says who expects so many, for errors.
+        network: the network.
+        name: its role, for errors.
+        logits: its output.
+        classes: the expected number; any number if None.
+        source: what states that number, for errors.
 
     Returns:
-        How many classes the network has.
+        The network's number of classes.
+
+    Raises:
+        UserError: the output is something else.
     """
     kind = type(network).__name__
     if not isinstance(logits, Tensor):
-        raise UserError(f"{name}: {kind} gives a {type(logits).__name__}, a tensor of logits expected")
+        raise UserError(f"{name}: {kind} returns a {type(logits).__name__}, a tensor of logits expected")
     if logits.dim() != 2 or len(logits) != 2:
         raise UserError(
-            f"{name}: {kind} gives a tensor of shape {tuple(logits.shape)} for 2 images, 2 rows of logits expected"
+            f"{name}: {kind} returns a tensor of shape {tuple(logits.shape)} for 2 images, 2 rows of logits expected"
         )
     if classes and logits.shape[1] != classes:
-        raise UserError(f"{name}: {kind} gives {logits.shape[1]} classes, the {whose()} has {classes}")
+        raise UserError(f"{name}: {kind} has {logits.shape[1]} classes, the {source} has {classes}")
+    if name == "network" and getattr(network, "aux_logits", False):  # they are returned in training alone
+        raise UserError(f"{name}: {kind} returns auxiliary outputs too, aux_logits: false expected")
     return logits.shape[1]
+
+
+@torch.no_grad()
+def check_feature_loss(
+    student_layer: str, student: Tensor, teacher_layer: str, teacher: Tensor, loss: nn.Module
+) -> None:
+    """Compute a feature loss on two layers' outputs for blank images; raise `UserError` if their shapes do not fit."""
+    loss = deepcopy(loss).eval()  # blank images must not change the loss's own state
+    try:
+        loss(student, teacher)
+    except (ValueError, RuntimeError) as error:  # of our losses, and of torch's layers
+        shapes = ["x".join(map(str, output.shape)) for output in (student, teacher)]
+        raise UserError(
+            f"features: student_layer {student_layer} returns {shapes[0]} and teacher_layer {teacher_layer} returns "
+            f"{shapes[1]}, which {type(loss).__name__} does not take ({one_line(error)})"
+        ) from error
+
+
+@torch.no_grad()
+def warn_if_at_chance(logits_of: Callable[[Tensor], Tensor], name: str, trainer: Trainer) -> None:
+    """Warn of a teacher whose accuracy on training images is no better than chance.
+
+    Args:
+        logits_of: normalised images (B, C, H, W) to the teacher's logits (B, classes).
+        name: of the teacher's file, for the warning.
+        trainer: has the data; data modules of other packages are not checked.
+    """
+    data = data_of(trainer)
+    if not hasattr(data, "train_positions"):
+        return
+    some = data.train_positions[:: max(1, len(data.train_positions) // TEACHER_IMAGES)][:TEACHER_IMAGES]
+    correct = 0
+    with status("measuring the teacher's accuracy", trainer.is_global_zero):
+        for index in some.to(trainer.strategy.root_device).split(data.eval_batch_size):
+            batch = data.deal(index)
+            correct += int((logits_of(batch.image).argmax(dim=-1) == batch.label).sum())
+    accuracy, chance = correct / len(some), 1 / data.num_classes
+    if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(some)):
+        rank_zero_warn(
+            f"teacher_ckpt: {name} has an accuracy of {accuracy:.1%} on {len(some)} training images, chance is "
+            f"{chance:.1%}; was it trained for these classes, in this order, and with this normalisation?"
+        )
+
+
+def check_checkpoint_data(trainer: Trainer, file: Any, description: Any) -> None:
+    """Compare the data that a checkpoint's network was trained on with the data of this run.
+
+    Args:
+        trainer: of this run.
+        file: the checkpoint, for the message.
+        description: the checkpoint's description.
+
+    Raises:
+        UserError: the same classes in another order; or, in training, other data, which is a warning otherwise.
+    """
+    name, data = f"ckpt_path: {file}", data_of(trainer)
+    try:
+        order = compare_with_data(description, data, name)
+    except UserError as error:
+        if trainer.training:
+            raise
+        rank_zero_warn(f"{error}; its figures are of other data than it was trained for")
+        return
+    if order is not None:
+        trained, ours = listed(description["class_names"]), listed(data.class_names)
+        raise UserError(f"{name} was trained with the classes {trained}, in this order; the data has {ours}")
+
+
+def check_finite(network: nn.Module, epoch: int, found: str = "") -> None:
+    """Raise `UserError` if training has diverged.
+
+    Args:
+        network: is trained; its weights are checked.
+        epoch: for the error.
+        found: a mean that is not finite, and its batch, as of `RunningMeans`; empty if all are finite.
+    """
+    weight = next((name for name, value in network.named_parameters() if not value.isfinite().all()), "")
+    if weight:
+        found = f"{found}, as is {weight} since the step before," if found else f"{weight} is not finite at the end"
+    if found:
+        raise UserError(f"training: {found} of epoch {epoch}, {REMEDY}")
+
+
+def check_finite_nll(nll: Tensor, epoch: int) -> None:
+    """Raise `UserError` if the negative log-likelihood of a validation is not finite."""
+    if not nll.isfinite():
+        raise UserError(f"validation: nll is {nll.item()} in epoch {epoch}, {REMEDY}")
+
+
+def warn_if_constant(predicted: int | None, trainer: Trainer, stage: str) -> None:
+    """Warn of a network that predicts one class for every image.
+
+    Args:
+        predicted: that class; None if there are several.
+        trainer: its data names the classes.
+        stage: `validation` or `test`, for the warning.
+    """
+    if predicted is not None and not trainer.sanity_checking:
+        names = getattr(data_of(trainer), "class_names", ())
+        name = names[predicted] if predicted < len(names) else predicted
+        rank_zero_warn(f"{stage}: {name} is predicted for every image: the network has learned nothing")
+
+
+def explain_single_image(network: nn.Module, batch: Batch, error: ValueError) -> None:
+    """Raise `UserError` if an error is that of batch norm on a training batch of one image."""
+    if len(batch.label) == 1 and "Expected more than 1" in str(error):
+        raise UserError(
+            f"batch_size: 1 found, on which {type(network).__name__} cannot be trained ({one_line(error)}), at least 2 "
+            "expected"
+        ) from error

@@ -1,4 +1,4 @@
-"""Networks of one architecture as one network."""
+"""Stack networks of one architecture into one network."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,40 +14,41 @@ from kd_lightning.errors import one_line
 
 
 class Stack(nn.Module):
-    """M networks that differ in their weights alone, as one: images (B, C, H, W) to logits (M, B, classes).
+    """Run M networks that differ in their weights alone: images (B, C, H, W) to logits (M, B, classes).
 
-    Each weight is one tensor with the networks along its first axis, so that what takes a network one matrix product
-    takes all of them one batched product.
+    Each weight is one tensor with the networks along its first axis, so that a matrix product of one network is one
+    batched product of all.
 
     Args:
-        networks: at least one, of one architecture; see `why_not_stacked`.
+        networks: at least one, all of one architecture; see `why_not_stacked`.
     """
+
+    template: nn.Module
+    """The architecture, without weights."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         weights, _ = stack_module_state(list(networks))
         self.names = list(weights)
         self.weights = nn.ParameterList(nn.Parameter(weight.detach().clone()) for weight in weights.values())
-        # Outside the registry: it says what is done with weights, and has none of its own.
-        object.__setattr__(self, "form", deepcopy(networks[0]).to("meta"))
-
-    form: nn.Module
+        # Not registered as a submodule, as its weights on the meta device are never used.
+        object.__setattr__(self, "template", deepcopy(networks[0]).to("meta"))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of every network: (M, B, classes)."""
+        """Compute the logits of every network: (M, B, classes)."""
         return vmap(self._logits, in_dims=(0, None))(dict(zip(self.names, self.weights, strict=True)), image)
 
     def _logits(self, weights: dict[str, Tensor], image: Tensor) -> Tensor:
-        with _WithStackedLinear():
-            return functional_call(self.form, weights, (image,))
+        with _StackedLinearMode():
+            return functional_call(self.template, weights, (image,))
 
     def member(self, number: int) -> dict[str, Tensor]:
-        """The state dict of one of the networks."""
+        """Return the state dict of one network."""
         return {name: weight[number].detach() for name, weight in zip(self.names, self.weights, strict=True)}
 
 
-class _WithStackedLinear(TorchFunctionMode):
-    """Where linear layers, by whatever module, are `_StackedLinear`."""
+class _StackedLinearMode(TorchFunctionMode):
+    """Replace `F.linear` by `_StackedLinear`, in whatever module it is called."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (_linear if func is F.linear else func)(*args, **(kwargs or {}))
@@ -60,10 +61,10 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 class _StackedLinear(torch.autograd.Function):
-    """A linear layer of images (B, in), for which `vmap` takes the weights times the images.
+    """A linear layer of images (B, in), for which `vmap` multiplies weights by images.
 
-    By its own rule it takes the images times the weights: then it copies the weights' gradients into their order
-    in memory, and multiplies images that the networks share by each network's weights apart. A step of 32 students
+    torch's own rule multiplies images by weights: it copies the weights' gradients into their memory order, and
+    multiplies images that the networks share by each network's weights separately. A step of 32 students
     784-200-200-10 takes 0.75 of that rule's time (batch of 32, one CPU thread or two).
     """
 
@@ -73,7 +74,7 @@ class _StackedLinear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing: what the rule below does has gradients of its own."""
+        """Save nothing: autograd differentiates the operations of the `vmap` rule."""
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, input: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, int]:
@@ -86,7 +87,7 @@ class _StackedLinear(torch.autograd.Function):
 
 
 def why_not_stacked(network: nn.Module, image: Tensor) -> str:
-    """What keeps a network from being trained in a stack as it is trained alone; empty if nothing does.
+    """Return why a network cannot be trained in a stack as it is trained alone; empty if it can.
 
     Args:
         network: in training mode.
@@ -97,10 +98,10 @@ def why_not_stacked(network: nn.Module, image: Tensor) -> str:
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
             return f"{name} drops units at random ({type(module).__name__})"
     for buffer, _ in network.named_buffers():
-        return f"{name} keeps more than weights ({buffer})"
+        return f"{name} has buffers ({buffer})"
     try:
         with torch.no_grad():
             stacked, alone = Stack([network, network])(image), network(image)
-    except Exception as error:  # the network may be anybody's
+    except Exception as error:  # any network may be given
         return f"{name} cannot be stacked ({one_line(error)})"
-    return "" if torch.allclose(stacked[1], alone, rtol=1e-3, atol=1e-4) else f"{name} answers otherwise in a stack"
+    return "" if torch.allclose(stacked[1], alone, rtol=1e-3, atol=1e-4) else f"{name} has other outputs in a stack"

@@ -1,4 +1,4 @@
-"""Many students of one teacher, trained at once."""
+"""Train many students of one teacher at once."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,29 +12,32 @@ from torchmetrics import Metric
 
 from kd_lightning.batch import Batch
 from kd_lightning.errors import UserError
-from kd_lightning.losses import soft_target_loss, soft_target_losses
-from kd_lightning.modules.distill import DistillModule
+from kd_lightning.losses import soft_target_losses
+from kd_lightning.modules.classifier import StepOutput
+from kd_lightning.modules.distill import check_weights
 from kd_lightning.modules.metrics import InFloat32
+from kd_lightning.modules.sanity import check_finite_nll
 from kd_lightning.modules.stack import Stack
+from kd_lightning.modules.student import StudentModule
 
 
-class PopulationModule(DistillModule):
-    """Students that differ in temperature, soft weight and seed: each is the one that `DistillModule` would train.
+class PopulationModule(StudentModule):
+    """Train students that differ in temperature, soft weight and seed, each as `DistillModule` would train it alone.
 
-    The members share batches, views and the teacher's answers; their weights are stacked, and each weight's gradient
-    is that of its own member's loss alone, so that an optimizer that treats every weight by itself trains each member
-    as it would be trained alone, with the same order of the images, to within rounding.
+    The members share batches, augmented views and the teacher's logits. Their weights are stacked, and each weight's
+    gradient is that of its own member's loss. With an optimizer that treats every weight separately and the same order
+    of the images, each member is trained as it would be alone, up to rounding.
 
     Args:
         net: makes a student's network.
         teacher: see `DistillModule`.
         teacher_ckpt: see `DistillModule`.
-        members: of each its temperature, above 0, its soft weight, at least 0, and the seed of its first weights.
+        members: for each its temperature, above 0, its soft weight, at least 0, and the seed of its initial weights.
         hard_weight: of all members, at least 0.
-        **kwargs: optimizer, lr_scheduler, steps_at_once, compile and cache_teacher, see `DistillModule`.
+        **kwargs: cache_teacher, shard_teacher, optimizer, lr_scheduler, steps_at_once and compile, see `DistillModule`.
 
     Raises:
-        UserError: see `DistillModule`; no members, or features or a soft loss of the user's own.
+        UserError: there are no members, a number is out of range, or the teacher is refused as by `DistillModule`.
     """
 
     net: Stack
@@ -53,47 +56,39 @@ class PopulationModule(DistillModule):
         if not all(math.isfinite(number) for member in members for number in member):
             raise UserError("members: finite numbers expected")
         temperatures, soft_weights, seeds = zip(*members, strict=True)
-        stack = Stack([_student(net, seed) for seed in seeds])
-        if kwargs.get("features") or kwargs.get("soft_loss", soft_target_loss) is not soft_target_loss:
-            raise UserError("features, soft_loss: found, but a population has the soft-target loss alone")
-        super().__init__(
-            stack,
-            teacher,
-            teacher_ckpt,
-            temperature=min(temperatures),  # the smallest speak for all when they are checked
-            soft_weight=min(soft_weights),
-            hard_weight=hard_weight,
-            **kwargs,
-        )
+        check_weights(min(temperatures), hard_weight=hard_weight, soft_weight=min(soft_weights))
+        super().__init__(Stack([_build(net, seed) for seed in seeds]), teacher, teacher_ckpt, **kwargs)
+        self.hard_weight = hard_weight
         self._temperatures, self._soft_weights = torch.tensor(temperatures), torch.tensor(soft_weights)
         self.members_evaluation = MembersEvaluation(len(members))
 
     def setup(self, stage: str) -> None:
-        """Refuse what is one student's alone; then as `DistillModule` does."""
+        """Refuse a test or prediction, which are of one student; else see `StudentModule`."""
         if stage not in ("fit", "validate"):
             raise UserError(f"{stage}: a population found, a single student expected; train the best one alone")
         super().setup(stage)
 
+    def shared_step(self, batch: Batch) -> StepOutput:
+        """Run students and teacher on a batch; `loss` is the sum over the members, its parts are their means."""
+        logits = self(batch.image).float()
+        teacher_logits = self.teacher_logits(batch)
+        assert teacher_logits is not None  # it is missing in a test alone
+        self._temperatures, self._soft_weights = self._temperatures.to(logits), self._soft_weights.to(logits)
+        hard_losses = cross_entropies(logits, batch.label)
+        soft_losses = soft_target_losses(logits, teacher_logits, self._temperatures)
+        loss = (self.hard_weight * hard_losses + self._soft_weights * soft_losses).sum()
+        losses = {"loss": loss, "hard_loss": hard_losses.mean(), "soft_loss": soft_losses.mean()}
+        return StepOutput(logits, losses, teacher_logits)
+
     def check_outputs(self, network: nn.Module, name: str) -> None:
-        """Look at one member in the place of all; see `ClassifierModule`."""
-        if network is not self.net:
-            super().check_outputs(network, name)
-        else:
-            super().check_outputs(self.student(0), name)
+        """Check one member in place of all; see `ClassifierModule`."""
+        super().check_outputs(self.student(0) if network is self.net else network, name)
 
     def student(self, number: int) -> nn.Module:
-        """A copy of one member's network."""
-        network = deepcopy(self.net.form).to_empty(device=self.device)
+        """Return a copy of one member's network."""
+        network = deepcopy(self.net.template).to_empty(device=self.device)
         network.load_state_dict(self.net.member(number))
         return network
-
-    def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
-        """`loss`, the sum of the members'; and the members' means of `hard_loss` and `soft_loss`."""
-        self._temperatures, self._soft_weights = self._temperatures.to(logits), self._soft_weights.to(logits)
-        hard = cross_entropies(logits, batch.label)
-        soft = soft_target_losses(logits, self._answer(batch), self._temperatures)
-        loss = (self.hard_weight * hard + self._soft_weights * soft).sum()
-        return {"loss": loss, "hard_loss": hard.mean(), "soft_loss": soft.mean()}
 
     def _evaluate(self, batch: Batch) -> Tensor:
         logits = self(batch.image).float()
@@ -101,49 +96,49 @@ class PopulationModule(DistillModule):
         return logits
 
     def on_validation_epoch_end(self) -> None:
-        """Log the members' means, and keep each member's figures."""
+        """Log the members' means, and keep each member's metrics as `figures`."""
         self.figures = self.members_evaluation.compute()
         self.members_evaluation.reset()
         if not self.trainer.sanity_checking:
-            self._stop_unless_finite(self.figures["nll"].sum())
+            check_finite_nll(self.figures["nll"].sum(), self.current_epoch)
         self.log_dict({f"val/{name}": values.mean() for name, values in self.figures.items()})
 
 
-def _student(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A network as the seed makes it, for which nothing was drawn before."""
+def _build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network from a seed, without changing the generator."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return make()
 
 
 def cross_entropies(logits: Tensor, label: Tensor) -> Tensor:
-    """The mean cross-entropy of each member, (M,) in nats, from logits (M, B, classes) and labels int64 (B,)."""
+    """Compute each member's mean cross-entropy, (M,) in nats, from logits (M, B, classes) and labels int64 (B,)."""
     return F.cross_entropy(logits.movedim(0, 2), label[:, None].expand(-1, len(logits)), reduction="none").mean(0)
 
 
 class MembersEvaluation(InFloat32, Metric):
-    """Each member's `accuracy` in [0, 1] and mean negative log-likelihood `nll` in nats, both (M,).
+    """Compute each member's `accuracy` in [0, 1] and mean negative log-likelihood `nll` in nats, both (M,).
 
     Args:
         members: M.
     """
 
-    right: Tensor
+    correct: Tensor
     nll: Tensor
     images: Tensor
 
     def __init__(self, members: int) -> None:
         super().__init__()
-        self.add_state("right", torch.zeros(members), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(members), dist_reduce_fx="sum")
         self.add_state("nll", torch.zeros(members), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         """Add a batch: logits (M, B, classes), label (B,)."""
-        self.right += (logits.argmax(dim=-1) == label).sum(dim=-1)
+        self.correct += (logits.argmax(dim=-1) == label).sum(dim=-1)
         self.nll += cross_entropies(logits, label) * len(label)
         self.images += len(label)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures so far."""
-        return {"accuracy": self.right / self.images, "nll": self.nll / self.images}
+        """Compute both metrics over all batches."""
+        return {"accuracy": self.correct / self.images, "nll": self.nll / self.images}

@@ -1,18 +1,18 @@
-"""Learning from labels alone."""
+"""Learn from labels alone."""
 
 import torch.nn.functional as F
-from torch import Tensor
 
 from kd_lightning.batch import Batch
-from kd_lightning.modules.classifier import ClassifierModule
+from kd_lightning.modules.classifier import ClassifierModule, StepOutput
 
 
 class TeacherModule(ClassifierModule):
-    """A network trained on labels alone: the teacher, and the baseline that a distilled student has to beat.
+    """Train a network on labels alone: a teacher, or the baseline of a distilled student.
 
     Loss: cross-entropy with the label, mean over the batch, in nats.
     """
 
-    def losses(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
-        """The cross-entropy, as `loss`."""
-        return {"loss": F.cross_entropy(logits, batch.label)}
+    def shared_step(self, batch: Batch) -> StepOutput:
+        """Run the network and compute the cross-entropy."""
+        logits = self(batch.image).float()
+        return StepOutput(logits, {"loss": F.cross_entropy(logits, batch.label)})

@@ -271,7 +271,7 @@ def test_classes_that_the_user_gives_stand_and_others_are_the_data_s(tmp_path, c
     words = ["fit", write_config(net=small), "--data.val_size=0", "--data.train_size=null", *data]
     built = lightning.build(words)
     assert built.model.net.classifier.out_features == 3
-    assert "gives 10 classes, the data has 3" in refused(capsys, *words, "--model.net.num_classes=10")
+    assert "has 10 classes, the data has 3" in refused(capsys, *words, "--model.net.num_classes=10")
     teacher = {**small, "init_args": {**small["init_args"], "num_classes": 10}}
     ensemble = {"class_path": "kd_lightning.teachers.EnsembleTeacher", "init_args": {"members": [teacher, small]}}
     for given, counts in ((teacher, [10]), (small, [3]), (ensemble, [10, 3])):

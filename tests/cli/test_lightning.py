@@ -243,7 +243,7 @@ def test_training_stops_at_a_loss_that_is_no_number_and_keeps_the_last_good_chec
         ("--nonsense=1", "nonsense"),
         ("--trainer.max_epochs=many", "trainer.max_epochs"),
         ("--config=absent.yaml", "absent.yaml"),
-        ("--model.net.widths=[64,20,7]", "gives 7 classes, the data has 10"),
+        ("--model.net.widths=[64,20,7]", "has 7 classes, the data has 10"),
         ("--model.net.widths=[63,20,10]", "cannot read images of 1x8x8"),
     ],
 )
@@ -287,7 +287,7 @@ def test_a_teacher_of_other_classes_is_refused_with_both_numbers(capsys):
     other = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 5]}}
     torch.save(MLP([64, 5]).state_dict(), "five.pt")
     config = distill_config(teacher=other, teacher_ckpt="five.pt")
-    assert "teacher: MLP gives 5 classes, the data has 10" in refused(capsys, "fit", "--config", config)
+    assert "teacher: MLP has 5 classes, the data has 10" in refused(capsys, "fit", "--config", config)
 
 
 def test_evaluation_without_a_checkpoint_is_refused(capsys):

@@ -71,7 +71,7 @@ def test_a_class_name_is_drawn_as_it_is_and_not_as_a_formula(tmp_path):
 
 def test_a_number_of_classes_that_was_asked_for_and_is_wrong_is_refused(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), "kd_lightning.models.LightNN")
-    with pytest.raises(UserError, match="LightNN gives 7 classes, the data has 3"):
+    with pytest.raises(UserError, match="LightNN has 7 classes, the data has 3"):
         lightning.main(["fit", TEACHER, *words, "--model.net.num_classes=7"])
 
 
@@ -154,7 +154,7 @@ def test_a_network_that_takes_its_maps_apart_by_view_learns_teaches_and_is_teste
 
 def test_a_network_with_several_answers_is_refused_in_one_line(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), f"{__name__}.TwoAnswers")
-    with pytest.raises(UserError, match="TwoAnswers gives a tuple, a tensor of logits expected"):
+    with pytest.raises(UserError, match="TwoAnswers returns a tuple, a tensor of logits expected"):
         lightning.main(["fit", TEACHER, *words])
 
 
@@ -236,13 +236,13 @@ def test_a_network_that_fails_in_any_way_is_one_line(tmp_path):
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 def test_auxiliary_outputs_are_refused_before_training(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.googlenet")
-    with pytest.raises(UserError, match="GoogLeNet gives auxiliary outputs too, aux_logits: false expected"):
+    with pytest.raises(UserError, match="GoogLeNet returns auxiliary outputs too, aux_logits: false expected"):
         lightning.main(["fit", TEACHER, *words])
 
 
 def test_batches_of_one_image_for_batch_norm_are_refused_in_one_line(tmp_path):
     words = on_images(tree_of_images(tmp_path / "images"), "torchvision.models.resnet18")
-    with pytest.raises(UserError, match="batch_size: 1 found, from which ResNet cannot learn"):
+    with pytest.raises(UserError, match="batch_size: 1 found, on which ResNet cannot be trained"):
         lightning.main(["fit", TEACHER, *words, "--data.batch_size=1"])
 
 

@@ -74,7 +74,7 @@ def test_a_compiled_student_of_a_compiled_teacher_is_trained_tested_and_resumed_
                     }
                 ],
             },
-            "compile: false expected where features tap inner layers",
+            "compile: false expected with features",
         ),
     ],
 )

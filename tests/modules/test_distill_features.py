@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from kd_lightning.errors import UserError
 from kd_lightning.losses import CosineHiddenLoss, FeatureMapLoss
 from kd_lightning.models import CNN
 from kd_lightning.modules import DistillModule, FeatureMatch
+from kd_lightning.modules.feature_hooks import record_outputs
 
 # On images of 8x8, pool2 gives 4x2x2 in the student and 8x2x2 in the teacher.
 STUDENT, TEACHER = [3, 4], [6, 8]
@@ -98,11 +100,21 @@ def test_each_network_runs_once_a_training_step(teacher_file):
     assert sorted(runs) == ["student", "teacher"]
 
 
-def test_nothing_is_held_between_steps_nor_in_evaluation(teacher_file):
+def test_nothing_is_held_between_steps_nor_in_evaluation(teacher_file, monkeypatch):
+    recorded = []
+
+    @contextmanager
+    def record(*args):
+        with record_outputs(*args) as outputs:
+            recorded.append(outputs)
+            yield outputs
+            assert outputs
+
+    monkeypatch.setattr("kd_lightning.modules.distill.record_outputs", record)
     module = student(teacher_file, maps())
     module.training_step(a_batch(), 0)
     module.validation_step(a_batch(), 0)
-    assert module._student_outputs == {}
+    assert recorded == [{}] * 4
     assert not any(layer._forward_hooks for layer in [*module.net.modules(), *module.teacher.network.modules()])
 
 
@@ -179,9 +191,18 @@ def test_weight_and_features_are_given_together_or_not_at_all(teacher_file):
 @pytest.mark.parametrize(
     ("match", "message"),
     [
-        (FeatureMatch("pool1", "pool2", FeatureMapLoss(4, 8)), r"student_layer pool1 gives 2x3x4x4 and teacher_layer"),
-        (FeatureMatch("pool2", "conv2", FeatureMapLoss(4, 8)), r"teacher_layer conv2 gives 2x8x4x4, which FeatureMapL"),
-        (FeatureMatch("linear1", "classifier", CosineHiddenLoss()), r"gives 2x16 and teacher_layer classifier gives"),
+        (
+            FeatureMatch("pool1", "pool2", FeatureMapLoss(4, 8)),
+            "student_layer pool1 returns 2x3x4x4 and teacher_layer",
+        ),
+        (
+            FeatureMatch("pool2", "conv2", FeatureMapLoss(4, 8)),
+            "teacher_layer conv2 returns 2x8x4x4, which FeatureMapL",
+        ),
+        (
+            FeatureMatch("linear1", "classifier", CosineHiddenLoss()),
+            "returns 2x16 and teacher_layer classifier returns",
+        ),
         (FeatureMatch("linear1", "linear1", nn.Bilinear(3, 3, 1)), r"which Bilinear does not take"),
         (FeatureMatch("linear1", "linear", CosineHiddenLoss()), r"teacher_layer linear found, a layer of CNN expected"),
     ],
@@ -313,7 +334,7 @@ def test_two_processes_that_share_a_teacher_train_student_and_regressor_as_one_d
             "features: student_layer pool3 found, a layer of CNN expected, such as pool2, pool1",
         ),
         ("teacher_layer", "body", "features: teacher_layer body found, a layer of CNN expected, such as conv1, conv_"),
-        ("teacher_layer", "pool1", "student_layer pool2 gives 2x4x2x2 and teacher_layer pool1 gives 2x6x4x4"),
+        ("teacher_layer", "pool1", "student_layer pool2 returns 2x4x2x2 and teacher_layer pool1 returns 2x6x4x4"),
     ],
 )
 def test_a_layer_that_will_not_do_is_named_in_one_line(key, value, message, capsys):

@@ -116,7 +116,7 @@ def test_students_trained_at_once_learn_in_their_own_order_too() -> None:
         module = PopulationModule(lambda: student(), **teacher(False), members=members, hard_weight=0.0)
         Trainer(max_epochs=0, **QUIET).fit(module, Named(names))
         image = torch.rand(4, 1, 6, 6)
-        weights.append(module._ask(image))
+        weights.append(module.run_teacher(image))
         assert torch.equal(weights[-1], module.teacher.network(image)[:, ORDER if names == OTHERS else [0, 1, 2]])
 
 

@@ -159,7 +159,9 @@ def test_layers_of_plain_data_s_networks_are_matched() -> None:
     wrong = DistillModule(
         Flat(), Flat(), features=[FeatureMatch("linear", "convolution", CosineHiddenLoss())], feature_weight=1.0
     )
-    with pytest.raises(UserError, match="features: student_layer linear gives 2x3 and teacher_layer convolution gives"):
+    with pytest.raises(
+        UserError, match="features: student_layer linear returns 2x3 and teacher_layer convolution returns"
+    ):
         Trainer(**QUIET, max_epochs=1).fit(wrong, loader())
 
 
@@ -196,14 +198,20 @@ def test_batches_of_another_form_are_one_line(data: Any, message: str) -> None:
 
 
 def test_a_teacher_of_other_classes_than_the_student_is_named() -> None:
-    with pytest.raises(UserError, match="teacher: MLP gives 4 classes, the student has 3"):
+    with pytest.raises(UserError, match="teacher: MLP has 4 classes, the student has 3"):
         Trainer(**QUIET, max_epochs=1).fit(DistillModule(MLP([36, 3]), MLP([36, 4])), loader())
 
 
 def test_a_network_that_gives_no_logits_is_named() -> None:
     for network, said in (
-        (nn.Conv2d(1, 3, 3), r"network: Conv2d gives a tensor of shape \(2, 3, 4, 4\) for 2 images, 2 rows of logits"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(0)), r"Sequential gives a tensor of shape \(64,\) for 2 images"),
+        (
+            nn.Conv2d(1, 3, 3),
+            r"network: Conv2d returns a tensor of shape \(2, 3, 4, 4\) for 2 images, 2 rows of logits",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(0)),
+            r"Sequential returns a tensor of shape \(64,\) for 2 images",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             Trainer(**QUIET, max_epochs=1).fit(TeacherModule(network), loader())
@@ -236,4 +244,4 @@ def test_a_teacher_that_nobody_trained_is_warned_of(recwarn: pytest.WarningsReco
     words += ["--data=kd_lightning.data.DigitsDataModule", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     assert main(["fit", *words, "--seed_everything=0", "--data.eval_batch_size=64"]) == 0
     (said,) = [str(w.message) for w in recwarn if "chance" in str(w.message)]
-    assert said.startswith("teacher_ckpt: none (the MLP as it was built) names ")
+    assert said.startswith("teacher_ckpt: none (the MLP as it was built) has an accuracy of ")

@@ -155,7 +155,7 @@ class Odd(nn.Module):
         (MLP([64, 8, 10]), ""),
         (CNN([3], hidden=[8], image_size=8), ""),
         (MLP([64, 8, 10], hidden_dropout=0.5), "MLP drops units at random (Dropout)"),
-        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)), "Sequential keeps more than weights (1.running_mean)"),
+        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)), "Sequential has buffers (1.running_mean)"),
         (Odd(), "Odd cannot be stacked (vmap: "),
     ],
     ids=["mlp", "cnn", "dropout", "batch norm", "data-dependent"],
@@ -180,7 +180,7 @@ def test_no_members_and_losses_that_are_not_the_population_s_are_refused(capsys:
     assert main([*base, "--model.members=[]"]) == 2
     assert "members: none found" in capsys.readouterr().err
     assert main([*base, "--model.members=[[1,1,0]]", "--model.soft_loss=torch.nn.functional.kl_div"]) == 2
-    assert "features, soft_loss: found" in capsys.readouterr().err
+    assert "Option 'soft_loss' is not accepted" in capsys.readouterr().err
     population = PopulationModule(lambda: MLP([64, 8, 10]), MLP([64, 16, 10]), "teacher.pt", [(1.0, 1.0, 0)])
     with pytest.raises(UserError, match="test: a population found, a single student expected"):
         population.setup("test")

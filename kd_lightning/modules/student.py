@@ -1,0 +1,187 @@
+"""The base of modules that learn from a frozen teacher: load it, check it, and cache its logits."""
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from kd_lightning.batch import Batch, data_of
+from kd_lightning.checkpoints.description import KEY, compare_with_data, listed
+from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
+from kd_lightning.errors import UserError
+from kd_lightning.modules.classifier import ClassifierModule
+from kd_lightning.modules.sanity import warn_if_at_chance
+from kd_lightning.teachers import FrozenTeacher, LogitCache, parts_of
+
+
+class StudentModule(ClassifierModule):
+    """Train a network with the help of a frozen teacher; subclasses define the losses in `shared_step`.
+
+    The teacher's file is read when training starts. Testing and exporting a trained student do not need it: a test
+    reports the agreement with the teacher if the file exists.
+
+    Args:
+        net: the student: images (B, C, H, W) to logits (B, classes).
+        teacher: the teacher's network; see `DistillModule` for this and the other options.
+        teacher_ckpt: files of its weights.
+        cache_teacher: whether its logits are cached.
+        shard_teacher: whether its weights are divided among the processes.
+        **kwargs: optimizer, lr_scheduler, steps_at_once and compile, see `ClassifierModule`.
+
+    Raises:
+        UserError: the teacher's file is missing or unreadable, or of another architecture, other classes or other data.
+    """
+
+    cache_obstacle = ""
+    """Why the teacher's logits cannot be cached; empty if they can."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        teacher: nn.Module,
+        teacher_ckpt: str | list[str] | None = None,
+        cache_teacher: bool | Literal["all"] | None = None,
+        shard_teacher: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(net, **kwargs)
+        if shard_teacher and cache_teacher is True:
+            raise UserError("cache_teacher: true found, all or false expected with shard_teacher")
+        if isinstance(teacher, ClassifierModule):
+            teacher = teacher.net
+        self.teacher = FrozenTeacher(teacher)
+        self.teacher_ckpt = teacher_ckpt
+        self.cache_teacher = cache_teacher
+        self.shard_teacher = shard_teacher
+        self._architecture = str(teacher)
+        self._teacher_files: list[tuple[Path, Any]] = []  # each with its description
+        self._is_teacher_loaded = teacher_ckpt is None
+        self._has_teacher = True  # false in a test without the teacher's file, or with a teacher of other data
+        self._class_orders: list[list[int] | None] = []
+        self._cache: LogitCache | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load the teacher, and compare student and teacher with the data."""
+        self._load_teacher(stage)
+        super().setup(stage)
+        if self._teacher_files:
+            self._match_classes(stage)
+        if self.shard_teacher and self.trainer.world_size > 1 and self._is_teacher_loaded and not self.teacher.sharded:
+            self.teacher.shard(self.trainer.strategy.root_device)
+        self.compile_network(self.teacher.network)
+
+    def check_networks(self, fitting: bool) -> None:
+        """Check the outputs of student and teacher; see `ClassifierModule`."""
+        super().check_networks(fitting)
+        if self._is_teacher_loaded and not self.teacher.sharded:
+            self.check_outputs(self.teacher.network, "teacher")
+
+    def run_teacher(self, image: Tensor) -> Tensor:
+        """Compute the teacher's logits, float32 (B, classes), of normalised images (B, C, H, W)."""
+        return self.teacher(self.as_input(image)).float()
+
+    def teacher_logits(self, batch: Batch) -> Tensor | None:
+        """Return the teacher's logits, float32 (B, classes), in training from the cache; None without a teacher."""
+        if not self._has_teacher:
+            return None
+        if self._cache is None or not self.trainer.training:
+            return self.run_teacher(batch.image)
+        return self._cache.look_up(batch.index, batch.view, lambda rows: self.run_teacher(batch.image[rows]))
+
+    def on_fit_start(self) -> None:
+        """Compare the teacher with chance, and open the cache of its logits."""
+        data, trainer, precision = data_of(self.trainer), self.trainer, self.trainer.precision_plugin
+        name = str(self.teacher_ckpt or f"none (the {type(self.teacher.network).__name__} as it was built)")
+        # `forward` runs no hooks, which count the teacher's forward passes in training.
+        with precision.train_step_context():
+            warn_if_at_chance(lambda image: self.teacher.forward(self.as_input(image)), name, trainer)
+        self._cache = self._open_cache()
+        if self._cache and self.cache_teacher == "all":
+            with torch.no_grad(), precision.train_step_context():
+                self._cache.fill(
+                    lambda index, view: self.run_teacher(data.deal(index, view=view).image),
+                    data.eval_batch_size,
+                    trainer.global_rank,
+                    trainer.world_size,
+                )
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means, and merge the caches of all processes."""
+        super().on_train_epoch_end()
+        if self._cache:
+            self._cache.end_epoch()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the cache as well: logits that are computed again in another batch are rounded differently."""
+        super().on_save_checkpoint(checkpoint)
+        self._save_cache()
+
+    def on_fit_end(self) -> None:
+        """Save the cache."""
+        self._save_cache()
+        self._cache = None
+
+    def _save_cache(self) -> None:
+        if self._cache and self.trainer.is_global_zero:
+            self._cache.save()
+
+    def _open_cache(self) -> LogitCache | None:
+        required = None if self.cache_teacher is None else bool(self.cache_teacher)
+        if self.shard_teacher and required is None:
+            return None
+        key = f"{self._architecture} {self.trainer.precision} {self.device.type}"
+        if any(self._class_orders):  # cached logits are in the data's order
+            key += f" {self._class_orders}"
+        files = [file for file, _ in self._teacher_files]
+        return LogitCache.open(
+            data_of(self.trainer),
+            self.teacher.network,
+            files,
+            key=key,
+            device=self.device,
+            required=required,
+            obstacle=self.cache_obstacle,
+        )
+
+    def _load_teacher(self, stage: str) -> None:
+        """Load the teacher's weights, once; without its file, warn in a test."""
+        if self._is_teacher_loaded:
+            return
+        assert self.teacher_ckpt is not None
+        parts = parts_of(self.teacher.network, self.teacher_ckpt)
+        missing = [path for _, path in parts if not Path(path).exists()]
+        self._has_teacher = stage == "fit" or not missing
+        if not self._has_teacher:
+            warnings.warn(f"teacher_ckpt: no {missing[0]}; agreement with the teacher is not reported", stacklevel=2)
+            return
+        for network, path in parts:
+            file = resolve_checkpoint(path, "teacher_ckpt")
+            content = load_weights(network, file, "teacher_ckpt")
+            self._teacher_files.append((file, content.get(KEY) if isinstance(content, dict) else None))
+        self._is_teacher_loaded = True
+
+    def _match_classes(self, stage: str) -> None:
+        """Permute the teacher's classes to the data's order; refuse a teacher of other data, or warn in a test."""
+        data = data_of(self.trainer)
+        try:
+            orders = [
+                compare_with_data(description, data, f"teacher_ckpt: {file}")
+                for file, description in self._teacher_files
+            ]
+        except UserError as error:
+            if stage == "fit":
+                raise
+            rank_zero_warn(f"{error}; agreement with the teacher is not reported")
+            self._has_teacher = False
+            return
+        self._has_teacher, self._class_orders = True, orders
+        self.teacher.set_class_orders(orders)
+        permuted = [file for order, (file, _) in zip(orders, self._teacher_files, strict=True) if order]
+        if permuted and stage == "fit":
+            rank_zero_info(
+                f"teacher_ckpt: {permuted[0]} has its classes in another order than the data; its logits are permuted "
+                f"to the data's ({listed(data.class_names)})"
+            )
