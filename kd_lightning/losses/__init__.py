@@ -1,6 +1,11 @@
 """Distillation losses: tensors in, scalar out. They know no layer, no weight and no batch."""
 
-from kd_lightning.losses.features import CosineHiddenLoss, FeatureMapLoss
-from kd_lightning.losses.logits import soft_target_loss, soft_target_losses
+# ruff: noqa: F403  # each file's `__all__` lists its losses
 
-__all__ = ["CosineHiddenLoss", "FeatureMapLoss", "soft_target_loss", "soft_target_losses"]
+from kd_lightning.losses import features, logits
+from kd_lightning.losses.features import *
+from kd_lightning.losses.logits import *
+
+__all__ = []
+__all__ += features.__all__
+__all__ += logits.__all__

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from kd_lightning.utils.precision import at_least_float32
 
+__all__ = ["CosineHiddenLoss", "FeatureMapLoss"]
+
 
 class CosineHiddenLoss(nn.Module):
     """Turn the student's hidden vector in the direction of the teacher's: 1 - cosine, mean over the batch.

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from kd_lightning.utils.precision import at_least_float32
 
+__all__ = ["soft_target_loss", "soft_target_losses"]
+
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """KL divergence from the teacher's softened distribution to the student's, times the temperature squared.
