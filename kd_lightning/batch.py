@@ -1,4 +1,4 @@
-"""What flows from the data to the modules."""
+"""The batch that data modules pass to modules, and access to a trainer's data and callbacks."""
 
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ UNKNOWN_INDEX = -1
 
 
 def as_batch(batch: Any) -> Batch:
-    """Make a `Batch` of what a data loader gives: one already, or a plain loader's pair of images and labels.
+    """Convert a batch of any data loader to `Batch`.
 
     Args:
         batch: a `Batch`, or (images (B, ...), labels int (B,)) as a tuple or list.

@@ -1,4 +1,4 @@
-"""What a soft loss of the user's own has to take and give."""
+"""Check the arguments and the result of a custom soft loss."""
 
 import inspect
 from typing import Any
@@ -29,7 +29,7 @@ def check_arguments(loss: Any) -> None:
 
 
 def check_scalar(loss: Any, value: Any) -> None:
-    """Raise `UserError` unless what a soft loss gave is a tensor of one number."""
+    """Raise `UserError` unless the result of a soft loss is a scalar tensor."""
     if not isinstance(value, Tensor) or value.dim():
         found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise UserError(f"soft_loss: {loss_name(loss)} gives {found}, {EXPECTED} expected, such as the batch's mean")

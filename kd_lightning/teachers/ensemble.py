@@ -1,4 +1,4 @@
-"""Several trained networks as one teacher."""
+"""Combine several trained networks into one teacher."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ _ORDER = "class_order_{}"
 
 
 def as_index(order: Sequence[int] | None) -> Tensor | None:
-    """Make int64 (classes,) of an order of classes; None stays None."""
+    """Convert an order of classes to int64 (classes,); None stays None."""
     return None if order is None else torch.tensor(order)
 
 
 def in_class_order(logits: Any, order: Tensor | None) -> Any:
-    """Permute the classes of logits (B, classes); without an order they stay as they are."""
+    """Permute the classes of logits (B, classes), if there is an order."""
     return logits if order is None else logits.index_select(-1, order.to(logits.device))
 
 
 class EnsembleTeacher(nn.Module):
-    """Networks that were trained apart and answer as one: by the mean of their logits.
+    """Average the logits of separately trained networks.
 
     softmax(mean of logits / T) is the geometric mean of the members' softened distributions, made to add up to 1, at
     every temperature T: so one answer, kept or not, serves students of all temperatures. (The arithmetic mean of the
@@ -65,7 +65,7 @@ class EnsembleTeacher(nn.Module):
 
 
 def parts_of(teacher: nn.Module, paths: str | Path | Sequence[str | Path]) -> list[tuple[nn.Module, str]]:
-    """The networks that a teacher is made of, each with the path of its weights: an ensemble's members, or itself.
+    """Pair the networks of a teacher, an ensemble's members or itself, with the paths of their weights.
 
     Raises:
         UserError: there are more paths than networks, or fewer.

@@ -1,4 +1,4 @@
-"""A teacher that nothing can change."""
+"""A teacher whose weights do not change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -14,7 +14,7 @@ from kd_lightning.teachers.ensemble import EnsembleTeacher, as_index, in_class_o
 
 
 class FrozenTeacher(nn.Module):
-    """A trained network held so that it moves with its owner and takes part in nothing else.
+    """Hold a trained network that moves with its owner and is neither trained nor saved with it.
 
     The network stays outside the module registry: its weights are in no optimizer, no checkpoint of the owner and
     no gradient reduction between devices. It follows the owner to a device or precision, is always in eval mode
@@ -30,7 +30,7 @@ class FrozenTeacher(nn.Module):
     class_order: Tensor | None
     """int64 (classes,): the network's output for each class of the student; None where the order is the same."""
     sharded = False
-    """Whether this process has but its share of the weights."""
+    """Whether the weights are divided among the processes."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,18 +44,18 @@ class FrozenTeacher(nn.Module):
         return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode whatever the owner does."""
+        """Stay in eval mode, also when the owner is trained."""
         self.network.eval()
         return super().train(False)
 
     def shard(self, device: torch.device) -> None:
-        """Leave this process its share of the weights of each block, which is put together when the block is called.
+        """Divide the weights of each block among the processes; a block is assembled when it is called.
 
         A block is what a `Sequential` or a `ModuleList` is made of. All processes of the run are to call this, and the
         teacher from then on, equally often.
 
         Args:
-            device: where the share is to be.
+            device: of this process's share.
 
         Source: Zhao et al. 2023, section 3 (FSDP, arXiv 2304.11277).
         """
@@ -81,7 +81,7 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
-        """Call the network; give its logits (B, classes) in the student's order of the classes."""
+        """Compute the network's logits (B, classes) in the student's order of the classes."""
         return in_class_order(self.network(*args), self.class_order)
 
 
