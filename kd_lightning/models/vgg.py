@@ -21,8 +21,8 @@ class VGG(nn.Sequential):
     Args:
         blocks: output channels of each layer of each block, as [[32, 32], [64, 64], [128], [128], [128]].
         dropout: probability in [0, 1) with which an input of a layer is dropped.
-        track_running_stats: evaluate with running statistics of the batch norm; otherwise with those of the batch, so that
-            outputs depend on the other images of the batch.
+        track_running_stats: evaluate with the batch norm's running statistics; otherwise with those of the batch, on
+            whose other images outputs then depend.
         num_classes: outputs.
         in_channels: 1 for grey images, 3 for colour.
 
