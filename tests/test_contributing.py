@@ -125,6 +125,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "names", "files", "options", "most"),
     [

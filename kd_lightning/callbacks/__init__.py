@@ -1,4 +1,4 @@
-"""What happens beside training: results, pictures and the bias fix."""
+"""Callbacks: results, checkpoints, TensorBoard, plots of a test, predictions and bias correction."""
 
 from kd_lightning.callbacks.best_checkpoint import BestCheckpoint
 from kd_lightning.callbacks.bias_correction import BiasCorrection

@@ -1,10 +1,11 @@
-"""Repairs a student that was trained without some of the classes."""
+"""Correct the output biases of a student that was trained without some of the classes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from scipy.optimize import minimize
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -12,66 +13,62 @@ from kd_lightning.batch import Batch, as_batch, data_of
 from kd_lightning.callbacks.results import leaves_files, record, run_folder
 from kd_lightning.utils.progress import progress_bar
 
-CHUNK = 1000
-"""Training images shown at once to find out how often each class is predicted."""
-
 ITERATIONS = 200
 TOLERANCE = 1e-6
-RIDGE = 1e-9
-LONGEST_STEP = 5.0
-"""Of one iteration, in logits: where all predictions are certain the curvature says next to nothing."""
+"""Largest difference between mean probability and frequency at which the search for offsets stops."""
 
 GRID = torch.arange(-200, 201) / 10
-"""Offsets that the test-optimal rule tries: -20 to 20 in steps of 0.1, as fine as the paper's figures."""
+"""Offsets that the test-optimal rule tries: -20 to 20 in steps of 0.1, the resolution of the paper's figures."""
 
 
 def frequency_bias(logits: Tensor, frequency: Tensor, classes: Tensor) -> Tensor:
-    """Offsets under which each class's mean predicted probability equals its frequency.
+    """Return the offsets with which the mean predicted probability of each class equals its frequency.
 
-    Uses no test data and, of the training labels, their frequencies alone. The offsets minimise the convex
-    mean(logsumexp(logits + b)) - frequency · b, whose gradient is mean probability minus frequency: Newton's method
-    with step halving finds them.
+    They minimise the convex function mean(logsumexp(logits + b)) - frequency · b, whose gradient is mean probability
+    minus frequency. No test data is used, and of the training labels only their frequencies.
 
     Args:
         logits: (N, classes), of training images of all classes.
-        frequency: (classes,), of the full training set, adding up to 1.
-        classes: int64, those whose offset is sought; the others keep 0.
+        frequency: (classes,), in the full training set, with sum 1.
+        classes: int64, the classes that get an offset; the others keep 0.
 
     Returns:
         float (classes,).
     """
     logits, target = logits.double(), frequency.double()[classes]
-    bias = torch.zeros(logits.shape[1], dtype=torch.float64)
 
-    def objective(bias: Tensor) -> Tensor:
-        return (logits + bias).logsumexp(dim=-1).mean() - target @ bias[classes]
+    def shifted(offset: Any) -> Tensor:
+        bias = logits.new_zeros(logits.shape[1])
+        bias[classes] = torch.as_tensor(offset)
+        return logits + bias
 
-    for _ in range(ITERATIONS):
-        probability = (logits + bias).softmax(dim=-1)[:, classes]
-        gradient = probability.mean(dim=0) - target
-        if gradient.abs().max() < TOLERANCE:
-            break
-        hessian = probability.mean(dim=0).diag() - probability.T @ probability / len(logits)
-        step = torch.zeros_like(bias)
-        step[classes] = torch.linalg.solve(hessian + RIDGE * torch.eye(len(classes), dtype=torch.float64), gradient)
-        step *= min(1.0, LONGEST_STEP / float(step.abs().max()))
-        now = objective(bias)
-        while objective(bias - step) > now and step.abs().max() > TOLERANCE:
-            step /= 2
-        bias -= step
-    return bias.float()
+    def objective(offset: Any) -> float:
+        return float(shifted(offset).logsumexp(dim=-1).mean() - target @ torch.as_tensor(offset))
+
+    def gradient(offset: Any) -> Any:
+        return (shifted(offset).softmax(dim=-1)[:, classes].mean(dim=0) - target).numpy()
+
+    def hessian(offset: Any) -> Any:
+        probability = shifted(offset).softmax(dim=-1)[:, classes]
+        return (probability.mean(dim=0).diag() - probability.T @ probability / len(probability)).numpy()
+
+    start, options = torch.zeros(len(classes), dtype=torch.float64).numpy(), {"gtol": TOLERANCE, "maxiter": ITERATIONS}
+    found = minimize(objective, start, jac=gradient, hess=hessian, method="trust-exact", options=options)
+    bias = torch.zeros(logits.shape[1])
+    bias[classes] = torch.as_tensor(found.x).float()
+    return bias
 
 
 def optimal_bias(logits: Tensor, label: Tensor, classes: Tensor) -> Tensor:
-    """The common offset of the classes concerned that makes the fewest errors on the test set itself.
+    """Return the offset, common to all corrected classes, with the fewest errors on the test set itself.
 
-    It reads the test labels, so its figure is no estimate of anything; it is there to stand beside the paper's,
-    which was chosen in this way. Of equally good offsets the smallest is taken.
+    It uses the test labels, so the resulting error is not an estimate; it is comparable with the paper's, whose offset
+    was chosen in this way. Of equally good offsets the smallest is returned.
 
     Args:
         logits: (N, classes), of the test images.
         label: int64 (N,), of the test images.
-        classes: int64, those whose offset is sought; the others keep 0.
+        classes: int64, the classes that get the offset; the others keep 0.
 
     Returns:
         float (classes,).
@@ -88,18 +85,18 @@ def optimal_bias(logits: Tensor, label: Tensor, classes: Tensor) -> Tensor:
 
 
 class BiasCorrection(Callback):
-    """Adds to a test the figures after the biases of the classes concerned were set right.
+    """Adds the errors of a test after bias correction to its results.
 
-    The classes concerned are those left out of training or, where fewer were kept, those kept. Three figures go to
-    `results.json` and the log: `as_trained`; `frequency`, the rule that needs no test labels (`frequency_bias`);
-    `test_optimal`, the paper's, whose offset is chosen on the test set. Each with its errors over all classes and
-    over the classes concerned. Where training saw every class, nothing is done.
+    The corrected classes are those left out of training or, if fewer were kept, those kept. `results.json` gets the
+    errors over all classes and over the corrected ones for three rules: `as_trained`; `frequency`, which needs no test
+    labels (`frequency_bias`); `test_optimal`, the paper's, which chooses the offset on the test set (`optimal_bias`).
+    If training had every class, nothing is computed.
 
     Source: Hinton, Vinyals and Dean 2015, section 3 (arXiv 1503.02531).
     """
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start collecting."""
+        """Reset the collected logits and labels."""
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
 
@@ -112,19 +109,19 @@ class BiasCorrection(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect one batch."""
+        """Collect the logits and labels of a batch."""
         self._logits.append(outputs.cpu())
         self._labels.append(as_batch(batch).label.cpu())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put together what all processes measured."""
+        """Gather logits and labels from all processes."""
         if trainer.world_size > 1:
             device = pl_module.device
             self._logits = [each.cpu() for each in gather_all_tensors(torch.cat(self._logits).to(device))]
             self._labels = [each.cpu() for each in gather_all_tensors(torch.cat(self._labels).to(device))]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find both rules' offsets and count the errors under each."""
+        """Compute the offsets of each rule and count its errors."""
         data = data_of(trainer)
         missing, run = getattr(data, "missing_classes", ()), run_folder(trainer)
         if not missing or not trainer.is_global_zero or not leaves_files(trainer):
@@ -153,14 +150,15 @@ class BiasCorrection(Callback):
 
 @torch.no_grad()
 def _training_set(data: Any, trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor]:
-    """Logits and labels of all training images, untouched by views, those left out of training among them.
+    """Return logits and labels of all training images, without augmentation, including the classes left out.
 
-    They are computed in the precision of the test, to whose logits the offsets are added.
+    They are computed in the precision of the test, whose logits the offsets are added to.
     """
     data.setup("fit")
     module.eval()
     logits, labels = [], []
-    for index in progress_bar(torch.arange(data.train_count).split(CHUNK), "bias of the classes left out"):
+    batches = torch.arange(data.train_count).split(data.eval_batch_size)
+    for index in progress_bar(batches, "logits of the training images"):
         batch = data.deal(index.to(module.device))
         with trainer.precision_plugin.test_step_context():
             logits.append(module(batch.image).float().cpu())

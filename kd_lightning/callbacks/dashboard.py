@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training beside its losses and figures."""
+"""TensorBoard: hyperparameters, chart layout, learning rate and norms."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from kd_lightning.batch import Batch, data_of
 
-FIGURES = (
+METRICS = (
     "test/accuracy",
     "test/errors",
     "test/agreement",
@@ -23,10 +23,10 @@ FIGURES = (
     "val/accuracy",
     "train/accuracy",
 )
-"""That stand beside the hyperparameters: the last that a run has logged of each. Five are shown without being asked."""
+"""Metrics in the table of hyperparameters, each with the last logged value. TensorBoard first shows the first five."""
 
 SHOWN = ("network", "teacher", "temperature", "soft_weight", "seed")
-"""Hyperparameters that TensorBoard shows without being asked: of names, it would take the first five."""
+"""Hyperparameters that TensorBoard first shows; its own choice is the first five names."""
 
 
 def _chart(*tags: str) -> list[Any]:
@@ -34,40 +34,40 @@ def _chart(*tags: str) -> list[Any]:
 
 
 LAYOUT = {
-    "How good it is": {
-        "accuracy, in training and on validation images": _chart("train/accuracy", "val/accuracy"),
+    "Quality": {
+        "accuracy, training and validation": _chart("train/accuracy", "val/accuracy"),
         "negative log-likelihood of the label, nats": _chart("val/nll", "test/nll"),
         "calibration error": _chart("val/calibration_error", "test/calibration_error"),
     },
     "Loss by part": {
-        "total": _chart("train/loss", "val/loss"),
-        "hard: from the labels": _chart("train/hard_loss"),
-        "soft: from the teacher": _chart("train/soft_loss"),
-        "all parts, before their weights": _chart("train/hard_loss", "train/soft_loss", "train/feature_loss"),
+        "total loss": _chart("train/loss", "val/loss"),
+        "hard loss, from the labels": _chart("train/hard_loss"),
+        "soft loss, from the teacher": _chart("train/soft_loss"),
+        "all parts, unweighted": _chart("train/hard_loss", "train/soft_loss", "train/feature_loss"),
     },
-    "Beside the teacher": {
-        "agreement: images called the same": _chart("val/agreement", "test/agreement"),
+    "Comparison with the teacher": {
+        "agreement: images with the same predicted class": _chart("val/agreement", "test/agreement"),
         "KL(teacher || student), nats": _chart("val/teacher_kl", "test/teacher_kl"),
     },
-    "How it learns": {
+    "Optimization": {
         "learning rate": _chart("train/learning_rate"),
-        "norm of the parameters": _chart("norm/parameters"),
-        "norm of the gradients, of the epoch's last step": _chart("norm/gradients"),
+        "parameter norm": _chart("norm/parameters"),
+        "gradient norm, last step of the epoch": _chart("norm/gradients"),
     },
 }
-"""Of the Custom Scalars tab. Every run has the same, and there TensorBoard draws all of them into each chart."""
+"""Layout of the Custom Scalars tab, the same for every run: each chart then shows all runs."""
 
 
 class Dashboard(Callback):
-    """Adds to TensorBoard what makes runs comparable, once a run or once an epoch: no step takes longer for it.
+    """Writes hyperparameters, a chart layout, learning rate and norms to TensorBoard.
 
-    For a run: its hyperparameters, under the same names whatever it trains, and the layout of the Custom Scalars tab.
-    For an epoch: `train/learning_rate` as it starts, of the first group of parameters; `norm/parameters` as it ends,
-    the Euclidean norm of all that is trained; and `norm/gradients`, that of the gradients of its last step.
+    - Once per run: the hyperparameters, with the same names for every run, and the layout of the Custom Scalars tab.
+    - Once per epoch: `train/learning_rate` at its start, of the first parameter group; `norm/parameters` at its end,
+      the Euclidean norm of all trained parameters; `norm/gradients`, that of the gradients in its last step.
     """
 
     def __init__(self) -> None:
-        self._figures: dict[str, Any] = {}
+        self._metrics: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the hyperparameters and the layout."""
@@ -78,33 +78,33 @@ class Dashboard(Callback):
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
                 writer.add_custom_scalars(LAYOUT)
-                assert writer.file_writer is not None  # the layout went through it
-                # Not through the logger, which would log a figure for each column, before there is any.
+                assert writer.file_writer is not None  # created by add_custom_scalars
+                # The logger would also log a value of each metric, before there is one.
                 for summary in _table(values):
                     writer.file_writer.add_summary(summary)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the learning rate: an epoch that is resumed does not start again."""
-        self._figures["train/learning_rate"] = float(trainer.optimizers[0].param_groups[0].get("lr", 0.0))
+        """Record the learning rate, also of a resumed epoch, for which `on_train_epoch_start` is not called."""
+        self._metrics["train/learning_rate"] = float(trainer.optimizers[0].param_groups[0].get("lr", 0.0))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the learning rate."""
+        """Record the learning rate."""
         self.on_train_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Take the gradients' norm after the epoch's last step: the validation that may follow clears them."""
+        """Record the gradient norm of the epoch's last step, before a validation clears the gradients."""
         if trainer.is_last_batch or trainer.global_step == trainer.max_steps:
             gradients = [parameter.grad for parameter in _trained(pl_module) if parameter.grad is not None]
-            self._figures["norm/gradients"] = get_total_norm(gradients)
+            self._metrics["norm/gradients"] = get_total_norm(gradients)
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the learning rate and the norms."""
-        self._figures["norm/parameters"] = get_total_norm(_trained(pl_module))
-        pl_module.log_dict(self._figures, sync_dist=True)
-        self._figures = {}
+        """Log the learning rate and both norms."""
+        self._metrics["norm/parameters"] = get_total_norm(_trained(pl_module))
+        pl_module.log_dict(self._metrics, sync_dist=True)
+        self._metrics = {}
 
 
 def _trained(module: LightningModule) -> list[Tensor]:
@@ -112,8 +112,8 @@ def _trained(module: LightningModule) -> list[Tensor]:
 
 
 def _table(values: dict[str, str | float]) -> tuple[Any, Any]:
-    """The columns of TensorBoard's table of hyperparameters, and a run's row in it."""
-    columns, row, _ = hparams(values, dict.fromkeys(FIGURES, 0.0))
+    """Return the columns of TensorBoard's hyperparameter table, and the row of this run."""
+    columns, row, _ = hparams(values, dict.fromkeys(METRICS, 0.0))
     plugin = columns.value[0].metadata.plugin_data
     content = HParamsPluginData.FromString(plugin.content)
     for column in content.experiment.hparam_infos:
@@ -123,10 +123,10 @@ def _table(values: dict[str, str | float]) -> tuple[Any, Any]:
 
 
 def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, str | float]:
-    """What a run was trained with: of every run the same names, or TensorBoard shows those of one run alone.
+    """Return the hyperparameters of a run, with the same names for every run: TensorBoard needs them equal.
 
-    A network without a teacher learns from the labels alone: the loss has `hard_weight` 1, and no other part. The seed
-    of a run without `seed_everything` is -1: it has none, and a column of numbers has room for nothing else.
+    Without a teacher, `hard_weight` is 1 and the other weights are 0. Without `seed_everything`, the seed is -1: the
+    column holds numbers only.
     """
     data, optimizer, network = data_of(trainer), trainer.optimizers[0], module.net
     assert isinstance(network, torch.nn.Module)

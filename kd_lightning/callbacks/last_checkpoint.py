@@ -1,4 +1,4 @@
-"""The checkpoint that a training goes on from."""
+"""The checkpoint from which a training resumes, also after SIGTERM or Ctrl-C."""
 
 import shlex
 import signal
@@ -15,18 +15,17 @@ from kd_lightning.utils.run_folder import run_folder
 from kd_lightning.utils.stopping import Stopped, training_listens
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-"""What a process that a signal ended exits with."""
+"""Exit status of a process that a signal has ended."""
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`: of each epoch's end, of validations within an epoch, and of the step that a signal stopped.
+    """Saves `last.ckpt` after each epoch, after validations within an epoch, and when a signal stops the training.
 
-    An epoch's end is also where every training ends, whatever ended it: its length, `max_steps`, `max_time`, early
-    stopping. When and whether there is a validation changes nothing of that.
+    Every training ends with the end of an epoch, also one that `max_steps`, `max_time` or early stopping ends. Whether
+    and when there is a validation makes no difference.
 
-    Either signal lets the step, or the validation, come to its end, on all processes the same one; then the state is
-    written, and a line says how to go on from it. A second Ctrl-C ends the training at once, without. SLURM's other
-    signals are Lightning's own.
+    After SIGTERM or Ctrl-C, all processes finish the same step or validation; then the state is saved, and a line says
+    how to resume. A second Ctrl-C ends the training at once, without saving. Lightning handles SLURM's other signals.
     """
 
     def __init__(self) -> None:
@@ -36,39 +35,39 @@ class LastCheckpoint(ModelCheckpoint):
         self._patience: dict[EarlyStopping, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the patience of early stopping, which a checkpoint would replace by its own."""
+        """Note the patience of early stopping, which loading a checkpoint would replace."""
         super().setup(trainer, pl_module, stage)
         self._patience = {stop: stop.patience for stop in trainer.early_stopping_callbacks}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to both signals, in the place of those who listen already."""
+        """Replace the handlers of both signals; restore the patience of early stopping."""
         super().on_train_start(trainer, pl_module)
         for early_stopping, patience in self._patience.items():
             early_stopping.patience = patience
         training_listens(True)
-        if threading.current_thread() is threading.main_thread():  # which alone may set handlers
+        if threading.current_thread() is threading.main_thread():  # only it may set handlers
             self._before = {number: signal.signal(number, self._receive) for number in STATUS}
 
     def _receive(self, number: int, frame: Any) -> None:
         self._received = self._received or signal.Signals(number)
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])  # the next one is Python's
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])  # the next Ctrl-C is Python's
 
     def _stop_if_received(self, trainer: Trainer) -> None:
-        """Have Lightning stop the training behind this step, if a process has received a signal.
+        """Stop the training after this step if any process has received a signal.
 
-        Lightning's own handler would talk to the other processes in the midst of what they are talking about.
+        Lightning's own handler would start a collective operation in the middle of another one.
         """
         if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
             trainer._signal_connector.received_sigterm = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Act on a signal that came during the step."""
+        """Stop after a signal during the step."""
         super().on_train_batch_end(trainer, pl_module, *args)
         self._stop_if_received(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch's end; of an epoch that was cut short, its state so far, from which a longer run goes on."""
-        self._last_global_step_saved = -1  # a validation at the same step has saved the epoch as not ended
+        """Save at the end of an epoch; an interrupted epoch is saved as unfinished, so that it can be resumed."""
+        self._last_global_step_saved = -1  # a validation at the same step saved the epoch as unfinished
         progress: Any = trainer.fit_loop.epoch_progress
         cut_short = int(not _all_batches_done(trainer))
         progress.current.processed -= cut_short
@@ -79,14 +78,14 @@ class LastCheckpoint(ModelCheckpoint):
         progress.total.processed += cut_short
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save within an epoch; then act on a signal that came during the validation."""
+        """Save within an epoch; then stop after a signal during the validation."""
         if not _all_batches_done(trainer) and not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         if not trainer.sanity_checking:
             self._stop_if_received(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the state if it is a signal that ended the training, and say how to go on."""
+        """Save the state if a signal ended the training, and print how to resume."""
         super().on_exception(trainer, pl_module, exception)
         try:
             if isinstance(exception, SIGTERMException) and self.dirpath:
@@ -102,11 +101,11 @@ class LastCheckpoint(ModelCheckpoint):
         config = run_folder(trainer) / "config.yaml"  # on every process: they agree on it
         if trainer.is_global_zero:
             words = ["kd-lightning", "fit", "--config", str(config), "--ckpt_path", str(file)]
-            said = f"stopped by {received.name} after step {trainer.global_step}"
-            print(f"kd-lightning: {said}; to go on: {shlex.join(words)}", file=sys.stderr)
+            message = f"stopped by {received.name} after step {trainer.global_step}"
+            print(f"kd-lightning: {message}; to go on: {shlex.join(words)}", file=sys.stderr)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen no longer; stop after all if a signal came too late to be acted on."""
+        """Restore the handlers; stop now if a signal came after the last step."""
         super().on_train_end(trainer, pl_module)
         received = self._received
         self._stop_listening()
@@ -114,12 +113,12 @@ class LastCheckpoint(ModelCheckpoint):
             raise Stopped(received)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no longer, where training did not come to its end."""
+        """Restore the handlers if the training has not ended normally."""
         super().teardown(trainer, pl_module, stage)
         self._stop_listening()
 
     def _stop_listening(self) -> None:
-        """Let those listen who listened before: at the end of training, before Lightning's own handlers go."""
+        """Restore the handlers of before, at the end of training, before Lightning removes its own."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before, self._received = {}, None
@@ -127,5 +126,5 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def _all_batches_done(trainer: Trainer) -> bool:
-    """Whether the epoch has no batch left; an epoch may end before, by `max_steps` or early stopping."""
+    """Return whether all batches of the epoch are done; `max_steps` or early stopping may end it before."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached()

@@ -1,4 +1,4 @@
-"""Writes what a network says of each image."""
+"""Write the predicted class of each test image."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ from kd_lightning.utils.csv_text import csv_cell, csv_path
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv` into the run folder: index in the test set, class name, its probability.
+    """Writes `predictions.csv` to the run folder: index in the test set, predicted class and its probability.
 
-    Where the test images have names (the files of an image folder) there is a column for them.
+    For image folders, there is a column with the file.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class PredictionWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Write all predictions; several processes write a file each."""
+        """Write all predictions; each of several processes writes a file."""
         run = run_folder(trainer)  # on every process: they agree on it
         if not leaves_files(trainer):
             return

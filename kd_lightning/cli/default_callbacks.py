@@ -19,7 +19,7 @@ from kd_lightning.callbacks import (
     PredictionWriter,
     ResultsWriter,
 )
-from kd_lightning.callbacks.plots.gallery import PICTURES
+from kd_lightning.callbacks.plots.gallery import PLOTS
 from kd_lightning.checkpoints.description import plain_network
 from kd_lightning.errors import UserError
 
@@ -53,7 +53,7 @@ def add_default_callbacks(command: str, options: Any, trainer: Any) -> list[Call
     network = plain_network((options.model.get("init_args") or {}).get("net"))
     defaults: list[Any] = [Describer(network), ResultsWriter(options.label, options.overwrite), Dashboard()]
     if options.pictures:
-        defaults.append(Gallery([picture for picture in PICTURES if not _instances(callbacks, picture)]))
+        defaults.append(Gallery([plot for plot in PLOTS if not _instances(callbacks, plot)]))
     if trainer.get("enable_checkpointing") is not False and not trainer.get("barebones"):
         defaults += [BestCheckpoint(), LastCheckpoint()]
     if command == "predict":

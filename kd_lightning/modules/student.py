@@ -67,7 +67,7 @@ class StudentModule(ClassifierModule):
         """Load the teacher, and compare student and teacher with the data."""
         self._load_teacher(stage)
         super().setup(stage)
-        if self._teacher_files:
+        if self._teacher_files and self._is_teacher_loaded:
             self._match_classes(stage)
         if self.shard_teacher and self.trainer.world_size > 1 and self._is_teacher_loaded and not self.teacher.sharded:
             self.teacher.shard(self.trainer.strategy.root_device)

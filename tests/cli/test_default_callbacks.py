@@ -132,12 +132,12 @@ def test_an_own_callback_replaces_the_default_one_of_its_class(name):
     assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["description"]["network"] is not None
 
 
-def test_an_own_picture_replaces_that_of_the_gallery():
+def test_an_own_plot_replaces_that_of_the_gallery():
     config = stay_in_run(write_config(own("WorstMistakes")))
     fit_test_and_predict(config)
     trainer = lightning.build(["test", config, f"--ckpt_path={RUN}"]).trainer
     (gallery,) = (callback for callback in trainer.callbacks if isinstance(callback, callbacks.Gallery))
-    assert [type(picture).__name__ for picture in gallery._pictures] == ["ConfusionMatrix", "ReliabilityDiagram"]
+    assert [type(plot).__name__ for plot in gallery._plots] == ["ConfusionMatrix", "ReliabilityDiagram"]
     assert files() >= PLOTS
 
 

@@ -1,1 +1,1 @@
-"""Plots of a test: confusion matrix, worst mistakes, reliability diagram."""
+"""Plots of a test: confusion matrix, reliability diagram, worst mistakes."""

@@ -1,4 +1,4 @@
-"""Pictures of which class is taken for which."""
+"""Plots of the confusion matrix and of its errors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,26 +13,26 @@ from kd_lightning.batch import Batch, as_batch, class_names_of
 from kd_lightning.callbacks.plots.write import show
 from kd_lightning.callbacks.results import has_own_folder, leaves_files, record, run_folder
 
-MOST_NUMBERS = 30
-"""Classes above which the cells carry no numbers: they would not be readable."""
+MAX_CLASSES_WITH_NUMBERS = 30
+"""With more classes, the cells have no numbers, which would be unreadable."""
 
-MOST_COUNTED = 2000
-"""Classes above which nothing is counted: of 2,000, the counts take 32 MB, of 20,000 3.2 GB."""
+MAX_CLASSES = 2000
+"""With more classes, there is no confusion matrix: for 2,000 classes it takes 32 MB, for 20,000 3.2 GB."""
 
-MOST_KEPT = 1000
-"""Classes above which the counts are not kept: the file would be megabytes of noughts."""
+MAX_CLASSES_IN_RESULTS = 1000
+"""With more classes, the counts are not in the results: the file would hold megabytes of zeros."""
 
 
 def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Figure:
     """Draw counts (classes, classes), row = label, column = prediction, as a heat map with numbers."""
     classes = len(class_names)
-    side = 2.0 + 0.42 * min(classes, MOST_NUMBERS)
+    side = 2.0 + 0.42 * min(classes, MAX_CLASSES_WITH_NUMBERS)
     figure = Figure(figsize=(side, side), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     top = max(1, int(counts.max()))
     axes.imshow(counts.numpy(), cmap="Blues", vmin=0, vmax=top)
     axes.set(title=title, xlabel="predicted", ylabel="label")
-    if classes <= MOST_NUMBERS:
+    if classes <= MAX_CLASSES_WITH_NUMBERS:
         turn = 90 if max(map(len, class_names)) > 3 else 0
         axes.set_xticks(range(classes), class_names, rotation=turn, parse_math=False)
         axes.set_yticks(range(classes), class_names, parse_math=False)
@@ -54,16 +54,14 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], title: str) -> Fi
 
 
 class ConfusionMatrix(Callback):
-    """Draws, for every test, the confusion matrix and the heat map of its errors alone.
+    """Draws the confusion matrix of a test, and a heat map of its errors only.
 
-    Both go beside the results, as `confusion.png` and `errors.png`, and to TensorBoard's images; the counts go into
-    the results. Of more than 2,000 classes nothing is counted or drawn, which a line says.
-
-    Source: the second is that of the reproduction of Hinton et al. 2015, section 3, on MNIST.
+    They are saved as `confusion.png` and `errors.png` in the run folder and as TensorBoard images; the counts are part
+    of the results. Above 2,000 classes nothing is counted or drawn, and a line is printed.
     """
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting."""
+        """Reset the counts."""
         self._counts: MulticlassConfusionMatrix | None = None
 
     def on_test_batch_end(
@@ -75,18 +73,18 @@ class ConfusionMatrix(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count one batch."""
+        """Count the predictions of a batch."""
         classes = outputs.shape[-1]
-        if classes > MOST_COUNTED:
+        if classes > MAX_CLASSES:
             return
         if self._counts is None:
             self._counts = MulticlassConfusionMatrix(classes).to(pl_module.device)
         self._counts.update(outputs, as_batch(batch).label)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what was counted."""
+        """Draw both plots."""
         if self._counts is None:
-            self._leave_none(trainer)
+            self._skip(trainer)
             return
         counts = self._counts.compute().cpu()  # on every process: it adds up their counts
         run = run_folder(trainer)
@@ -95,15 +93,15 @@ class ConfusionMatrix(Callback):
         run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
         names = class_names_of(trainer, len(counts))
-        if len(names) <= MOST_KEPT:
+        if len(names) <= MAX_CLASSES_IN_RESULTS:
             record(trainer, run, class_names=names, confusion=counts.tolist())
         total, wrong = int(counts.sum()), int(errors.sum())
         show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
         show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))
 
-    def _leave_none(self, trainer: Trainer) -> None:
-        """Say that there are too many classes; the pictures of an earlier test go."""
-        rank_zero_info(f"confusion matrix: left out, as there are more than {MOST_COUNTED} classes")
+    def _skip(self, trainer: Trainer) -> None:
+        """Print that there are too many classes, and delete the plots of an earlier test."""
+        rank_zero_info(f"confusion matrix: left out, as there are more than {MAX_CLASSES} classes")
         run = run_folder(trainer)
         if trainer.is_global_zero and leaves_files(trainer) and has_own_folder(trainer):
             for name in ("confusion.png", "errors.png"):

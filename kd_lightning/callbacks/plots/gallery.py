@@ -10,7 +10,7 @@ from kd_lightning.callbacks.plots.confusion import ConfusionMatrix
 from kd_lightning.callbacks.plots.mistakes import WorstMistakes
 from kd_lightning.callbacks.plots.reliability import ReliabilityDiagram
 
-PICTURES: tuple[type[Callback], ...] = (ConfusionMatrix, ReliabilityDiagram, WorstMistakes)
+PLOTS: tuple[type[Callback], ...] = (ConfusionMatrix, ReliabilityDiagram, WorstMistakes)
 
 
 class Gallery(Callback):
@@ -19,19 +19,19 @@ class Gallery(Callback):
     One callback costs less than three: Lightning calls six hooks of each callback in every training step.
 
     Args:
-        pictures: classes of the callbacks that draw.
+        plots: classes of the callbacks that draw.
     """
 
     draws_pictures = True
     """Tells `ResultsWriter` to leave the plots of the previous test, which are replaced."""
 
-    def __init__(self, pictures: Sequence[type[Callback]] = PICTURES) -> None:
-        self._pictures = [picture() for picture in pictures]
+    def __init__(self, plots: Sequence[type[Callback]] = PLOTS) -> None:
+        self._plots = [plot() for plot in plots]
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset all plots."""
-        for picture in self._pictures:
-            picture.on_test_epoch_start(trainer, pl_module)
+        for plot in self._plots:
+            plot.on_test_epoch_start(trainer, pl_module)
 
     def on_test_batch_end(
         self,
@@ -43,10 +43,10 @@ class Gallery(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Update all plots with a batch."""
-        for picture in self._pictures:
-            picture.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        for plot in self._plots:
+            plot.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw all plots."""
-        for picture in self._pictures:
-            picture.on_test_epoch_end(trainer, pl_module)
+        for plot in self._plots:
+            plot.on_test_epoch_end(trainer, pl_module)

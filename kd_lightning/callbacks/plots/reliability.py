@@ -1,4 +1,4 @@
-"""A picture of how far a network's confidence can be believed."""
+"""Plot of accuracy against confidence."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ from kd_lightning.callbacks.results import leaves_files, run_folder
 
 
 def draw_reliability(bins: Tensor, title: str) -> Figure:
-    """Draw accuracy against confidence, bin by bin, beside the diagonal; and below it how many images each bin holds.
+    """Draw the accuracy of each confidence bin beside the diagonal, and below it the number of images in each bin.
 
     Args:
-        bins: (3, bins): the images, their confidence and those named right, each summed by bin.
-        title: above the picture.
+        bins: (3, bins): number of images, sum of their confidences and number of correct ones, by bin.
+        title: title of the figure.
 
     Source: Guo et al. 2017, figure 1 (arXiv 1706.04599).
     """
-    images, confidence, right = bins
+    images, confidence, correct = bins
     lower = torch.arange(len(images)) / len(images)
-    there = images > 0
-    accuracy, said = (right / images)[there].tolist(), (confidence / images)[there].tolist()
+    filled = images > 0
+    accuracy, mean_confidence = (correct / images)[filled].tolist(), (confidence / images)[filled].tolist()
     figure = Figure(figsize=(4.2, 4.8), layout="constrained", dpi=110)
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     bar = {"width": 1 / len(images), "align": "edge", "edgecolor": "white"}
     above.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
-    above.bar(lower[there].tolist(), accuracy, color="tab:blue", label="accuracy", **bar)
-    above.plot(said, accuracy, "o", color="black", markersize=3, label="at its mean confidence")
+    above.bar(lower[filled].tolist(), accuracy, color="tab:blue", label="accuracy", **bar)
+    above.plot(mean_confidence, accuracy, "o", color="black", markersize=3, label="at its mean confidence")
     above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     above.set_title(title, fontsize=10)
     above.legend(loc="upper left", fontsize=8)
@@ -39,15 +39,17 @@ def draw_reliability(bins: Tensor, title: str) -> Figure:
 
 
 class ReliabilityDiagram(Callback):
-    """Draws, for every test, accuracy against confidence: `reliability.png` beside the results, and in TensorBoard."""
+    """Draws accuracy against confidence of a test: `reliability.png` in the run folder, and a TensorBoard image."""
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bins of the calibration error."""
         metrics: Any = pl_module.evaluation
-        bins = metrics.calibration_error.bins().cpu()  # on every process: it adds up their sums
+        bins = metrics.calibration_error.bins().cpu()  # on every process: it sums over them
         file = run_folder(trainer) / "reliability.png"
         if trainer.is_global_zero and leaves_files(trainer):
-            images, confidence, right = bins.sum(dim=1).tolist()
+            images, confidence, correct = bins.sum(dim=1).tolist()
             gap = (bins[2] - bins[1]).abs().sum().item() / images
-            said = f"{confidence / images:.1%} sure, {right / images:.1%} right; calibration error {gap:.3f}"
-            show(trainer, file, draw_reliability(bins, said))
+            title = (
+                f"confidence {confidence / images:.1%}, accuracy {correct / images:.1%}, calibration error {gap:.3f}"
+            )
+            show(trainer, file, draw_reliability(bins, title))

@@ -1,4 +1,4 @@
-"""Where a test's pictures go."""
+"""Save a plot in the run folder and in TensorBoard."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from kd_lightning.utils.atomic_write import atomic_write
 
 
 def show(trainer: Trainer, file: Path, figure: Figure) -> None:
-    """Write a picture to a file, and to TensorBoard's images as `test/` with the file's name."""
+    """Write a figure to a file, and as image `test/<name of the file>` to TensorBoard."""
     canvas = FigureCanvasAgg(figure)
     with atomic_write(file) as temporary:
         figure.savefig(temporary)

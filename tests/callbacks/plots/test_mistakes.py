@@ -77,7 +77,7 @@ def test_the_worst_mistakes_come_first_once_each_as_their_images_are(
     student, teacher = (shown["probabilities"][name] for name in ("student", "teacher"))
     assert student[0].tolist() == pytest.approx([0.0840, 0.8319, 0.0840], abs=1e-4)
     assert teacher[0].tolist() == pytest.approx([0.5858, 0.2071, 0.2071], abs=1e-4)
-    assert shown["title"] == "worst mistakes, and probabilities at temperature 2"
+    assert shown["title"] == "worst mistakes and class probabilities at temperature 2"
     assert (tmp_path / "mistakes.png").stat().st_size > 1000
 
 
@@ -94,7 +94,7 @@ def test_a_network_without_a_teacher_has_its_own_probabilities_alone(
 def test_no_more_than_eight_are_kept_and_a_network_without_mistakes_has_no_picture(
     drawn: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mistakes, "MOST", 3)
+    monkeypatch.setattr(mistakes, "MAX_MISTAKES", 3)
     look(None, tmp_path)
     assert len(drawn[0]["images"]) == 3
     look(None, tmp_path, said=torch.eye(3)[TEST_LABELS] + 1e-3)
@@ -106,7 +106,7 @@ def test_a_picture_has_an_image_and_bars_of_each_class_and_network() -> None:
     probabilities = {"student": torch.tensor([[0.7, 0.2, 0.1]]), "teacher": torch.tensor([[0.4, 0.5, 0.1]])}
     figure = draw_mistakes(torch.full((1, 3, 4, 4), 0.5), [1], [0], probabilities, NAMES, "one mistake")
     picture, bars = figure.axes
-    assert picture.get_title(loc="left") == "bee, called ant"
+    assert picture.get_title(loc="left") == "bee, predicted ant"
     assert picture.images[0].get_array().shape == (4, 4, 3)
     assert [bar.get_width() for bar in bars.patches] == pytest.approx([0.7, 0.2, 0.1, 0.4, 0.5, 0.1])
     assert [tick.get_text() for tick in bars.get_yticklabels()] == ["ant", "bee", "cow"]
