@@ -10,7 +10,7 @@ from kd_lightning.errors import UserError, one_line
 from kd_lightning.recipe import METRICS, Recipe, Stage
 from kd_lightning.reports.cautions import cautions
 from kd_lightning.reports.provenance import origin_of
-from kd_lightning.reports.rows import DAMAGED, Row, check, confusion_of, figures_of, measured, rows_of
+from kd_lightning.reports.rows import DAMAGED, Row, check, confusion_of, row_from, rows_of
 from kd_lightning.reports.runs import MOST_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
 
 
@@ -43,7 +43,7 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """What `comparison.json` holds: all but the runs, whose own files say it."""
         own = {name: value for name, value in vars(self).items() if name != "groups"}
-        return {**own, "rows": [vars(row) for row in self.rows]}
+        return {**own, "rows": [row.record() for row in self.rows]}
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, str]]:
@@ -138,7 +138,7 @@ def read_comparison(file: Path) -> Comparison:
         if file.stat().st_size > MOST_BYTES:
             raise ValueError(f"{file.stat().st_size / 2**20:.1f} MiB, at most {MOST_BYTES / 2**20:.0f} are read")
         record = json.loads(file.read_text(encoding="utf-8"))
-        rows = [_read_row(row) for row in record["rows"]]
+        rows = [row_from(row, record["metric"]) for row in record["rows"]]
         if record["metric"] not in METRICS or not rows:
             raise ValueError(f"metric {record['metric']}, {len(rows)} rows")
         return Comparison(
@@ -155,33 +155,6 @@ def read_comparison(file: Path) -> Comparison:
         raise UserError(f"{file}: not a comparison ({one_line(error)}), a comparison.json expected") from error
 
 
-def _read_row(row: dict[str, Any]) -> Row:
-    """A row as it was kept; what older ones did not keep was not measured."""
-    errors, images, published = [int(wrong) for wrong in row["errors"]], int(row["images"]), row["published"]
-    read = Row(
-        name=str(row["name"]),
-        published=published if published is None or isinstance(published, int | float) else str(published),
-        seeds=[int(seed) for seed in row.get("seeds", range(len(errors)))],
-        figures=[float(figure) for figure in row["figures"]],
-        errors=errors,
-        images=images,
-        class_errors=[int(wrong) for wrong in row["class_errors"]],
-        agreement=measured(row.get("agreement", [])),
-        parameters=int(row["parameters"]),
-        mebibytes=float(row["mebibytes"]),
-        reduction=None if row["reduction"] is None else float(row["reduction"]),
-        latency={str(size): measured(its) for size, its in row.get("latency", {}).items()},
-        device=str(row.get("device", "")),
-        threads=row.get("threads"),
-        seconds=[float(seconds) for seconds in row["seconds"]],
-        of=None if row.get("of") is None else int(row["of"]),
-    )
-    if not errors or {len(read.seeds), len(read.figures), len(read.seconds)} != {len(errors)}:
-        raise ValueError(f"{read.name}: {len(errors)} runs, or figures of other runs")
-    check(read)
-    return read
-
-
 def merge(parts: dict[str, Comparison], command: str) -> Comparison:
     """Put comparisons under each other, by name; where their metrics differ, all figures are accuracies."""
     several = len(parts) > 1
@@ -190,7 +163,7 @@ def merge(parts: dict[str, Comparison], command: str) -> Comparison:
     rows, groups, warnings = [], [], []
     for name, part in parts.items():
         warnings += [f"{name}: {line}" if several else line for line in part.warnings]
-        rows += [_renamed(row, f"{name} {row.name}" if several else row.name, part.metric, metric) for row in part.rows]
+        rows += [_renamed(row, f"{name} {row.name}" if several else row.name, metric) for row in part.rows]
         groups += [replace(group, name=f"{name} {group.name}") if several else group for group in part.groups]
     return Comparison(
         title=" · ".join(part.title for part in parts.values()),
@@ -205,13 +178,13 @@ def merge(parts: dict[str, Comparison], command: str) -> Comparison:
     )
 
 
-def _renamed(row: Row, name: str, was: str, metric: str) -> Row:
-    if was == metric:
+def _renamed(row: Row, name: str, metric: str) -> Row:
+    if row.metric == metric:
         return replace(row, name=name)
     published = row.published
     if isinstance(published, int | float):
-        right = row.images - published if was == "errors" else published
+        right = row.images - published if row.metric == "errors" else published
         published = round(100 * right / row.images, 4)
     elif published is not None:
-        published = f"{METRICS[was]}: {published}"
-    return replace(row, name=name, published=published, figures=figures_of(row.errors, row.images, metric))
+        published = f"{METRICS[row.metric]}: {published}"
+    return replace(row, name=name, published=published, metric=metric)

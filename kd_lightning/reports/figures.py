@@ -86,8 +86,8 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     strips: list[Strip] = []
     top = 0.0
     for row, pair in zip(comparison.rows, published, strict=True):
-        dots = _swarm(row, scale, comparison.metric)
-        ours = figures_in_words(row, comparison.metric)
+        dots = _swarm(row, scale)
+        ours = figures_in_words(row)
         words = f"{_shortened(row.name, LONGEST_LINE - len(ours))}: {ours}"
         line = top + LINE + 2 * DOT - min(dot.y for dot in dots)
         bar = (scale.across(pair[0]), scale.across(pair[1])) if pair else None
@@ -99,14 +99,14 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     return SeedChart(strips, ticks, top + BOTTOM, axis, bool(told))
 
 
-def _swarm(row: Row, scale: Scale, metric: str) -> list[Dot]:
+def _swarm(row: Row, scale: Scale) -> list[Dot]:
     """Dots upon each other where they would hide each other."""
     dots: list[Dot] = []
     for seed, figure in sorted(zip(row.seeds, row.figures, strict=True), key=lambda pair: pair[1]):
         x = scale.across(figure)
         taken = {dot.y for dot in dots if abs(dot.x - x) < CLOSE}
         free = next(-DOT * level for level in range(len(dots) + 1) if -DOT * level not in taken)
-        shown = mean_and_spread([figure], decimals(row.images) if metric == "accuracy" else 1)
+        shown = mean_and_spread([figure], decimals(row.images) if row.metric == "accuracy" else 1)
         dots.append(Dot(x, free, f"seed {seed}: {shown}"))
     return dots
 

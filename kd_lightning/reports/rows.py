@@ -1,9 +1,9 @@
-"""Published figures beside ours: a row a stage, over all its seeds."""
+"""Rows of the results table: a stage with the figures of all its runs, from their results or a `comparison.json`."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kd_lightning.recipe import Stage
 from kd_lightning.reports.runs import Group, MeasuredRun
@@ -13,56 +13,123 @@ RULES = {
     "frequency": "bias by class frequency",
     "test_optimal": "bias chosen on the test set",
 }
+"""Rules of the bias correction and their names in the table."""
 
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""What reading figures raises where a file does not hold what its schema says."""
+"""Exceptions of reading figures from a file that does not follow its schema."""
+
+
+class RunFigures(NamedTuple):
+    """Figures of one run; None for what was not measured.
+
+    Attributes:
+        seed: of the run.
+        errors: misclassified test images.
+        seconds: time of the training.
+        class_errors: errors on the classes of the bias correction.
+        agreement: fraction of test images for which student and teacher predict the same class.
+        latency: milliseconds by batch size, such as `batch_1`.
+    """
+
+    seed: int
+    errors: int
+    seconds: float
+    class_errors: int | None
+    agreement: float | None
+    latency: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A stage, or a stage under one rule of the bias fix, over all seeds that were run.
+    """A stage, or a stage under one rule of the bias correction, with all its runs.
 
-    Lists have one entry a run. Those of `agreement` (in [0, 1]) and `latency` (milliseconds, by batch size) hold None
-    for a run of which it was not measured, and are empty where it was of none. `images` is how many each run's test
-    measured, `of` how many the test set has, None where that was not kept.
+    Attributes:
+        name: of the stage, and of the rule.
+        metric: of `figures`, one of `METRICS`.
+        published: figure of the source.
+        runs: at least one.
+        images: test images that each run measured.
+        of: size of the test set; None if unknown.
+        parameters: of the network.
+        mebibytes: size of the network.
+        reduction: fraction by which the network is smaller than its teacher.
+        device: on which the runs were measured.
+        threads: CPU threads of torch.
     """
 
     name: str
+    metric: str
     published: float | str | None
-    seeds: list[int]
-    figures: list[float]
-    errors: list[int]
+    runs: list[RunFigures]
     images: int
-    class_errors: list[int]
-    agreement: list[float | None]
+    of: int | None
     parameters: int
     mebibytes: float
     reduction: float | None
-    latency: dict[str, list[float | None]]
     device: str
     threads: int | None
-    seconds: list[float]
-    of: int | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each run."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def errors(self) -> list[int]:
+        """Errors of each run."""
+        return [run.errors for run in self.runs]
+
+    @property
+    def figures(self) -> list[float]:
+        """Figure of each run in the row's metric."""
+        if self.metric == "accuracy":
+            return self.accuracies
+        return [float(self.images - wrong if self.metric == "right" else wrong) for wrong in self.errors]
 
     @property
     def accuracies(self) -> list[float]:
-        """In %, one a run."""
-        return figures_of(self.errors, self.images, "accuracy")
+        """Accuracy of each run, in %."""
+        return [100 * (1 - wrong / self.images) for wrong in self.errors]
 
+    @property
+    def agreement(self) -> list[float]:
+        """Agreement with the teacher of each run for which it was measured."""
+        return [run.agreement for run in self.runs if run.agreement is not None]
 
-def figures_of(errors: Sequence[int], images: int, metric: str) -> list[float]:
-    """Errors of so many test images, as a recipe's metric has them."""
-    return [
-        {"errors": float(wrong), "right": float(images - wrong), "accuracy": 100 * (1 - wrong / images)}[metric]
-        for wrong in errors
-    ]
+    @property
+    def latency(self) -> dict[str, list[float | None]]:
+        """Milliseconds of each run by batch size, for the sizes that any run measured."""
+        sizes = sorted({size for run in self.runs for size in run.latency})
+        return {size: [run.latency.get(size) for run in self.runs] for size in sizes}
+
+    def record(self) -> dict[str, Any]:
+        """Return the row as `comparison.json` stores it: lists have an entry for each run, or none."""
+        agreement = [run.agreement for run in self.runs] if self.agreement else []
+        return {
+            "name": self.name,
+            "published": self.published,
+            "seeds": self.seeds,
+            "figures": self.figures,
+            "errors": self.errors,
+            "images": self.images,
+            "class_errors": [run.class_errors for run in self.runs if run.class_errors is not None],
+            "agreement": agreement,
+            "parameters": self.parameters,
+            "mebibytes": self.mebibytes,
+            "reduction": self.reduction,
+            "latency": self.latency,
+            "device": self.device,
+            "threads": self.threads,
+            "seconds": [run.seconds for run in self.runs],
+            "of": self.of,
+        }
 
 
 def rows_of(stage: Stage, group: Group, metric: str, teacher_mebibytes: float | None) -> list[Row]:
-    """The row of a group of runs; or the rows, one a rule, where classes were left out of its training.
+    """Return the row of a group of runs, or a row for each rule if classes were left out of training.
 
     Raises:
-        One of `DAMAGED`: results that are not of their schema.
+        One of `DAMAGED`: results that do not follow their schema.
     """
     if not all("bias_correction" in run.results for run in group.runs):
         return [_row(group.name, stage.published, group.runs, None, metric, teacher_mebibytes)]
@@ -80,70 +147,117 @@ def _row(
     metric: str,
     teacher_mebibytes: float | None,
 ) -> Row:
-    found = [run.results for run in runs]
-    images = int(found[0]["test"]["images"])
-    if any(int(results["test"]["images"]) != images for results in found):
+    first, of = runs[0].results, runs[0].measured_on.get("of")
+    if len({int(run.results["test"]["images"]) for run in runs}) > 1:
         raise ValueError(f"{name}: tests of different numbers of images")
-    of = runs[0].measured_on.get("of")
-    part = [results["bias_correction"][rule] if rule else results["test"] for results in found]
-    errors = [int(figures["errors"]) for figures in part]
-    # Every rule of the bias fix has the same network; it was compared with its teacher as it was trained.
-    agreement = [results["test"].get("agreement") if rule in (None, "as_trained") else None for results in found]
-    timed = [results.get("latency", {}) for results in found]
-    network = found[0]["network"]
+    mebibytes = float(first["network"]["mebibytes"])
     return Row(
         name=name,
+        metric=metric,
         published=published,
-        seeds=[place if run.seed is None else int(run.seed) for place, run in enumerate(runs)],
-        figures=figures_of(errors, images, metric),
-        errors=errors,
-        images=images,
-        class_errors=[int(figures["class_errors"]) for figures in part] if rule else [],
-        agreement=measured(agreement),
-        parameters=int(network["parameters"]),
-        mebibytes=float(network["mebibytes"]),
-        reduction=1 - float(network["mebibytes"]) / teacher_mebibytes if teacher_mebibytes else None,
-        latency={size: measured([one.get(size) for one in timed]) for size in sorted(set().union(*timed))},
-        device=str(found[0]["device"]),
-        threads=found[0].get("threads"),
-        seconds=[float(results["fit"]["seconds"]) for results in found],
+        runs=[_figures_of(run, rule, position) for position, run in enumerate(runs)],
+        images=int(first["test"]["images"]),
         of=None if of is None else int(of),
+        parameters=int(first["network"]["parameters"]),
+        mebibytes=mebibytes,
+        reduction=1 - mebibytes / teacher_mebibytes if teacher_mebibytes else None,
+        device=str(first["device"]),
+        threads=first.get("threads"),
     )
 
 
-def check(row: Row) -> None:
-    """See that a row's figures can be shown.
+def _figures_of(run: MeasuredRun, rule: str | None, position: int) -> RunFigures:
+    """Return the figures of a run under a rule of the bias correction, or as tested."""
+    test = run.results["test"]
+    figures = run.results["bias_correction"][rule] if rule else test
+    return RunFigures(
+        seed=position if run.seed is None else int(run.seed),
+        errors=int(figures["errors"]),
+        seconds=float(run.results["fit"]["seconds"]),
+        class_errors=int(figures["class_errors"]) if rule else None,
+        # All rules have the same network, which was compared with its teacher as trained.
+        agreement=_finite(test.get("agreement") if rule in (None, "as_trained") else None),
+        latency=_latency(run.results.get("latency", {})),
+    )
+
+
+def row_from(record: dict[str, Any], metric: str) -> Row:
+    """Return a row of a `comparison.json`; what earlier versions did not store was not measured.
 
     Raises:
-        ValueError: no image, errors of more than all images or of less than none, or figures that no axis has.
+        One of `DAMAGED`: a record that does not follow its schema.
+    """
+    name, errors, images = str(record["name"]), record["errors"], int(record["images"])
+    count = len(errors)
+    seeds, published = record.get("seeds", range(count)), record["published"]
+    if not count or {len(seeds), len(record["figures"]), len(record["seconds"])} != {count}:
+        raise ValueError(f"{name}: {count} runs, or figures of other runs")
+
+    def of_each_run(values: Sequence[Any]) -> Sequence[Any]:
+        return values if len(values) == count else [None] * count  # an earlier version stored those of some runs
+
+    classes, agreement = of_each_run(record["class_errors"]), of_each_run(record.get("agreement", []))
+    latency = {str(size): of_each_run(values) for size, values in record.get("latency", {}).items()}
+    row = Row(
+        name=name,
+        metric=metric,
+        published=published if published is None or isinstance(published, int | float) else str(published),
+        runs=[
+            RunFigures(
+                seed=int(seeds[i]),
+                errors=int(errors[i]),
+                seconds=float(record["seconds"][i]),
+                class_errors=None if classes[i] is None else int(classes[i]),
+                agreement=_finite(agreement[i]),
+                latency=_latency({size: values[i] for size, values in latency.items()}),
+            )
+            for i in range(count)
+        ],
+        images=images,
+        of=None if record.get("of") is None else int(record["of"]),
+        parameters=int(record["parameters"]),
+        mebibytes=float(record["mebibytes"]),
+        reduction=None if record["reduction"] is None else float(record["reduction"]),
+        device=str(record.get("device", "")),
+        threads=record.get("threads"),
+    )
+    check(row)
+    figures = [float(figure) for figure in record["figures"]]
+    if not all(math.isclose(*pair, rel_tol=1e-6, abs_tol=1e-9) for pair in zip(figures, row.figures, strict=True)):
+        raise ValueError(f"{name}: figures {figures}")
+    return row
+
+
+def check(row: Row) -> None:
+    """Check that a row's figures can be shown.
+
+    Raises:
+        ValueError: no test images, more errors than images, or a figure out of range.
     """
     if row.images < 1 or not all(0 <= wrong <= row.images for wrong in row.errors):
         raise ValueError(f"{row.name}: errors {row.errors} of {row.images} images")
     if row.of is not None and row.of < row.images:
         raise ValueError(f"{row.name}: {row.images} images of {row.of}")
-    if not all(0 <= figure < math.inf for figure in row.figures):
-        raise ValueError(f"{row.name}: figures {row.figures}")
     if isinstance(row.published, int | float) and not 0 <= float(row.published) < math.inf:
         raise ValueError(f"{row.name}: published {row.published}")
 
 
-def measured(values: Sequence[Any]) -> list[float | None]:
-    """Figures as they are; none where not one was measured.
+def _finite(value: Any) -> float | None:
+    number = None if value is None else float(value)
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"figure {number}")
+    return number
 
-    Raises:
-        One of `DAMAGED`: one that is no number, or not finite.
-    """
-    kept = [None if value is None else float(value) for value in values]
-    if not all(value is None or math.isfinite(value) for value in kept):
-        raise ValueError(f"figures {kept}")
-    return kept if any(value is not None for value in kept) else []
+
+def _latency(values: dict[str, Any]) -> dict[str, float]:
+    return {str(size): ms for size, value in values.items() if (ms := _finite(value)) is not None}
 
 
 def confusion_of(run: MeasuredRun) -> list[list[int]]:
-    """The counts of a run's test, a row a label; empty of a run that kept none.
+    """Return the confusion matrix of a run's test, a row for each label; empty if it was not stored.
 
     Raises:
-        One of `DAMAGED`: they are not as many as the class names ask for.
+        One of `DAMAGED`: its size is not the number of class names.
     """
     counts, names = run.results.get("confusion", []), run.results.get("class_names", [])
     if counts and {len(counts), *map(len, counts)} != {len(names)}:

@@ -10,7 +10,7 @@ import yaml
 from kd_lightning.__main__ import main
 from kd_lightning.reports.columns import accuracies_in_words, decimals, mean_and_spread
 from kd_lightning.reports.results import with_few_images
-from kd_lightning.reports.rows import Row
+from kd_lightning.reports.rows import Row, RunFigures
 from kd_lightning.reports.runs import MOST_BYTES
 from tests.commands.made import write_run
 
@@ -127,9 +127,8 @@ def test_figures_have_the_decimals_that_the_images_bear(capsys: pytest.CaptureFi
 
 
 def test_a_row_of_several_runs_has_decimals_of_all_their_images() -> None:
-    both = {"published": None, "seeds": [0, 1], "figures": [90.0, 91.0], "class_errors": [], "agreement": []}
-    more = {"parameters": 1, "mebibytes": 1.0, "reduction": None, "latency": {}, "device": "cpu", "threads": 1}
-    row = Row(name="a", errors=[10, 9], images=100, seconds=[1.0, 1.0], **both, **more)  # type: ignore[arg-type]
+    runs = [RunFigures(seed, errors, 1.0, None, None, {}) for seed, errors in enumerate([10, 9])]
+    row = Row("a", "accuracy", None, runs, 100, None, 1, 1.0, None, "cpu", 1)
     assert accuracies_in_words(row) == "90.5 ± 0.7"
 
 
