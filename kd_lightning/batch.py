@@ -73,7 +73,7 @@ def class_names_of(trainer: Any, count: int) -> list[str]:
     return [str(name) for name in names] if names and len(names) == count else [*map(str, range(count))]
 
 
-def batch_sizes(images: int, size: int) -> list[int]:
+def epoch_batch_sizes(images: int, size: int) -> list[int]:
     """How many images each batch of an epoch holds, dealt `size` at a time: at least one batch.
 
     A single image that is left over is left out: batch norm cannot learn from it.

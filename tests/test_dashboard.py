@@ -39,7 +39,7 @@ def test_each_tab_shows_teacher_baseline_and_student(tensorboard: str, tmp_path:
     with Browser(tmp_path / "profile") as browser:
         browser.open(f"{tensorboard}#timeseries", *runs, "norm /gradients", "train 5 cards", "val 6 cards")
         browser.open(f"{tensorboard}#images", *runs, "test/mistakes", "test/reliability", "test/confusion")
-        browser.open(f"{tensorboard}#custom_scalars", "How good it is", "Loss by part", "KL(teacher || student), nats")
+        browser.open(f"{tensorboard}#custom_scalars", "Quality", "Loss by part", "KL(teacher || student), nats")
         accuracy = [read_results(Path("lightning_logs/digits", run))["test"]["accuracy"] for run in runs]
         figures = [f"{figure:#.5g}" for figure in accuracy]
         shown = browser.open(f"{tensorboard}#hparams", *runs, "soft_weight", "test/teacher_kl", *figures)

@@ -35,7 +35,7 @@ def test_the_transfer_set_is_the_first_ten_thousand_images_in_file_order(root):
     data.setup("test")
     dealt = torch.cat(list(data.train_dataloader()))
     assert dealt.tolist() == list(range(10_000))
-    batch = data.deal(dealt)
+    batch = data.make_batch(dealt)
     # Counts of the digits 0 to 9 in the first 10,000 labels of train-labels-idx1-ubyte.
     assert batch.label.bincount().tolist() == [1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978]
     assert batch.label[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
@@ -44,7 +44,7 @@ def test_the_transfer_set_is_the_first_ten_thousand_images_in_file_order(root):
 def test_the_normalised_training_pixels_have_mean_0_and_deviation_1(root):
     data = MNISTDataModule(root=str(root))
     data.setup("fit")
-    image = data.deal(torch.arange(60_000)).image
+    image = data.make_batch(torch.arange(60_000)).image
     assert image.mean().item() == pytest.approx(0, abs=1e-3)
     assert image.std().item() == pytest.approx(1, abs=1e-3)
 
@@ -71,9 +71,9 @@ def test_photographs_are_split_and_decoded_as_pillow_does(root, tmp_path):
     data.setup("fit")
     data.setup("test")
     assert [len(data.train_positions), len(data.val_positions)] == [2800, 800]
-    labels = data.deal(data.train_positions).label
+    labels = data.make_batch(data.train_positions).label
     assert labels.bincount().tolist() == [1400, 1400]
-    test = data.deal(torch.arange(400), train=False)
+    test = data.make_batch(torch.arange(400), train=False)
     assert test.label.bincount().tolist() == [200, 200]
     for place in (0, 399):
         photograph = Image.open(tmp_path / "dogs-vs-cats" / data.test_names[place]).convert("RGB")

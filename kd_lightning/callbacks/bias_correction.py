@@ -159,7 +159,7 @@ def _training_set(data: Any, trainer: Trainer, module: LightningModule) -> tuple
     logits, labels = [], []
     batches = torch.arange(data.train_count).split(data.eval_batch_size)
     for index in progress_bar(batches, "logits of the training images"):
-        batch = data.deal(index.to(module.device))
+        batch = data.make_batch(index.to(module.device))
         with trainer.precision_plugin.test_step_context():
             logits.append(module(batch.image).float().cpu())
         labels.append(batch.label.cpu())

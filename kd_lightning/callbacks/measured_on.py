@@ -1,4 +1,4 @@
-"""What tells the figures of one test from those of another."""
+"""What a test measured: images, weights, precision and code, by digests."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from kd_lightning.reports.results import code_version, read_results
 
 
 def weights_of(module: LightningModule) -> dict[str, str]:
-    """Digests of the weights of a network and, where it has one, of its teacher."""
+    """Return digests of the weights of a module's network and of its teacher, if any."""
     teacher: Any = getattr(module, "teacher", None)
     networks: dict[str, Any] = {"weights": module.net, "teacher": getattr(teacher, "network", None)}
     found = {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
-    # Of a teacher that was cast or sharded, the digest is not that of its own run.
+    # The digest of a teacher that was cast or sharded differs from that of its own run.
     if getattr(teacher, "sharded", False) or any(p.dtype != torch.float32 for p in module.parameters()):
         found.pop("teacher", None)
     return {name: weights_digest(network) for name, network in found.items()}
@@ -28,9 +28,9 @@ def weights_of(module: LightningModule) -> dict[str, str]:
 def measured_on(
     trainer: Trainer, module: LightningModule, run: Path, images: int, class_images: Sequence[int]
 ) -> dict[str, Any]:
-    """What tells the figures of a test from those of another: images, normalisation, weights, precision, code.
+    """Return `measured_on` of `results.json`.
 
-    Of data that is not this project's, all that is known is how many images of each class were measured.
+    Data modules of others are identified by the number of test images of each class.
     """
     weights = weights_of(module)["weights"]
     path = Path(trainer.ckpt_path) if trainer.ckpt_path else None
@@ -54,7 +54,7 @@ def measured_on(
 
 
 def _test_count(trainer: Trainer) -> int | None:
-    """How many images the test set has; None where its loaders do not say."""
+    """Return the size of the test set; None if its loaders do not have it."""
     data = data_of(trainer)
     if hasattr(data, "test_count"):
         return int(data.test_count)

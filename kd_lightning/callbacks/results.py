@@ -1,4 +1,4 @@
-"""Writes a run's `results.json`."""
+"""The callback that writes `results.json`."""
 
 import logging
 import os
@@ -42,23 +42,23 @@ log = logging.getLogger(__name__)
 
 MEBIBYTE = 2**20
 
-MOST_CLASSES = 1000
-"""Above which the results hold neither their names nor their images."""
+MAX_CLASSES = 1000
+"""Most classes whose names and numbers of images are stored."""
 
 RESUME_WORDS = ("last", "hpc", "registry")
-"""Lightning's own words for a checkpoint to go on from."""
+"""Lightning's keywords for a checkpoint to resume from."""
 
 PICTURES = ("confusion.png", "errors.png", "mistakes.png", "reliability.png")
-"""What a test draws into the run folder."""
+"""Pictures that a test draws into the run folder."""
 
 
 def leaves_files(trainer: Trainer) -> bool:
-    """Whether a run writes into its folder: one of `fast_dev_run` tries the code alone."""
+    """Return whether a run writes files; one of `fast_dev_run` does not."""
     return not getattr(trainer, "fast_dev_run", False)
 
 
 def record(trainer: Trainer, run: Path, **parts: Any) -> None:
-    """Set parts of a run's results; those of a test are collected until it ends, see `ResultsWriter`."""
+    """Set parts of a run's results; during a test they are collected until its end."""
     writers = (each for each in getattr(trainer, "callbacks", ()) if isinstance(each, ResultsWriter))
     writer = next(writers, None)
     if writer is not None and writer.collected is not None:
@@ -68,32 +68,30 @@ def record(trainer: Trainer, run: Path, **parts: Any) -> None:
 
 
 def _write(trainer: Trainer, run: Path, **parts: Any) -> None:
-    """Set parts of a run's results, where it leaves files; a `results.json` that is not this project's stays."""
+    """Set parts of a run's results, unless its `results.json` is not from this project."""
     found = set(read_results(run))
-    theirs = not has_own_folder(trainer) and (run / RESULTS_FILE).exists() and not set() < found <= PARTS
-    if leaves_files(trainer) and not theirs:
+    is_users = not has_own_folder(trainer) and (run / RESULTS_FILE).exists() and not set() < found <= PARTS
+    if leaves_files(trainer) and not is_users:
         update_results(run, **parts)
 
 
 def size_in_bytes(network: nn.Module) -> int:
-    """Bytes of a network's parameters and buffers."""
+    """Return the bytes of a network's parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
 
 
 class ResultsWriter(Callback):
-    """Keeps the figures of fit and test, with what is needed to repeat them, in the run folder.
+    """Writes figures of fit and test, and what it takes to repeat them, to the run folder.
 
-    A new fit clears what an earlier one left there (figures, pictures, predictions, exported files, best checkpoint,
-    events), so that nothing stale is read for new; but it does not replace a run of `reproduce`. Resuming clears
-    nothing, until a checkpoint of the longer training is written: then the figures of the shorter one go. Where no
-    logger makes a folder for the run, a new fit clears its figures alone, and no `results.json` but this project's; a
-    `fast_dev_run` leaves and clears nothing.
+    A new fit removes what an earlier one left in the run folder (figures, pictures, predictions, exported files, best
+    checkpoint, events), but it does not replace a run of `reproduce`. A resumed fit removes the earlier figures when it
+    writes its first checkpoint. Without a logger, a new fit removes the figures alone, and no `results.json` of others;
+    a `fast_dev_run` writes and removes nothing.
 
-    All parts that a test writes are collected, and replace those of the test before at once, when it ends.
+    All parts of a test are collected, and replace those of the earlier test at its end.
 
     Args:
-        label: a word that tells the run from others (default: a random one), kept in its checkpoints and, from the
-            start of its fit, among its results. What goes on from a checkpoint keeps the checkpoint's.
+        label: identifies the run in its checkpoints and results; random by default. A resumed run keeps its label.
         overwrite: whether a new fit may replace a run of `reproduce`.
 
     Raises:
@@ -101,7 +99,7 @@ class ResultsWriter(Callback):
     """
 
     collected: dict[str, Any] | None
-    """Parts of the test that is running; None where none is."""
+    """Parts of the running test; None if none is running."""
 
     def __init__(self, label: str | None = None, overwrite: bool = False) -> None:
         self.label = label or secrets.token_hex(8)
@@ -118,21 +116,21 @@ class ResultsWriter(Callback):
         self._run = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the options of this training."""
+        """Read the options of this training."""
         if stage == "fit":
             self._config = _config(trainer, run_folder(trainer))
 
     def check_place(self, run: Path, ckpt_path: Any) -> None:
-        """Raise `UserError` if a fit would replace a run of `reproduce`; to go on with that run is no replacement."""
-        goes_on = ckpt_path in RESUME_WORDS or (ckpt_path and run.resolve() in Path(ckpt_path).resolve().parents)
-        if is_recipes(run) and not (is_fingerprint(self.label) or goes_on or self.overwrite):
+        """Raise `UserError` if a fit, other than a resumed one, would replace a run of `reproduce`."""
+        resumes = ckpt_path in RESUME_WORDS or (ckpt_path and run.resolve() in Path(ckpt_path).resolve().parents)
+        if is_recipes(run) and not (is_fingerprint(self.label) or resumes or self.overwrite):
             raise UserError(
                 f"fit: {run} holds a run of `reproduce`, another folder expected (--trainer.logger.version NAME); "
                 "--overwrite true replaces it"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock on a clean folder."""
+        """Remove files of an earlier fit, and start the clock."""
         self.collected = None
         self._start = time.perf_counter()
         self._run = run = run_folder(trainer)
@@ -149,17 +147,17 @@ class ResultsWriter(Callback):
         record(trainer, run, label=self.label)
 
     def _note_earlier_options(self) -> None:
-        """Keep, of a training that is resumed with other options, with which ones it began."""
+        """Record the options of a training that is resumed with other ones."""
         before, now = self._resumed.get("config"), config_digest(self._config) if self._config else None
         if self._resumed and not before and (config := read_results(self._run).get("config")):
-            before = config_digest(config)  # its checkpoint is from before this was kept
+            before = config_digest(config)  # a checkpoint of an earlier version
         self._earlier = [*self._resumed.get("earlier", [])]
         if before and now and before != now:
             self._earlier.append({"config": before, "steps": self._resumed["steps"]})
         self._is_stale = bool(self._resumed)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remove the figures of a training that was resumed: this checkpoint is of a longer one."""
+        """Remove the figures of a resumed training, as this checkpoint is of a longer one."""
         if trainer.is_global_zero and trainer.state.fn == "fit":
             self._remove_earlier_figures(trainer, self._run)
 
@@ -173,25 +171,25 @@ class ResultsWriter(Callback):
         record(trainer, run, **dict.fromkeys(parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds so far, for a run that goes on; which run it is, and the options that it was trained with."""
+        """Return seconds so far, label and options, for a resumed run."""
         config = config_digest(self._config) if self._config else self._resumed.get("config")
         return {"seconds": self._seconds(), "label": self.label, "config": config, "earlier": self._earlier}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on, as the same run."""
+        """Restore seconds, label and options."""
         self._before = state_dict["seconds"]
         self.label = state_dict.get("label") or self.label
         self._resumed = {**self._resumed, **state_dict}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note how far the training was that is resumed."""
+        """Read the step of the resumed training."""
         self._resumed = {"steps": checkpoint.get("global_step", 0)}
 
     def _seconds(self) -> float:
         return self._before + time.perf_counter() - self._start
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what training took."""
+        """Write the results of training."""
         run = run_folder(trainer)
         if trainer.is_global_zero:
             self._remove_earlier_figures(trainer, run)
@@ -207,10 +205,10 @@ class ResultsWriter(Callback):
             record(trainer, run, fit=fit, command=sys.argv[1:], **shown, **_setting(trainer, pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collect the parts of this test; where it draws no pictures, those of the test before go."""
+        """Start to collect the parts of this test; remove pictures of an earlier test if this one draws none."""
         self.collected = {}
         self._class_images = None
-        run = run_folder(trainer)  # on every process: they agree on it
+        run = run_folder(trainer)  # in all processes: see `run_folder`
         draws = any(getattr(callback, "draws_pictures", False) for callback in getattr(trainer, "callbacks", ()))
         if not draws and trainer.is_global_zero and leaves_files(trainer) and has_own_folder(trainer):
             for name in PICTURES:
@@ -226,20 +224,20 @@ class ResultsWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the images of each class."""
-        if not isinstance(outputs, Tensor):  # of a module of the user's
+        if not isinstance(outputs, Tensor):  # of a user's module
             return
         counts = torch.bincount(as_batch(batch).label, minlength=outputs.shape[-1])
         self._class_images = counts if self._class_images is None else self._class_images + counts
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how many images were measured: a part of the set, under `limit_test_batches`."""
+        """Count the evaluated images, of all processes."""
         metrics: Any = pl_module.evaluation
-        self._images = metrics.images()  # on every process: it adds up their counts
+        self._images = metrics.images()  # in all processes: it adds their counts
         if self._class_images is not None:
             self._class_images = trainer.strategy.reduce(self._class_images, reduce_op="sum")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the test measured, and on what; then how fast the network is."""
+        """Write the results of the test, then measure latency."""
         run = run_folder(trainer)
         collected, self.collected = self.collected or {}, None
         if not trainer.is_global_zero or not leaves_files(trainer):
@@ -259,8 +257,8 @@ class ResultsWriter(Callback):
         parts = {
             "test": test,
             "measured_on": measured_on(trainer, pl_module, run, self._images, class_images or []),
-            "class_images": class_images if len(names) <= MOST_CLASSES else None,
-            "class_names": names if len(names) <= MOST_CLASSES else None,
+            "class_images": class_images if len(names) <= MAX_CLASSES else None,
+            "class_names": names if len(names) <= MAX_CLASSES else None,
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},
         }
         record(trainer, run, **{**dict.fromkeys(TEST_PARTS), **parts, **collected}, **_setting(trainer, pl_module))
@@ -269,26 +267,32 @@ class ResultsWriter(Callback):
 
 
 def _stale(run: Path) -> list[Path]:
-    """What an earlier fit and test left in a run's own folder."""
-    # The newest event file is this fit's own, opened a moment ago.
+    """Return files that an earlier fit and test left in a run's own folder."""
+    # The newest event file is that of this fit.
     events = sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
-    said = [*run.glob("predictions*.csv"), *(run / "export").glob("model*")]  # by the network of before
-    return [run / RESULTS_FILE, run / "checkpoints" / "best.ckpt", *(run / name for name in PICTURES), *events, *said]
+    outputs = [*run.glob("predictions*.csv"), *(run / "export").glob("model*")]  # of the earlier network
+    return [
+        run / RESULTS_FILE,
+        run / "checkpoints" / "best.ckpt",
+        *(run / name for name in PICTURES),
+        *events,
+        *outputs,
+    ]
 
 
 def _own_results(run: Path) -> list[Path]:
-    """An earlier fit's figures, told by its label, in a folder that is not the run's alone."""
+    """Return the results of an earlier fit in a folder that is not the run's own."""
     found = read_results(run)
     return [run / RESULTS_FILE] if isinstance(found.get("label"), str) and set(found) <= PARTS else []
 
 
 def _digest(trainer: Trainer, train: bool) -> str:
     data = data_of(trainer)
-    return (data.shown_digest(train) or data.fingerprint) if hasattr(data, "shown_digest") else ""
+    return (data.input_digest(train) or data.fingerprint) if hasattr(data, "input_digest") else ""
 
 
 def _config(trainer: Trainer, run: Path) -> Any:
-    """All options of this training, as plain types; of a run that was started from Python, its `config.yaml`'s."""
+    """Return the options of this training as plain values; from Python, those in `config.yaml`."""
     for callback in getattr(trainer, "callbacks", ()):
         if isinstance(callback, SaveConfigCallback):
             return yaml.safe_load(callback.parser.dump(callback.config, skip_none=False))
@@ -317,15 +321,15 @@ def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 
 def _latency(trainer: Trainer, module: LightningModule) -> dict[str, float]:
-    """Milliseconds by batch size, in the run's precision on its device; without what cannot be measured."""
+    """Return milliseconds by batch size, in the run's precision on its device, for sizes that can be measured."""
     data = data_of(trainer)
-    # Several processes load one machine, and parts of a sharded network wait for each other: no figure of either.
+    # Several processes share a machine, and shards of a network wait for each other.
     if not hasattr(data, "image_shape") or trainer.world_size > 1:
         return {}
     figures: dict[str, float] = {}
     with trainer.precision_plugin.forward_context():
         for size in BATCH_SIZES:
-            # Batch norm without running statistics cannot read one image; a device may not hold many.
+            # Batch norm without running statistics cannot read one image; many may not fit on the device.
             with suppress(ValueError, RuntimeError):
                 net: Any = module.net
                 memory_format: Any = module.memory_format

@@ -117,7 +117,7 @@ def _calibration(data: Any) -> Iterator[Tensor]:
         raise UserError("int8: no training images found to measure ranges on; leave --int8 out, or name --config")
     data.setup("fit")
     places = data.train_positions[:: max(1, len(data.train_positions) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
-    return (data.stored(part) for part in places.split(BATCH_SIZE))
+    return (data.stored_images(part) for part in places.split(BATCH_SIZE))
 
 
 def _teacher(trained: Trained, console: Console) -> list[Form]:

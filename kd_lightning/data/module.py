@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from kd_lightning.batch import Batch, batch_sizes
+from kd_lightning.batch import Batch, epoch_batch_sizes
 from kd_lightning.data.batches import RESIDENT_BYTES, BatchMaker
 from kd_lightning.data.copies import PAIRS, digests_of, warn_of_classes_without_test_images, warn_of_copies
 from kd_lightning.data.samplers import EvaluationSampler, ResumingSampler
@@ -132,7 +132,7 @@ class ClassificationDataModule(LightningDataModule):
         """Identifies the data beside its options, such as by the names of its files; empty if the options suffice."""
         return ""
 
-    def shown_digest(self, train: bool = True) -> str:
+    def input_digest(self, train: bool = True) -> str:
         """Return a digest of all that determines the network's input for an image and a view; known after setup.
 
         It is empty for a streamed set, whose pixels would have to be read.
@@ -277,7 +277,9 @@ class ClassificationDataModule(LightningDataModule):
         # Forked workers gather memory-mapped images; workers started otherwise would copy the map.
         forked = (get_start_method(allow_none=True) or get_all_start_methods()[0]) == "fork"
         gather = self.num_workers > 0 and forked and not self._batch_makers[train].is_resident
-        leaves_one = batch_size and sampler is not None and sum(batch_sizes(len(sampler), batch_size)) < len(sampler)
+        leaves_one = (
+            batch_size and sampler is not None and sum(epoch_batch_sizes(len(sampler), batch_size)) < len(sampler)
+        )
         return DataLoader(
             Indices(positions, self._batch_makers[train].part, gather),
             batch_size=batch_size,
@@ -409,15 +411,15 @@ class ClassificationDataModule(LightningDataModule):
         index, images = batch if isinstance(batch, (tuple, list)) else (batch, None)
         train = not (trainer.testing or trainer.predicting)
         view = self._views_of_epoch(trainer.current_epoch, index.device)[index] if trainer.training else None
-        return self.deal(index, train=train, view=view, images=images)
+        return self.make_batch(index, train=train, view=view, images=images)
 
-    def deal(
+    def make_batch(
         self, index: Tensor, train: bool = True, view: Tensor | None = None, images: Tensor | None = None
     ) -> Batch:
         """Return a batch of images of the training or test set; see `BatchMaker.make_batch`."""
         return self._batch_makers[train].make_batch(index, view, images)
 
-    def stored(self, index: Tensor, train: bool = True) -> Tensor:
+    def stored_images(self, index: Tensor, train: bool = True) -> Tensor:
         """Return stored images of the training or test set: uint8 (B, *stored_shape)."""
         return self._batch_makers[train].stored_images(index)
 

@@ -53,7 +53,7 @@ class StoredTestSet:
         return len(self.parts())
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self.data.stored(part, train=False) for part in self.parts())
+        return (self.data.stored_images(part, train=False) for part in self.parts())
 
 
 def random_images(shape: tuple[int, int, int]) -> list[Tensor]:
@@ -88,7 +88,7 @@ class Reference:
         probabilities, label = [], []
         with torch.no_grad():
             for part in progress_bar(images.parts(), "testing"):
-                batch = data.deal(part, train=False)
+                batch = data.make_batch(part, train=False)
                 probabilities.append(classifier.network(batch.image.contiguous()).float().softmax(dim=-1))
                 label.append(batch.label)
         return cls(images, torch.cat(probabilities), torch.cat(label))

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from kd_lightning.batch import Batch, batch_sizes, callbacks_of, data_of
+from kd_lightning.batch import Batch, callbacks_of, data_of, epoch_batch_sizes
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.precision import without_autocast
 
@@ -44,8 +44,8 @@ def _is_all(part: float) -> bool:
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    """Split a batch into the batches of single steps; see `batch_sizes`."""
-    sizes = batch_sizes(len(batch.label), size)
+    """Split a batch into the batches of single steps; see `epoch_batch_sizes`."""
+    sizes = epoch_batch_sizes(len(batch.label), size)
     return [Batch(*part) for part in zip(*(tensor[: sum(sizes)].split(sizes) for tensor in batch), strict=True)]
 
 
@@ -171,4 +171,4 @@ def steps_of_run(module: LightningModule) -> int:
         raise UserError("lr_scheduler: CosineDecay needs the run's length: trainer.max_epochs, or its total_steps")
     if module.automatic_optimization:
         return int(trainer.estimated_stepping_batches)
-    return (trainer.max_epochs or 0) * len(batch_sizes(len(data.train_positions), data.batch_size))
+    return (trainer.max_epochs or 0) * len(epoch_batch_sizes(len(data.train_positions), data.batch_size))

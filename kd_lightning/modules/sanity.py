@@ -168,7 +168,7 @@ def warn_if_at_chance(logits_of: Callable[[Tensor], Tensor], name: str, trainer:
     correct = 0
     with status("measuring the teacher's accuracy", trainer.is_global_zero):
         for index in some.to(trainer.strategy.root_device).split(data.eval_batch_size):
-            batch = data.deal(index)
+            batch = data.make_batch(index)
             correct += int((logits_of(batch.image).argmax(dim=-1) == batch.label).sum())
     accuracy, chance = correct / len(some), 1 / data.num_classes
     if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(some)):

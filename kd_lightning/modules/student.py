@@ -102,7 +102,7 @@ class StudentModule(ClassifierModule):
         if self._cache and self.cache_teacher == "all":
             with torch.no_grad(), precision.train_step_context():
                 self._cache.fill(
-                    lambda index, view: self.run_teacher(data.deal(index, view=view).image),
+                    lambda index, view: self.run_teacher(data.make_batch(index, view=view).image),
                     data.eval_batch_size,
                     trainer.global_rank,
                     trainer.world_size,

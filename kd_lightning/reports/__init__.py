@@ -1,1 +1,1 @@
-"""What runs measured: the schema of their results, the table that compares them, and the report."""
+"""Results of runs: their schema, the table that compares them, and the report."""

@@ -1,4 +1,4 @@
-"""What a reader of a comparison has to know of its figures: a line each."""
+"""Warnings about figures of a comparison that can mislead."""
 
 import math
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from kd_lightning.recipe import Recipe
 from kd_lightning.reports.results import with_few_images
 from kd_lightning.reports.runs import Group
 
-LEAST_POINTS = 1.0
-"""Of accuracy, in %, by which a teacher is below a baseline before anything is said."""
+MIN_DIFFERENCE = 1.0
+"""Accuracy, in %, by which a teacher has to be below a baseline for a warning."""
 
 STANDARD_ERRORS = 3.0
-"""By which it is, too: of so few test images a smaller difference may be chance."""
+"""Standard errors of the difference that it has to exceed as well."""
 
 
 def cautions(recipe: Recipe, groups: Sequence[Group]) -> list[str]:
-    """Find what makes figures worth less than they look.
+    """Return a line for each warning.
 
-    These are: a teacher that is worse than the student's own network without one; a student of another teacher than
-    the table's; versions of the code that give different figures; tests of a part of the test set; classes of which
-    there are no test images, or too few.
+    Warnings are about a teacher that is worse than the student's network without a teacher, a student of another
+    teacher than the table's, versions of the code with different figures, tests of a part of the test set, and classes
+    with no or too few test images.
 
     Raises:
-        One of `rows.DAMAGED`: results that are not of their schema.
+        One of `rows.DAMAGED`: results that do not follow their schema.
     """
     lines: list[str] = []
     for group in groups:
@@ -54,7 +54,7 @@ def cautions(recipe: Recipe, groups: Sequence[Group]) -> list[str]:
 
 
 def _teacher_of(recipe: Recipe, group: Group, groups: Sequence[Group]) -> Group | None:
-    """The group that a student's teacher is of: the recipe says so, or the path in the student's config."""
+    """Return the group of a student's teacher, by the recipe or by the path in the student's config."""
     stage = recipe.stages.get(group.stage)
     if stage is not None and stage.teacher:
         return next((other for other in groups if other.stage == stage.teacher), None)
@@ -80,8 +80,8 @@ def _of_its_teacher(recipe: Recipe, student: Group, teacher: Group, groups: Sequ
     for group in alone:
         if group is not teacher and _network(group) == _network(student) and _is_far_below(teacher, group):
             lines.append(
-                f"{teacher.name}: {_accuracy(teacher):.1%} right, far below {group.name} ({_accuracy(group):.1%}), "
-                f"which is the network of {student.name} without a teacher; train the teacher longer, or otherwise"
+                f"{teacher.name}: {_accuracy(teacher):.1%} correct, far below {group.name} ({_accuracy(group):.1%}), "
+                f"which is the network of {student.name} without a teacher; train the teacher longer or otherwise"
             )
     return lines
 
@@ -100,4 +100,4 @@ def _is_far_below(teacher: Group, baseline: Group) -> bool:
     low, high = _accuracy(teacher), _accuracy(baseline)
     images = min(int(run.results["test"]["images"]) for group in (teacher, baseline) for run in group.runs)
     error = math.sqrt((low * (1 - low) + high * (1 - high)) / images)
-    return high - low > max(LEAST_POINTS / 100, STANDARD_ERRORS * error)
+    return high - low > max(MIN_DIFFERENCE / 100, STANDARD_ERRORS * error)

@@ -1,4 +1,4 @@
-"""Rows that stand under each other: made of runs, read from a `comparison.json`, put together."""
+"""Comparisons: tables made from runs, read from a `comparison.json`, or merged."""
 
 import json
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from typing import Any
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.recipe import METRICS, Recipe, Stage
 from kd_lightning.reports.cautions import cautions
-from kd_lightning.reports.provenance import origin_of
+from kd_lightning.reports.provenance import provenance_of
 from kd_lightning.reports.rows import DAMAGED, Row, check, confusion_of, row_from, rows_of
-from kd_lightning.reports.runs import MOST_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
+from kd_lightning.reports.runs import MAX_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows that stand under each other.
+    """A table of results.
 
     Attributes:
-        title: for people.
-        source: where the published figures are from.
-        metric: what the figures are, one of `METRICS`.
-        command: what made the comparison.
-        versions: of what the figures depend on.
-        machine: that they were measured on.
+        title: title of the table.
+        source: source of the published figures.
+        metric: of the figures, one of `METRICS`.
+        command: command that made the comparison.
+        versions: of the packages that figures depend on.
+        machine: that the figures were measured on.
         rows: at least one.
-        warnings: what a reader has to know of the figures, a line each.
-        groups: the runs behind the rows; empty where they are not known.
+        warnings: about the figures, a line each.
+        groups: the runs of the rows; empty if unknown.
     """
 
     title: str
@@ -41,13 +41,13 @@ class Comparison:
     groups: list[Group] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """What `comparison.json` holds: all but the runs, whose own files say it."""
+        """Return the content of `comparison.json`: all but the groups, whose runs have files of their own."""
         own = {name: value for name, value in vars(self).items() if name != "groups"}
         return {**own, "rows": [row.record() for row in self.rows]}
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, str]]:
-    """Read runs; those that cannot be compared come apart, each with what keeps it from it."""
+    """Read runs; return those that can be compared, and the reason for each of the others."""
     runs: list[MeasuredRun] = []
     left_out: dict[Path, str] = {}
     for folder in folders:
@@ -58,7 +58,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, st
                 for row in compare_groups(Recipe("", {}, ""), [alone], "").rows:
                     check(row)
                 confusion_of(run)
-                origin_of(alone)
+                provenance_of(alone)
                 cautions(Recipe("", {}, ""), [alone])
         except DAMAGED:
             run = "results.json is damaged"
@@ -70,16 +70,16 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, st
 
 
 def collect(recipe: Recipe, runs: Path, command: str, settings: dict[str, str] | None = None) -> Comparison:
-    """Read what was measured of a recipe; a stage of which no run was tested is left out.
+    """Compare the runs of a recipe; stages without a tested run are left out.
 
-    Runs of a stage are put together only where they differ in nothing but the seed: seeds left over from an earlier
-    call with other options, other files or another teacher do not count.
+    Only runs of a stage that differ in their seed alone form a row. Seeds of an earlier call with other options, data
+    or teacher are left out.
 
     Args:
-        recipe: what to look for.
-        runs: folder that holds `<recipe>/<stage>/seed_<n>/`.
-        command: what asked for it.
-        settings: of the stages that were just run, those of their runs (see `MeasuredRun`).
+        recipe: the recipe.
+        runs: folder of `<recipe>/<stage>/seed_<n>/`.
+        command: command that makes the comparison.
+        settings: settings of the stages that were just run (see `MeasuredRun`).
     """
     found = [read_runs(sorted((runs / recipe.name / stage).glob("seed_*"), key=natural))[0] for stage in recipe.stages]
     _, left_out = comparable([run for its in found for run in its])
@@ -98,7 +98,7 @@ def collect(recipe: Recipe, runs: Path, command: str, settings: dict[str, str] |
 
 
 def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Comparison:
-    """Make the rows of groups of runs; of a stage that the recipe does not have, nothing is published."""
+    """Compare groups of runs; stages that the recipe does not have get no published figure."""
     rows: list[Row] = []
     sizes: dict[str, float] = {}
     for group in groups:
@@ -120,7 +120,7 @@ def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Compari
 
 
 def _together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What several runs have, name by name; values that differ stand side by side."""
+    """Merge dictionaries by name; different values are joined by commas."""
     values: dict[str, dict[str, Any]] = {}
     for part in parts:
         for name, value in part.items():
@@ -132,11 +132,11 @@ def read_comparison(file: Path) -> Comparison:
     """Read a `comparison.json`.
 
     Raises:
-        UserError: it is none.
+        UserError: it cannot be read, or does not follow its schema.
     """
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{file.stat().st_size / 2**20:.1f} MiB, at most {MOST_BYTES / 2**20:.0f} are read")
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{file.stat().st_size / 2**20:.1f} MiB, at most {MAX_BYTES / 2**20:.0f} are read")
         record = json.loads(file.read_text(encoding="utf-8"))
         rows = [row_from(row, record["metric"]) for row in record["rows"]]
         if record["metric"] not in METRICS or not rows:
@@ -156,7 +156,7 @@ def read_comparison(file: Path) -> Comparison:
 
 
 def merge(parts: dict[str, Comparison], command: str) -> Comparison:
-    """Put comparisons under each other, by name; where their metrics differ, all figures are accuracies."""
+    """Merge comparisons by name; if their metrics differ, all figures become accuracies."""
     several = len(parts) > 1
     metrics = {part.metric for part in parts.values()}
     metric = metrics.pop() if len(metrics) == 1 else "accuracy"

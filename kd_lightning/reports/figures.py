@@ -1,7 +1,6 @@
-"""Where a report's pictures have what: dots, labels and ticks.
+"""Layout of the report's charts: positions of dots, labels and ticks.
 
-Places across are in % of a picture's width, which is the screen's; those down are in pixels. So letters keep their size
-on a phone.
+Horizontal positions are in % of the chart's width, vertical ones in pixels, so that text has the same size on a phone.
 """
 
 import math
@@ -24,33 +23,33 @@ from kd_lightning.reports.comparison import Comparison
 from kd_lightning.reports.rows import Row
 
 GUTTER = 13.0
-"""% of the width that stay empty on the left where ticks are written."""
+"""Left margin for the labels of ticks, in % of the width."""
 
-LONGEST_NAME, LONGEST_LINE = 30, 58
-"""Letters that have room on a phone: beside a dot, and above a strip."""
+MAX_NAME_LENGTH, MAX_LINE_LENGTH = 30, 58
+"""Characters that fit on a phone: beside a dot, and above a strip."""
 
-MOST_NAMES = 8
-"""Rows above which a picture of cost has numbers in place of names, which would lie across each other."""
+MAX_NAMES = 8
+"""Rows above which a cost chart has numbers in place of names, which would overlap."""
 
 LINE, DOT = 16.0, 9.0
-"""Pixels between two labels under each other, and between two dots."""
+"""Distances of labels and of stacked dots, in pixels."""
 
 CLOSE = 2.5
-"""% of the width within which two dots hide each other on a phone."""
+"""Distance at which two dots overlap on a phone, in % of the width."""
 
 TOP, BOTTOM = 24.0, 48.0
-"""Pixels above and below what is drawn: for the first label; for ticks and the axis' name."""
+"""Margins in pixels, for the first label, and for ticks and the name of the axis."""
 
 
 class Mark(NamedTuple):
-    """A value on an axis, and what is written there."""
+    """A tick of an axis."""
 
     place: float
     words: str
 
 
 class Dot(NamedTuple):
-    """A run: across in %, down in pixels from its strip's line, or up, below 0."""
+    """A run: `x` in %, `y` in pixels below its strip's line."""
 
     x: float
     y: float
@@ -58,7 +57,7 @@ class Dot(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """The runs of a row, on a line of their own; `published` is from, to, in %; `mean` in %."""
+    """The runs of a row; `mean` and the ends of the `published` range are in %."""
 
     words: str
     top: float
@@ -69,7 +68,7 @@ class Strip(NamedTuple):
 
 
 class SeedChart(NamedTuple):
-    """Every run of every row."""
+    """Chart of every run."""
 
     strips: list[Strip]
     ticks: list[Mark]
@@ -79,7 +78,7 @@ class SeedChart(NamedTuple):
 
 
 def seed_chart(comparison: Comparison) -> SeedChart:
-    """Every run as a dot, a strip a row; the published figure as a bar, where it is a number or two."""
+    """Lay out every run as a dot, a strip for each row, and published figures as bars."""
     published = [published_range(row.published) for row in comparison.rows]
     told = [value for pair in published if pair for value in pair]
     scale = Scale.of([value for row in comparison.rows for value in row.figures] + told)
@@ -88,7 +87,7 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     for row, pair in zip(comparison.rows, published, strict=True):
         dots = _swarm(row, scale)
         ours = figures_in_words(row)
-        words = f"{_shortened(row.name, LONGEST_LINE - len(ours))}: {ours}"
+        words = f"{_shortened(row.name, MAX_LINE_LENGTH - len(ours))}: {ours}"
         line = top + LINE + 2 * DOT - min(dot.y for dot in dots)
         bar = (scale.across(pair[0]), scale.across(pair[1])) if pair else None
         mean = scale.across(statistics.fmean(row.figures))
@@ -100,7 +99,7 @@ def seed_chart(comparison: Comparison) -> SeedChart:
 
 
 def _swarm(row: Row, scale: Scale) -> list[Dot]:
-    """Dots upon each other where they would hide each other."""
+    """Lay out the dots of a row, stacked where they would overlap."""
     dots: list[Dot] = []
     for seed, figure in sorted(zip(row.seeds, row.figures, strict=True), key=lambda pair: pair[1]):
         x = scale.across(figure)
@@ -112,7 +111,7 @@ def _swarm(row: Row, scale: Scale) -> list[Dot]:
 
 
 def published_range(published: float | str | None) -> tuple[float, float] | None:
-    """The figure that a source's words begin with, twice, or from and to: of 70.2 to 70.8, or 206 (133 on threes)."""
+    """Return the range of a published figure such as 206, `70.2 to 70.8` or `206 (133 on threes)`; None without one."""
     if isinstance(published, int | float):
         return float(published), float(published)
     found = re.match(r"(\d+(?:\.\d+)?)(?: to (\d+(?:\.\d+)?))?(?=$| \(|,)", published or "")
@@ -120,7 +119,7 @@ def published_range(published: float | str | None) -> tuple[float, float] | None
 
 
 class Point(NamedTuple):
-    """A row in a picture of cost: across in %, all else in pixels; from its worst run down to its best one up."""
+    """A row in a cost chart: `x` in %, all else in pixels, with a line from its worst to its best run."""
 
     name: str
     words: str
@@ -134,7 +133,7 @@ class Point(NamedTuple):
 
 
 class CostChart(NamedTuple):
-    """Accuracy against what a network costs."""
+    """Chart of accuracy against size or latency."""
 
     title: str
     axis: str
@@ -145,14 +144,14 @@ class CostChart(NamedTuple):
 
 
 def cost_charts(rows: Sequence[Row]) -> list[CostChart]:
-    """Mean accuracy against size and against the median time of a forward pass, for each size of batch timed."""
+    """Lay out mean accuracy against size, and against the median latency of each batch size."""
     costs: dict[tuple[str, str], list[float | None]] = {("size", "MiB"): [row.mebibytes for row in rows]}
     for size in batch_sizes(rows):
         images = size.removeprefix("batch_")
         title = "time for one image" if images == "1" else f"time for {images} images"
         costs[title, "milliseconds"] = [median_latency(row, size) for row in rows]
     names = [
-        _shortened(row.name, LONGEST_NAME) if len(rows) <= MOST_NAMES else str(place)
+        _shortened(row.name, MAX_NAME_LENGTH) if len(rows) <= MAX_NAMES else str(place)
         for place, row in enumerate(rows, start=1)
     ]
     charts: list[CostChart] = []
@@ -164,14 +163,14 @@ def cost_charts(rows: Sequence[Row]) -> list[CostChart]:
 
 
 def _shortened(name: str, longest: int) -> str:
-    """A name of at most so many letters: of a longer one the middle is left out."""
+    """Shorten a name in the middle to at most `longest` characters."""
     end = longest // 2
     return name if len(name) <= longest else f"{name[: longest - end - 1]}…{name[-end:]}"
 
 
 def _cost_chart(title: str, unit: str, known: Sequence[tuple[str, Row, float]]) -> CostChart:
     across = Scale.of([cost for _, _, cost in known])
-    # Where errors lie far apart, so do their logarithms: 99.0 and 99.5 % differ as much as 90 and 95 %.
+    # A logarithmic axis of errors: 99.0 and 99.5 % are as far apart as 90 and 95 %.
     down = Scale.of([100 - accuracy for _, row, _ in known for accuracy in row.accuracies])
     tall = max(260.0, LINE * (len(known) + 2))
 

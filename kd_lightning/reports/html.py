@@ -1,4 +1,4 @@
-"""The report: one HTML file that shows a comparison whole, from disk, without a script."""
+"""Write a comparison as one HTML file without scripts."""
 
 import heapq
 import json
@@ -12,31 +12,31 @@ from kd_lightning import __version__
 from kd_lightning.recipe import METRICS
 from kd_lightning.reports.columns import batch_sizes, cells, decimals, images_in_words, run_lines
 from kd_lightning.reports.comparison import Comparison
-from kd_lightning.reports.figures import MOST_NAMES, cost_charts, seed_chart
-from kd_lightning.reports.provenance import origin_of
+from kd_lightning.reports.figures import MAX_NAMES, cost_charts, seed_chart
+from kd_lightning.reports.provenance import provenance_of
 from kd_lightning.reports.rows import confusion_of
 from kd_lightning.reports.runs import Group
 from kd_lightning.utils.atomic_write import write_text
 
-MOST_CLASSES = 30
-"""Above it a matrix is not readable: the most confused pairs are shown in its place."""
+MAX_CLASSES = 30
+"""Largest confusion matrix; of more classes, the most confused pairs are shown."""
 
 PAIRS = 20
 SHADES = 5
-"""Of a cell of errors, by their number; the page's style has a colour for each."""
+"""Shades of cells by number of errors; the style sheet has a colour for each."""
 
 BETTER = {"errors": "fewer are better", "right": "more are better", "accuracy": "more is better"}
 
 
 class Cell(NamedTuple):
-    """So many images of one class that were taken for one class; its shade is of the style's classes."""
+    """A cell of a confusion matrix; its shade is a class of the style sheet."""
 
     images: int
     shade: str
 
 
 class Confusion(NamedTuple):
-    """What a stage takes for what, all its runs together: a matrix, or of many classes the most confused pairs."""
+    """Confusion matrix of a stage, summed over runs; of many classes, the most confused pairs."""
 
     name: str
     runs: int
@@ -60,7 +60,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
 
 
 def render(comparison: Comparison) -> str:
-    """The report's HTML; every word that is a user's is escaped."""
+    """Return the report's HTML, in which text from users is escaped."""
     environment = Environment(
         loader=PackageLoader("kd_lightning.reports", "templates"),
         autoescape=True,
@@ -76,21 +76,21 @@ def render(comparison: Comparison) -> str:
         cells=cells(comparison),
         seeds=seed_chart(comparison),
         costs=cost_charts(rows),
-        numbered=len(rows) > MOST_NAMES,
-        runs=_told(_readable(comparison)),
+        numbered=len(rows) > MAX_NAMES,
+        runs=_without_empty_columns(_readable(comparison)),
         timed=dict.fromkeys(f"{row.device}, CPU threads: {row.threads}" for row in rows if batch_sizes([row])),
         images=list(dict.fromkeys(images_in_words(row) for row in rows)),
         confusions=[
             _confusion(group) for group in comparison.groups if any(run.results.get("confusion") for run in group.runs)
         ],
-        most_classes=MOST_CLASSES,
-        origins=[origin_of(group) for group in comparison.groups],
+        most_classes=MAX_CLASSES,
+        origins=[provenance_of(group) for group in comparison.groups],
         version=__version__,
     )
 
 
 def _readable(comparison: Comparison) -> list[dict[str, object]]:
-    """The lines of all runs, with accuracy and agreement in the decimals that their test images bear."""
+    """Return the lines of all runs, with the decimals of accuracy and agreement that their test images support."""
     lines = run_lines(comparison)
     for one in lines:
         for column in ("accuracy", "agreement"):
@@ -100,8 +100,8 @@ def _readable(comparison: Comparison) -> list[dict[str, object]]:
     return lines
 
 
-def _told(lines: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Lines without the columns that say nothing in any of them."""
+def _without_empty_columns(lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the lines without columns that are empty in all of them."""
     columns = [column for column in lines[0] if any(line[column] is not None for line in lines)]
     return [{column: line[column] for column in columns} for line in lines]
 
@@ -111,12 +111,12 @@ def _confusion(group: Group) -> Confusion:
     names = [str(name) for name in counted[0].results["class_names"]]
     its = [counts for run in counted if len(counts := confusion_of(run)) == len(names)]
     total = [[*map(sum, zip(*rows, strict=True))] for rows in zip(*its, strict=True)] if len(its) > 1 else its[0]
-    images, right = sum(map(sum, total)), sum(total[place][place] for place in range(len(names)))
-    few = len(names) <= MOST_CLASSES
+    images, correct = sum(map(sum, total)), sum(total[place][place] for place in range(len(names)))
+    few = len(names) <= MAX_CLASSES
     return Confusion(
         name=group.name,
         runs=len(its),
-        errors=images - right,
+        errors=images - correct,
         images=images,
         class_names=names,
         matrix=_shaded(total) if few else [],
@@ -125,7 +125,7 @@ def _confusion(group: Group) -> Confusion:
 
 
 def _shaded(counts: list[list[int]]) -> list[list[Cell]]:
-    """Errors by their number, from `e1`, the fewest, to `e5`; what was right, `right`, has no shade among them."""
+    """Return shaded cells: errors from `e1`, the fewest, to `e5`; correct ones are `right`."""
     errors = [count for label, row in enumerate(counts) for place, count in enumerate(row) if place != label]
     most = max(errors, default=0) or 1
     return [
@@ -138,7 +138,7 @@ def _shaded(counts: list[list[int]]) -> list[list[Cell]]:
 
 
 def most_confused(counts: list[list[int]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of label and prediction with the most errors, the most first, twenty at most."""
+    """Return the at most twenty pairs of label and prediction with the most errors, in descending order."""
     found = (
         (count, label, place)
         for label, row in enumerate(counts)
@@ -147,6 +147,6 @@ def most_confused(counts: list[list[int]], names: Sequence[str]) -> list[dict[st
     )
     worst = heapq.nsmallest(PAIRS, found, key=lambda pair: (-pair[0], pair[1], pair[2]))
     return [
-        {"label": names[label], "taken for": names[place], "times": count, "of its images": sum(counts[label])}
+        {"label": names[label], "predicted": names[place], "errors": count, "images of the label": sum(counts[label])}
         for count, label, place in worst
     ]

@@ -1,4 +1,4 @@
-"""How a stage was measured, as the report tells it."""
+"""Commands, data, versions and config of each stage, for the report."""
 
 import json
 import shlex
@@ -8,12 +8,12 @@ import yaml
 
 from kd_lightning.reports.runs import Group
 
-LONGEST_CONFIG = 100_000
-"""Characters, as JSON, of a config that is shown: a longer one takes seconds to write as YAML."""
+MAX_CONFIG_LENGTH = 100_000
+"""Longest config in the report, in characters of JSON: a longer one takes seconds to write as YAML."""
 
 
-class Origin(NamedTuple):
-    """How a stage was measured: of its first run what all its runs have, and a line a run."""
+class Provenance(NamedTuple):
+    """Provenance of a group: what its runs share, and a line for each run."""
 
     name: str
     facts: dict[str, str]
@@ -21,11 +21,11 @@ class Origin(NamedTuple):
     config: str
 
 
-def origin_of(group: Group) -> Origin:
-    """How a group of runs was measured.
+def provenance_of(group: Group) -> Provenance:
+    """Return the provenance of a group.
 
     Raises:
-        One of `DAMAGED`: results that are not of their schema.
+        One of `DAMAGED`: results that do not follow their schema.
     """
     first = group.runs[0].results
     network, fit, data = first["network"], first["fit"], first.get("data") or {}
@@ -52,7 +52,7 @@ def origin_of(group: Group) -> Origin:
         for run in group.runs
     ]
     config = first.get("config")
-    return Origin(
+    return Provenance(
         name=group.name,
         facts={name: str(value) for name, value in facts.items() if value not in (None, "")},
         runs=runs,
@@ -62,6 +62,6 @@ def origin_of(group: Group) -> Origin:
 
 def _shown(config: Any) -> str:
     length = len(json.dumps(config))
-    if length > LONGEST_CONFIG:
-        return f"(of {length:,} characters, at most {LONGEST_CONFIG:,} are shown; see the run's config.yaml)"
+    if length > MAX_CONFIG_LENGTH:
+        return f"(of {length:,} characters, at most {MAX_CONFIG_LENGTH:,} are shown; see the run's config.yaml)"
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -1,32 +1,32 @@
-"""The schema of `results.json`: what one run measured, and what it takes to measure it again.
+"""Read and write `results.json`, the results of one run.
 
     {"fit":  {"seconds", "epochs", "steps", "seed",
-              "weights": DIGEST, "teacher": DIGEST,   # of the network's last weights, and of its teacher's
-              "earlier": [{"config": DIGEST, "steps"}, …]},   # trainings with other options that this one continued
+              "weights": DIGEST, "teacher": DIGEST,   # of the final weights of network and teacher
+              "earlier": [{"config": DIGEST, "steps"}, …]},   # trainings with other options that this one resumed
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "loss",
-              "agreement", "teacher_kl"},   # of a distilled student, where its teacher was there
-     "measured_on": {"images", "of",   # images measured, and how many the test set has
+              "agreement", "teacher_kl"},   # of a distilled student, if its teacher is available
+     "measured_on": {"images", "of",   # images measured, and size of the test set
                      "data": DIGEST, "mean", "std",   # of test images, labels, class names and normalisation
-                     "checkpoint": NAME,   # "best" or "last", of the run; else the path of another file
+                     "checkpoint": NAME,   # "best" or "last" of the run, or the path of another file
                      "weights": DIGEST, "precision", "code"},   # see `CODE`
-     "class_images": [COUNT, …],   # images of the test, by label
-     "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass; without what was not measured
+     "class_images": [COUNT, …],   # test images of each class
+     "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass
      "export": {"threads", "forms": {NAME: {"mebibytes", "difference", "agreement", "errors", "images", "latency"}}},
      "network": {"name", "parameters", "mebibytes"},
-     "class_names": [NAME, …],   # in the order of their numbers
-     "confusion": [[COUNT, …], …],   # of the test: a row a label, a column a prediction; not of over 1,000 classes
-     "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # where classes were left out of training
-     "config": {OPTION: VALUE},   # all of `fit`'s, of the run's own `config.yaml`
-     "commit": WORD,   # of the git repository that the command was given in, with + where files differ from it
-     "data": {"train": DIGEST, "test": DIGEST},   # of the images and how they are shown
+     "class_names": [NAME, …],   # in order
+     "confusion": [[COUNT, …], …],   # a row for each label, a column for each prediction; at most 1,000 classes
+     "bias_correction": {RULE: {"errors", "class_errors", "bias"}},   # if classes were left out of training
+     "config": {OPTION: VALUE},   # all options of `fit`, as in the run's `config.yaml`
+     "commit": WORD,   # of the git repository of the working folder, with + if files differ from it
+     "data": {"train": DIGEST, "test": DIGEST},   # of images and preprocessing
      "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
-     "threads": NUMBER,   # that torch had on the CPU
-     "label": WORD,   # of `fit --label`, or a random one, as in the run's checkpoints; `reproduce`: its fingerprint
-     "settings": DIGEST, "fingerprint": DIGEST,   # of all that `reproduce` says the figures depend on; with the seed
-     "reproduced": {…},   # `measured_on` of the test that `reproduce` made, and the "parts" that it wrote
+     "threads": NUMBER,   # CPU threads of torch
+     "label": WORD,   # of `fit --label`, or random, as in the run's checkpoints; `reproduce`: its fingerprint
+     "settings": DIGEST, "fingerprint": DIGEST,   # of all that the figures of `reproduce` depend on; with the seed
+     "reproduced": {…},   # `measured_on` of the test by `reproduce`, and the "parts" that it wrote
      "command": [WORD, …]}
 
-Each part is written when it is known; a new fit starts a new file. A test replaces all parts of an earlier test.
+Each part is written when it is known. A new fit starts a new file; a test replaces all parts of an earlier test.
 """
 
 import hashlib
@@ -46,15 +46,15 @@ from kd_lightning.utils.atomic_write import write_text
 RESULTS_FILE = "results.json"
 
 TEST_PARTS = ("test", "measured_on", "class_images", "class_names", "confusion", "bias_correction", "latency")
-"""What a test writes. They belong together: a new test replaces or removes all of them."""
+"""Parts that a test writes; a new test replaces or removes all of them."""
 
 _OF_A_RUN = ("label", "settings", "fingerprint", "reproduced", "fit", "export", *TEST_PARTS)
 _OF_ITS_SETTING = ("data", "network", "versions", "machine", "device", "devices", "threads")
 PARTS = frozenset((*_OF_A_RUN, *_OF_ITS_SETTING, "config", "commit", "command"))
-"""All that a run's results can have."""
+"""All parts of `results.json`."""
 
 CODE = 1
-"""Version of the code that makes numbers. Raise it with a change after which the same options give other figures:
+"""Version of the code that determines figures. Raise it with a change after which the same options give other figures:
 `reproduce` then trains and tests finished runs again."""
 
 _NO_SETTING = {
@@ -62,13 +62,13 @@ _NO_SETTING = {
     "trainer": ("logger", "default_root_dir"),
     "data": ("seed",),
 }
-"""Options that no figure depends on, or that say which run it is."""
+"""Options that figures do not depend on, or that identify the run."""
 
 PACKAGES = ("kd-lightning", "torch", "torchvision", "lightning", "torchmetrics")
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """The results of a run folder; empty where there are none, or none that can be read."""
+    """Return the results of a run folder; empty if there are none, or they cannot be read."""
     try:
         results = json.loads((run / RESULTS_FILE).read_text())
     except (OSError, ValueError, RecursionError):
@@ -77,16 +77,16 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def update_results(run: Path, **parts: Any) -> None:
-    """Set parts of a run's results, remove those that are None; the file is replaced whole or not at all."""
+    """Set parts of a run's results, and remove those that are None, in one atomic write."""
     together = {**read_results(run), **parts}
     text = json.dumps({name: part for name, part in together.items() if part is not None}, indent=2)
-    # A list of whole numbers takes one line, not one a number. No string is touched: it has no line break as such.
+    # Put lists of integers on one line. Strings in JSON contain no line breaks, so they do not change.
     text = re.sub(r"\[\n\s*(\d+(?:,\n\s*\d+)*)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     write_text(run / RESULTS_FILE, text + "\n")
 
 
 def label_of(checkpoint: Any) -> str | None:
-    """The label of the run that a checkpoint is of; nothing of one that was saved without, or elsewhere."""
+    """Return the label of a checkpoint's run; None if it has none."""
     try:
         return checkpoint["callbacks"]["ResultsWriter"]["label"]
     except (LookupError, TypeError):
@@ -94,15 +94,15 @@ def label_of(checkpoint: Any) -> str | None:
 
 
 def check_run(path: Path, checkpoint: Any, option: str) -> None:
-    """See that a checkpoint in a run folder is that run's.
+    """Check that a checkpoint belongs to the run in whose folder it is.
 
     Args:
-        path: where the checkpoint lies.
+        path: the checkpoint.
         checkpoint: its content.
-        option: what the user set it with, for errors.
+        option: the option that named it, for errors.
 
     Raises:
-        UserError: it was put there from another run.
+        UserError: it belongs to another run.
     """
     if path.parent.name != "checkpoints":
         return
@@ -116,7 +116,7 @@ def check_run(path: Path, checkpoint: Any, option: str) -> None:
 
 
 def config_digest(config: dict[str, Any]) -> str:
-    """A digest of a config of `fit`, without the seed, the run's name and place, and what no figure depends on."""
+    """Return a digest of a config of `fit`, without seed, name and folder of the run and other irrelevant options."""
     kept = {name: value for name, value in config.items() if name not in _NO_SETTING[""]}
     for part, options in (("trainer", kept.get("trainer")), ("data", (kept.get("data") or {}).get("init_args"))):
         plain = {name: value for name, value in (options or {}).items() if name not in _NO_SETTING[part]}
@@ -125,54 +125,57 @@ def config_digest(config: dict[str, Any]) -> str:
 
 
 def is_recipes(run: Path) -> bool:
-    """Whether a run folder holds a run of `reproduce`, finished or not."""
+    """Return whether a run folder contains a run of `reproduce`, finished or not."""
     return is_fingerprint(read_results(run).get("label"))
 
 
 def is_fingerprint(label: Any) -> bool:
-    """Whether a run's label is one that `reproduce` gives: a digest and the seed."""
+    """Return whether a run's label is a fingerprint of `reproduce`: a digest and the seed."""
     return isinstance(label, str) and re.fullmatch(r"[0-9a-f]{64}-\d+", label) is not None
 
 
-FEW = 10
-"""Images of a class below which its errors say next to nothing: one of them is a tenth or more."""
+MIN_CLASS_IMAGES = 10
+"""Test images of a class below which its errors are not meaningful."""
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Class names in one line."""
 
 
 def with_few_images(class_images: Sequence[int], class_names: Sequence[str]) -> str:
-    """Name the classes of which a test has no image, or too few; empty where there are none."""
+    """Return a text that names the classes without test images, or with too few; empty if there are none."""
     named = dict(enumerate(map(str, class_names)))
     groups = (
         ("no image of", [place for place, count in enumerate(class_images) if count == 0]),
-        (f"fewer than {FEW} images of", [place for place, count in enumerate(class_images) if 0 < count < FEW]),
+        (
+            f"fewer than {MIN_CLASS_IMAGES} images of",
+            [place for place, count in enumerate(class_images) if 0 < count < MIN_CLASS_IMAGES],
+        ),
     )
     return "; ".join(f"{words} {_listed([named.get(p, str(p)) for p in places])}" for words, places in groups if places)
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def code_version() -> str:
-    """The version of the code that makes numbers: this package's, and `CODE`."""
+    """Return the version of the package and of the code that determines figures."""
     return f"{version('kd-lightning')}-{CODE}"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
+    """Return the versions of the packages that figures depend on."""
     return {package: version(package) for package in PACKAGES}
 
 
 def machine() -> dict[str, Any]:
-    """The computer that the figures were measured on; the device is the run's."""
+    """Return system, processor and number of cores of this computer."""
     return {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
 
 
 def commit() -> str:
-    """The git commit of the working folder, with `+` where tracked files differ from it; empty outside of git."""
+    """Return the git commit of the working folder, with `+` if tracked files differ from it; empty outside of git."""
     try:
         head, changes = (
             subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout

@@ -1,4 +1,4 @@
-"""Runs that were trained and tested: finding them, reading them, putting seeds together."""
+"""Find and read runs, and group those that differ in their seed alone."""
 
 import hashlib
 import json
@@ -10,25 +10,25 @@ from typing import Any
 
 from kd_lightning.reports.results import RESULTS_FILE, config_digest, read_results
 
-MOST_BYTES = 8 * 2**20
-"""Of a file that is compared: results of a thousand classes, the most that are kept, have 4 MiB."""
+MAX_BYTES = 8 * 2**20
+"""Largest file to read: results of a thousand classes, the most that are stored, have 4 MiB."""
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """One training and its test."""
+    """A run that was trained and tested."""
 
     folder: Path
     results: dict[str, Any]
 
     @property
     def seed(self) -> int | None:
-        """Its seed; None of a run from before seeds were kept."""
+        """Seed; None for a run of a version that did not store it."""
         return self.results["fit"].get("seed")
 
     @property
     def settings(self) -> str:
-        """A digest of all that the figures depend on but the seed; of a run that kept none of it, its own folder."""
+        """Digest of all that the figures depend on except the seed; for a run without it, the folder."""
         if "settings" in self.results:
             return str(self.results["settings"])
         config = self.results.get("config")
@@ -40,18 +40,18 @@ class MeasuredRun:
 
     @property
     def measured_on(self) -> dict[str, Any]:
-        """What its test was made on; empty of a run from before that was kept."""
+        """What the test measured; empty for a run of a version that did not store it."""
         return dict(self.results.get("measured_on") or {})
 
     @property
     def is_partial(self) -> bool:
-        """Whether its test measured a part of the test set only."""
+        """Whether the test measured only a part of the test set."""
         of = self.measured_on.get("of")
         return of is not None and int(self.results["test"]["images"]) < int(of)
 
     @property
     def other_weights(self) -> str:
-        """The checkpoint of another run that its folder's test measured; empty if it was its own."""
+        """Checkpoint of another run that the test measured; empty for its own."""
         if "checkpoint" not in self.measured_on:
             return ""
         checkpoint = self.measured_on["checkpoint"]
@@ -59,7 +59,7 @@ class MeasuredRun:
 
     @property
     def kind(self) -> str:
-        """What runs share whose figures may be averaged: their settings, and what their tests were made on."""
+        """Key of runs whose figures may be averaged: settings, and what the test measured."""
         names = ("of", "data", "checkpoint", "precision", "code")
         tested = [self.measured_on.get(name) for name in names] if self.measured_on else self._test_data
         return json.dumps([self.settings, self.results["test"]["images"], tested])
@@ -71,12 +71,12 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one stage that differ in nothing but the seed.
+    """Runs of one stage that differ in their seed alone.
 
     Attributes:
-        name: what it is called: the stage, and where that has several groups, the runs too.
-        stage: the folder of its runs.
-        runs: in the order of their folders, at least one.
+        name: the stage; with the runs if the stage has several groups.
+        stage: name of the stage.
+        runs: at least one, in the order of their folders.
     """
 
     name: str
@@ -85,20 +85,20 @@ class Group:
 
 
 def natural(path: Path) -> list[list[str | int]]:
-    """A key that sorts `seed_2` before `seed_10`."""
+    """Return a sort key that puts `seed_2` before `seed_10`."""
     return [[int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", part)] for part in path.parts]
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run folders at or below a folder, in natural order."""
+    """Return the run folders at or below a folder, in natural order."""
     return sorted({file.parent for file in folder.rglob(RESULTS_FILE)}, key=natural)
 
 
 def read_run(folder: Path) -> MeasuredRun | str:
-    """Read a run, or say in a word or two what keeps it from being compared."""
+    """Read a run, or return the reason why it cannot be compared."""
     file = folder / RESULTS_FILE
-    if file.is_file() and file.stat().st_size > MOST_BYTES:
-        return f"{RESULTS_FILE} of {file.stat().st_size / 2**20:.1f} MiB, at most {MOST_BYTES / 2**20:.0f} are read"
+    if file.is_file() and file.stat().st_size > MAX_BYTES:
+        return f"{RESULTS_FILE} of {file.stat().st_size / 2**20:.1f} MiB, at most {MAX_BYTES / 2**20:.0f} are read"
     results = read_results(folder)
     if not results:
         return f"no {RESULTS_FILE} that can be read"
@@ -107,7 +107,7 @@ def read_run(folder: Path) -> MeasuredRun | str:
 
 
 def by_settings(runs: Sequence[MeasuredRun]) -> list[list[MeasuredRun]]:
-    """Put together the runs that differ in nothing but the seed, in training and in test."""
+    """Group the runs that differ in their seed alone, in training and test."""
     groups: dict[str, list[MeasuredRun]] = {}
     for run in runs:
         groups.setdefault(run.kind, []).append(run)
@@ -115,10 +115,10 @@ def by_settings(runs: Sequence[MeasuredRun]) -> list[list[MeasuredRun]]:
 
 
 def comparable(runs: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], dict[Path, str]]:
-    """Leave out runs whose tests do not compare with those of the others, each with the reason.
+    """Split runs into those whose tests are comparable and the others, with reasons.
 
-    A test with the weights of another run is no figure of this one; a test of a part of the test set does not stand
-    beside tests of all of it.
+    A test with the weights of another run is not comparable, nor is a test of a part of the test set if others measured
+    all of it.
     """
     some_are_whole = not all(run.is_partial for run in runs)
     kept: list[MeasuredRun] = []

@@ -1,4 +1,4 @@
-"""What a sweep found: a table, a heat map, and TensorBoard's hyperparameters."""
+"""Results of a sweep: table, heat map, and hyperparameters in TensorBoard."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from kd_lightning.utils.atomic_write import write_text
 
 
 class Student(NamedTuple):
-    """A place in the grid, and the seed of the first weights."""
+    """A student of the grid, with the seed of its initial weights."""
 
     temperature: float
     soft_weight: float
@@ -24,7 +24,7 @@ class Student(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a student makes of the validation images: accuracy in [0, 1], negative log-likelihood in nats."""
+    """Figures of a student on the validation images: accuracy in [0, 1], negative log-likelihood in nats."""
 
     student: Student
     accuracy: float
@@ -36,7 +36,7 @@ Cell = tuple[float, float]
 
 
 def by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
-    """The results of each cell, of all its seeds, in the order of the grid."""
+    """Group results by cell, in the order of the grid."""
     cells: dict[Cell, list[Result]] = {}
     for result in results:
         cells.setdefault((result.student.temperature, result.student.soft_weight), []).append(result)
@@ -44,19 +44,19 @@ def by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
 
 
 def mean_accuracies(results: Sequence[Result]) -> dict[Cell, float]:
-    """The mean accuracy of each cell over its seeds."""
+    """Return the mean accuracy of each cell over its seeds."""
     return {cell: statistics.fmean(result.accuracy for result in its) for cell, its in by_cell(results).items()}
 
 
 def best_cell(results: Sequence[Result]) -> Cell:
-    """The cell of the highest mean accuracy; of several, the one of the lowest mean negative log-likelihood."""
+    """Return the cell with the highest mean accuracy; of several, that with the lowest negative log-likelihood."""
     accuracy = mean_accuracies(results)
     nll = {cell: statistics.fmean(result.nll for result in its) for cell, its in by_cell(results).items()}
     return max(accuracy, key=lambda cell: (accuracy[cell], -nll[cell]))
 
 
 def write_csv(file: Path, results: Sequence[Result]) -> None:
-    """Write a line a student."""
+    """Write a line for each student."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["temperature", "soft_weight", "seed", "val_accuracy", "val_nll"])
@@ -65,7 +65,7 @@ def write_csv(file: Path, results: Sequence[Result]) -> None:
 
 
 def draw_grid(results: Sequence[Result]) -> Figure:
-    """Draw the mean accuracy of each cell, in %, as a heat map: a column a temperature, a row a soft weight."""
+    """Draw the mean accuracy of each cell, in %, as a heat map: columns are temperatures, rows soft weights."""
     cells = mean_accuracies(results)
     temperatures, weights = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
     table = [[100 * cells[t, w] for t in temperatures] for w in weights]
@@ -85,7 +85,7 @@ def draw_grid(results: Sequence[Result]) -> Figure:
 
 
 def write_events(folder: Path, results: Sequence[Result], figure: Figure) -> None:
-    """Write the heat map, and a run a student with its hyperparameters, for TensorBoard."""
+    """Write the heat map, and a run for each student with its hyperparameters, for TensorBoard."""
     with SummaryWriter(str(folder)) as writer:
         writer.add_figure("sweep/accuracy", figure)
         for student, accuracy, nll in results:
@@ -95,7 +95,7 @@ def write_events(folder: Path, results: Sequence[Result], figure: Figure) -> Non
 
 
 def terminal_table(results: Sequence[Result]) -> Table:
-    """A row a cell: mean and spread over its seeds."""
+    """Return a table with mean and spread of each cell over its seeds."""
     table = Table("temperature", "soft weight", "validation accuracy, %", "n", title="sweep")
     best = best_cell(results)
     for cell, its in by_cell(results).items():

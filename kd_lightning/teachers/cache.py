@@ -114,7 +114,7 @@ class LogitCache:
         if required is False:
             return None
         obstacle = obstacle or _obstacle(data, network, None if required else MAX_DEFAULT_BYTES)
-        digest = "" if obstacle else data.shown_digest()
+        digest = "" if obstacle else data.input_digest()
         if not digest:
             if required:
                 raise UserError(f"cache_teacher: {obstacle or 'streamed images have no digest'}; false expected")
@@ -282,7 +282,7 @@ def _obstacle(data: Any, network: nn.Module, max_bytes: int | None) -> str:
     """Return why the logits of a network on some data cannot be cached; empty if they can."""
     if uses_batch_statistics(network):
         return "the teacher's batch norm uses the statistics of each batch"
-    if not hasattr(data, "shown_digest"):
+    if not hasattr(data, "input_digest"):
         return "the data does not identify its images and views"
     size = LogitCache.nbytes(*_size(data))
     return f"{size / 2**30:.1f} GiB of logits" if max_bytes is not None and size > max_bytes else ""

@@ -83,7 +83,7 @@ def run_test(folder: Path, **options: Any) -> dict[str, Any]:
     callback = BiasCorrection()
     callback.on_test_epoch_start(trainer, module)
     for i, index in enumerate(data.test_dataloader()):
-        batch = data.deal(index, train=False)
+        batch = data.make_batch(index, train=False)
         callback.on_test_batch_end(trainer, module, module(batch.image).detach(), batch, i)
     callback.on_test_end(trainer, module)
     return read_results(folder)
@@ -112,7 +112,7 @@ def test_the_training_images_are_shown_in_the_precision_of_the_test() -> None:
     trainer: Any = SimpleNamespace(precision_plugin=MixedPrecision("bf16-mixed", "cpu"))
     logits, label = bias_correction._training_set(data, trainer, module)
     with torch.no_grad():
-        expected = module(data.deal(torch.arange(24)).image)
+        expected = module(data.make_batch(torch.arange(24)).image)
     assert len(logits) == len(label) == 24
     assert not torch.equal(logits, expected)
     assert torch.equal(logits, logits.bfloat16().float())

@@ -102,7 +102,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
     data = DigitsDataModule()
     data.setup("test")
     index = torch.arange(360)
-    return data.stored(index, train=False), data.deal(index, train=False).label
+    return data.stored_images(index, train=False), data.make_batch(index, train=False).label
 
 
 def test_every_form_says_what_pytorch_says_and_the_figures_are_kept(exported: tuple[Path, str]) -> None:
@@ -324,7 +324,7 @@ def test_a_network_made_in_python_is_exported_there(
     assert "was not saved by kd-lightning fit" in line
     assert "kd_lightning.export.export_network(network, describe(data), path)" in line
     data.setup("test")
-    batches = [data.stored(torch.arange(3), train=False)]
+    batches = [data.stored_images(torch.arange(3), train=False)]
     assert export_network(module.net, describe(data), "model.pt2", batches).images == 3
     status = main(["predict", "model.pt2", "digit.png"])
     assert (status, len(Path("predictions.csv").read_text().splitlines())) == (0, 2)

@@ -26,7 +26,7 @@ def test_batches_are_full_but_for_the_last() -> None:
 
 def test_the_index_points_into_the_whole_training_set() -> None:
     data = made(val_size=6, omit_classes=[0], batch_size=4)
-    for batch in [*batches_of_epoch(data), *(data.deal(index) for index in data.val_dataloader())]:
+    for batch in [*batches_of_epoch(data), *(data.make_batch(index) for index in data.val_dataloader())]:
         assert batch.label.tolist() == [TRAIN_LABELS[i] for i in batch.index]
         assert batch.image[:, 0, 2, 2].tolist() == pytest.approx(batch.index.tolist())  # the grey level is the place
 
@@ -113,9 +113,9 @@ def test_black_becomes_minus_mean_over_std_and_white_one_minus_mean_over_std(mon
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).repeat(1, 2, 1, 1)
     monkeypatch.setattr(MadeDataModule, "load", lambda self, train: ImageSet(pixels, torch.tensor([0])))
     monkeypatch.setattr(MadeDataModule, "image_shape", (2, 1, 2))
-    per_channel = made(mean=(0.5, 0.1), std=(0.5, 0.4)).deal(torch.tensor([0])).image
+    per_channel = made(mean=(0.5, 0.1), std=(0.5, 0.4)).make_batch(torch.tensor([0])).image
     torch.testing.assert_close(per_channel, torch.tensor([[[[-1.0, 1.0]], [[-0.25, 2.25]]]]))
-    one_for_all: Tensor = made(mean=(0.1307,), std=(0.3081,)).deal(torch.tensor([0])).image
+    one_for_all: Tensor = made(mean=(0.1307,), std=(0.3081,)).make_batch(torch.tensor([0])).image
     for channel in (0, 1):
         assert one_for_all[0, channel, 0].tolist() == pytest.approx([-0.1307 / 0.3081, 0.8693 / 0.3081], abs=1e-6)
 

@@ -40,7 +40,7 @@ def test_the_five_files_of_the_training_set_are_read_in_their_order(root: Path) 
 
 def test_images_are_dealt_as_the_tutorial_normalises_them(root: Path) -> None:
     data = set_up(root)
-    batch = data.deal(torch.tensor([4, 99]))
+    batch = data.make_batch(torch.tensor([4, 99]))
     raw = data.load(train=True).image[[4, 99]] / 255
     expected = (raw - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
         3, 1, 1
@@ -52,7 +52,7 @@ def test_images_are_dealt_as_the_tutorial_normalises_them(root: Path) -> None:
 def test_another_size_is_pillows_bilinear_resize_of_the_original(root: Path, size: int) -> None:
     data = set_up(root, image_size=size, mean=[0.0], std=[1 / 255])
     assert data.image_shape == (3, size, size)
-    batch = data.deal(torch.tensor([7]))
+    batch = data.make_batch(torch.tensor([7]))
     original = data.load(train=True).image[7]
     expected = pil_to_tensor(resize(Image.fromarray(original.permute(1, 2, 0).numpy()), [size, size]))
     # Pillow rounds to whole grey levels, once an axis.
@@ -64,9 +64,9 @@ def test_views_are_of_the_original_before_it_is_resized(root: Path) -> None:
     data = set_up(root, image_size=64, mean=[0.0], std=[1.0], views=views)
     whole = set_up(root, image_size=32, mean=[0.0], std=[1.0], views=views)
     index, view = torch.tensor([5, 5]), torch.tensor([1, 81])
-    shown = whole.deal(index, view=view).image
+    shown = whole.make_batch(index, view=view).image
     expected = torch.nn.functional.interpolate(shown, (64, 64), mode="bilinear", antialias=True)
-    torch.testing.assert_close(data.deal(index, view=view).image, expected)
+    torch.testing.assert_close(data.make_batch(index, view=view).image, expected)
 
 
 def test_absent_files_that_cannot_be_downloaded_are_named_with_their_folder(root: Path, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def set_up(root: Path) -> DogsVsCatsDataModule:
 
 
 def levels(data: DogsVsCatsDataModule) -> list[int]:
-    train = data.deal(torch.cat([data.train_positions, data.val_positions]))
-    test = data.deal(torch.arange(2), train=False)
+    train = data.make_batch(torch.cat([data.train_positions, data.val_positions]))
+    test = data.make_batch(torch.arange(2), train=False)
     image, label = torch.cat([train.image, test.image]), torch.cat([train.label, test.label])
     level = (image[:, 0, 4, 4] / 10).round().int()
     assert label.tolist() == [int(value >= 10) for value in level]
@@ -69,7 +69,7 @@ def levels(data: DogsVsCatsDataModule) -> list[int]:
 def test_the_flat_folder_is_split_as_the_source_does(flat: Path) -> None:
     data = set_up(flat)
     assert (len(data.train_positions), len(data.val_positions)) == (14, 4)
-    assert sorted(data.deal(torch.arange(2), train=False).label.tolist()) == [0, 1]
+    assert sorted(data.make_batch(torch.arange(2), train=False).label.tolist()) == [0, 1]
     assert levels(data) == list(range(20))
     assert data.image_shape == (3, 8, 8)
 

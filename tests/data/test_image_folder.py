@@ -57,7 +57,7 @@ def set_up(root: Path, *stages: str, **options: object) -> ImageFolderDataModule
 
 def colours(data: ImageFolderDataModule, places: torch.Tensor, train: bool = True) -> list[tuple[int, int]]:
     """(label, number) of images, read off their pixels; each must be of the class that its colour says."""
-    batch = data.deal(places, train=train)
+    batch = data.make_batch(places, train=train)
     red, green = batch.image[:, 0, 5, 5].int().tolist(), batch.image[:, 1, 5, 5].int().tolist()
     assert batch.label.tolist() == [level // 10 for level in red]
     return list(zip(batch.label.tolist(), green, strict=True))
@@ -121,7 +121,7 @@ def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) 
     kept, streamed = (set_up(split_tree, views=views, cache_limit=limit, batch_size=5) for limit in (1.0, 0.0))
     tried = list(cache_of(split_tree).glob("*-tried-*/images.bin"))
     assert [file.stat().st_size for file in tried] == [0, 0]  # nothing is kept, though all was tried
-    assert (len(kept.shown_digest()), streamed.shown_digest()) == (64, "")
+    assert (len(kept.input_digest()), streamed.input_digest()) == (64, "")
     for data in (kept, streamed):
         data.trainer = trainer_in("training")
     for ours, theirs in zip(kept.train_dataloader(), streamed.train_dataloader(), strict=True):
@@ -130,7 +130,7 @@ def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) 
         assert mine.view.any()
     for train in (True, False):
         index = torch.tensor([0, 7, 3])
-        assert torch.equal(kept.deal(index, train).image, streamed.deal(index, train).image)
+        assert torch.equal(kept.make_batch(index, train).image, streamed.make_batch(index, train).image)
 
 
 def test_loader_workers_stream_the_same_images(split_tree: Path) -> None:
@@ -146,10 +146,10 @@ def test_a_set_too_large_for_the_device_is_gathered_where_it_lies(
     split_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views, index, view = CropFlip(2), torch.tensor([3, 11, 3]), torch.tensor([0, 8, 30])
-    resident = set_up(split_tree, views=views).deal(index, view=view)
+    resident = set_up(split_tree, views=views).make_batch(index, view=view)
     monkeypatch.setattr("kd_lightning.data.batches.RESIDENT_BYTES", 100)
     mapped = set_up(split_tree, views=views)
-    batch = mapped.deal(index, view=view)
+    batch = mapped.make_batch(index, view=view)
     assert all(torch.equal(a, b) for a, b in zip(batch, resident, strict=True))
     assert not mapped._batch_makers[True]._on_device
 
@@ -217,13 +217,13 @@ def test_a_cache_is_hashed_once_in_a_process(split_tree: Path, monkeypatch: pyte
 
 
 def test_a_cache_that_was_cut_short_is_built_anew(split_tree: Path) -> None:
-    whole = set_up(split_tree).deal(torch.arange(24)).image
+    whole = set_up(split_tree).make_batch(torch.arange(24)).image
     for damaged in cache_of(split_tree).glob("train-*/images.bin"):
         damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert torch.equal(set_up(split_tree).deal(torch.arange(24)).image, whole)
+    assert torch.equal(set_up(split_tree).make_batch(torch.arange(24)).image, whole)
     for damaged in cache_of(split_tree).glob("train-*/report.json"):
         damaged.write_text("{")
-    assert torch.equal(set_up(split_tree).deal(torch.arange(24)).image, whole)
+    assert torch.equal(set_up(split_tree).make_batch(torch.arange(24)).image, whole)
 
 
 def test_an_interrupted_decoding_leaves_no_cache(split_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +330,7 @@ def test_proportions_are_kept_by_a_crop_or_given_up(tmp_path: Path) -> None:
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(5):
             wide.save(tmp_path / "images" / name / f"{i}.png")
-    digests = {set_up(tmp_path / "images", "fit", crop=crop).shown_digest() for crop in (True, False)}
+    digests = {set_up(tmp_path / "images", "fit", crop=crop).input_digest() for crop in (True, False)}
     assert len(digests) == 2
 
 
@@ -367,7 +367,7 @@ def test_images_of_another_kind_are_converted_and_counted_in_one_line(
     file = write(split_tree / "test" / "ant" / f"99.{suffix}", colour, mode=mode)
     data = set_up(split_tree)
     place = torch.tensor([data.test_names.index(f"test/ant/99.{suffix}")])
-    assert data.deal(place, train=False).image[0, :, 6, 6].tolist() == pytest.approx(expected, abs=3)
+    assert data.make_batch(place, train=False).image[0, :, 6, 6].tolist() == pytest.approx(expected, abs=3)
     assert [record.getMessage() for record in caplog.records if "converted" in record.getMessage()] == [
         f"{split_tree}: test: images converted to RGB: 1 {Image.open(file).mode}"
     ]
@@ -382,7 +382,7 @@ def test_sixteen_bit_grey_keeps_its_levels(tmp_path: Path) -> None:
 def test_grey_images_have_one_channel(split_tree: Path) -> None:
     data = set_up(split_tree, grey=True)
     assert data.image_shape == (1, 12, 12)
-    assert data.deal(torch.arange(2)).image.shape == (2, 1, 12, 12)
+    assert data.make_batch(torch.arange(2)).image.shape == (2, 1, 12, 12)
 
 
 def test_unreadable_images_are_named_and_counted_before_training(split_tree: Path) -> None:
@@ -603,7 +603,7 @@ def test_classes_are_left_out_by_name_in_every_part(split_tree: Path, tmp_path: 
     assert not {"bad", "empty"} & {Path(name).parent.name for name in data.test_names}
     fewer = set_up(root, leave_out_classes=["bad", "empty", "bee"])
     assert fewer.class_names == ["ant", "cow"]
-    assert set(fewer.deal(fewer.train_positions).label.tolist()) == {0, 1}
+    assert set(fewer.make_batch(fewer.train_positions).label.tolist()) == {0, 1}
     assert "2 left out" not in message_of(root, leave_out_classes=["none"])
     assert "leave_out_classes: none found, names of class folders in" in message_of(root, leave_out_classes=["none"])
     assert "one class found (cow)" in message_of(root, leave_out_classes=["bad", "empty", "bee", "ant"])
@@ -665,8 +665,8 @@ def test_images_are_kept_at_one_size_and_shown_at_another(split_tree: Path) -> N
     data = set_up(split_tree, image_size=24, stored_size=12, views=views)
     plain = set_up(split_tree, image_size=12, views=views)
     index, view = torch.tensor([3, 8]), torch.tensor([1, 30])
-    expected = torch.nn.functional.interpolate(plain.deal(index, view=view).image, (24, 24), mode="bilinear")
-    torch.testing.assert_close(data.deal(index, view=view).image, expected, rtol=0, atol=1e-3)
+    expected = torch.nn.functional.interpolate(plain.make_batch(index, view=view).image, (24, 24), mode="bilinear")
+    torch.testing.assert_close(data.make_batch(index, view=view).image, expected, rtol=0, atol=1e-3)
     assert (data.image_shape, data.stored_shape) == ((3, 24, 24), (3, 12, 12))
 
 

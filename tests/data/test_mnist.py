@@ -56,7 +56,7 @@ def test_files_that_are_there_are_read_and_nothing_is_downloaded(root: Path, dow
 def test_a_made_mnist_is_dealt_normalised(root: Path) -> None:
     data = MNISTDataModule(root=str(root), omit_classes=[3])
     data.setup("fit")
-    batch = data.deal(torch.tensor([4, 29]))
+    batch = data.make_batch(torch.tensor([4, 29]))
     assert batch.label.tolist() == [4, 9]
     assert len(data.train_positions) == 27
     expected = (images_in(root, "train", 30)[[4, 29]] / 255 - 0.1307) / 0.3081

@@ -72,7 +72,7 @@ def test_validation_and_test_keep_the_classes_that_training_leaves_out() -> None
     assert set(labels_at(data.train_positions)) == {1}
     assert set(labels_at(data.val_positions)) == {0, 1, 2}
     data.setup("test")
-    assert [data.deal(index, train=False).label.tolist() for index in data.test_dataloader()] == [TEST_LABELS]
+    assert [data.make_batch(index, train=False).label.tolist() for index in data.test_dataloader()] == [TEST_LABELS]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_training_set_that_is_gone_is_no_hindrance_to_a_test() -> None:
 
     data = Gone()
     data.setup("test")
-    assert data.deal(torch.tensor([0]), train=False).label.tolist() == TEST_LABELS[:1]
+    assert data.make_batch(torch.tensor([0]), train=False).label.tolist() == TEST_LABELS[:1]
 
 
 def test_a_class_that_the_test_set_lacks_is_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -219,7 +219,7 @@ def test_images_and_labels_that_do_not_fit_the_classes_are_refused_at_setup(
 
 def test_what_is_shown_is_told_by_pixels_size_normalisation_and_views() -> None:
     digests = [
-        data.shown_digest()
+        data.input_digest()
         for data in (
             made(),
             made(mean=[1.0]),
@@ -230,5 +230,5 @@ def test_what_is_shown_is_told_by_pixels_size_normalisation_and_views() -> None:
     ]
     brighter = made()
     brighter._batch_makers[True].part.image[3, 0, 2, 2] += 1  # one pixel
-    assert len({*digests, brighter.shown_digest()}) == 6
-    assert made(train_size=5, val_size=3, batch_size=2, seed=1).shown_digest() == digests[0]
+    assert len({*digests, brighter.input_digest()}) == 6
+    assert made(train_size=5, val_size=3, batch_size=2, seed=1).input_digest() == digests[0]

@@ -86,7 +86,7 @@ def test_trained_alone_the_steps_equal_plain_torch(teacher_file):
     data.setup("fit")
     optimizer = torch.optim.Adam(plain.parameters(), fused=True)
     for index in torch.arange(100).split(50):
-        batch = data.deal(index)
+        batch = data.make_batch(index)
         logits, target = plain(batch.image), teacher(batch.image).detach()
         soft = F.kl_div(F.log_softmax(logits / 3, 1), F.softmax(target / 3, 1), reduction="batchmean") * 9
         optimizer.zero_grad()

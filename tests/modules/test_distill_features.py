@@ -158,7 +158,7 @@ def test_loaders_given_one_by_one_train_too(teacher_file):
     module = student(teacher_file, maps())
     data = DigitsDataModule(train_size=100, batch_size=50)
     data.setup("fit")
-    loader = DataLoader([data.deal(torch.arange(50))], batch_size=None)
+    loader = DataLoader([data.make_batch(torch.arange(50))], batch_size=None)
     settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     Trainer(**settings, enable_model_summary=False, accelerator="cpu").fit(module, loader)
     assert module.global_step == 1

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from kd_lightning.__main__ import main
-from kd_lightning.batch import Batch, batch_sizes
+from kd_lightning.batch import Batch, epoch_batch_sizes
 from kd_lightning.cli import lightning
 from kd_lightning.models import MLP
 from kd_lightning.modules import multi_step as steps
@@ -120,7 +120,7 @@ def test_what_cannot_be_is_one_line(options: dict[str, Any], message: str, capsy
     [(8, 4, [4, 4]), (7, 4, [4, 3]), (9, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (2, 1, [1, 1])],
 )
 def test_a_single_image_left_over_is_no_batch(images: int, size: int, expected: list[int]) -> None:
-    assert batch_sizes(images, size) == expected
+    assert epoch_batch_sizes(images, size) == expected
     tensor = torch.arange(images)
     parts = steps.split(Batch(tensor, tensor, tensor, tensor), size)
     assert [len(part.label) for part in parts] == expected

@@ -11,7 +11,7 @@ from kd_lightning.__main__ import main
 from kd_lightning.reports.columns import accuracies_in_words, decimals, mean_and_spread
 from kd_lightning.reports.results import with_few_images
 from kd_lightning.reports.rows import Row, RunFigures
-from kd_lightning.reports.runs import MOST_BYTES
+from kd_lightning.reports.runs import MAX_BYTES
 from tests.commands.made import write_run
 
 SMALL = {"name": "Small", "parameters": 10, "mebibytes": 0.1}
@@ -53,7 +53,7 @@ def test_a_teacher_far_below_the_baseline_of_its_student_is_named(capsys: pytest
     write("baseline", 227)
     write("distill", 490)
     (line,) = warnings(capsys)
-    assert line.startswith("teacher: 3.4% right, far below baseline (54.6%), which is the network of distill without")
+    assert line.startswith("teacher: 3.4% correct, far below baseline (54.6%), which is the network of distill without")
 
 
 @pytest.mark.parametrize(("teacher", "images"), [(64, 10_000), (10, 500), (240, 500), (235, 500)])
@@ -73,7 +73,7 @@ def test_runs_of_no_recipe_have_the_teacher_of_their_config(capsys: pytest.Captu
     config = {"model": {"init_args": {"teacher_ckpt": "made/big/seed_0/checkpoints/best.ckpt"}}, "trainer": {}}
     write("taught", 490, config=config, measured_on={"checkpoint": "last"})
     (line,) = warnings(capsys)
-    assert line.startswith("big: 3.4% right, far below alone (54.6%)")
+    assert line.startswith("big: 3.4% correct, far below alone (54.6%)")
 
 
 def test_a_student_of_another_teacher_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,11 +137,11 @@ def test_a_file_too_large_to_be_compared_is_named(capsys: pytest.CaptureFixture[
     write("distill", 9)
     file = Path("made/distill/seed_0/results.json")
     with file.open("a") as content:
-        content.write(" " * MOST_BYTES)
+        content.write(" " * MAX_BYTES)
     assert main(["compare", "made"]) == 0
     assert "left out: made/distill/seed_0 (results.json of 8.0 MiB, at most 8 are read)" in capsys.readouterr().err
     record = Path("record.json")
-    record.write_text(" " * (MOST_BYTES + 1))
+    record.write_text(" " * (MAX_BYTES + 1))
     assert main(["compare", str(record)]) == 2
     assert "record.json: not a comparison (8.0 MiB, at most 8 are read)" in capsys.readouterr().err
     record.write_text("[" * 100_000)

@@ -65,7 +65,7 @@ class Element:
 
 
 def counts(errors: int, classes: int = 10, images: int = 10000) -> list[list[int]]:
-    """A confusion matrix: class 1 is taken for class 0, and nothing else for anything."""
+    """A confusion matrix: class 1 is predicted class 0, and nothing else for anything."""
     matrix = [[images // classes if row == column else 0 for column in range(classes)] for row in range(classes)]
     matrix[1][0], matrix[1][1] = errors, matrix[1][1] - errors
     return matrix
@@ -180,9 +180,9 @@ def test_a_confusion_matrix_adds_up_the_runs_of_its_stage() -> None:
     found = page()
     head, *lines = found.table("distill: label (rows)")
     assert head == ["", *(f"class {n}" for n in range(10))]
-    assert lines[1] == ["class 1", "249", "2751", *(8 * ["0"])]  # 80 + 83 + 86 taken for class 0
+    assert lines[1] == ["class 1", "249", "2751", *(8 * ["0"])]  # 80 + 83 + 86 predicted class 0
     assert lines[2] == ["class 2", "0", "0", "3000", *(7 * ["0"])]
-    assert "distill: 249 errors of 30000, all 3 runs together" in {s.words for s in found.all("summary")}
+    assert "distill: 249 errors of 30000, sum of 3 runs" in {s.words for s in found.all("summary")}
     assert {cell.attributes["class"] for cell in found.all("td") if cell.words == "249"} == {"e5"}
 
 
@@ -195,14 +195,14 @@ def test_errors_are_shaded_by_their_number_and_what_is_right_is_not() -> None:
 def test_of_many_classes_the_most_confused_pairs_are_shown() -> None:
     write_all(classes=31)
     found = page()
-    assert "31 classes are too many for a table that can be read (at most 30)" in found.all("main")[0].words
+    assert "31 classes, more than the 30 that a readable matrix can have" in found.all("main")[0].words
     assert found.table("distill: the most confused pairs") == [
-        ["label", "taken for", "times", "of its images"],
+        ["label", "predicted", "errors", "images of the label"],
         ["class 1", "class 0", "249", "966"],  # three times 322
     ]
     many = [[0 if label == place else label + place for place in range(9)] for label in range(9)]
     pairs = report.most_confused(many, "abcdefghi")
-    assert (len(pairs), pairs[0]["label"], pairs[0]["times"]) == (20, "h", 15)
+    assert (len(pairs), pairs[0]["label"], pairs[0]["errors"]) == (20, "h", 15)
 
 
 def test_many_rows_are_numbers_in_the_pictures_of_cost_and_few_are_names() -> None:

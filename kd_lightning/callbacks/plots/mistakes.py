@@ -93,7 +93,7 @@ class WorstMistakes(Callback):
         data, file = data_of(trainer), run_folder(trainer) / "mistakes.png"
         if not trainer.is_global_zero or not leaves_files(trainer):
             return
-        if not hasattr(data, "deal"):  # not a data module of this project
+        if not hasattr(data, "make_batch"):  # not a data module of this project
             return
         found = _distinct(Mistakes(*(tensor.flatten(0, 1) for tensor in worst)) if trainer.world_size > 1 else worst)
         if not len(found.loss):
@@ -101,7 +101,7 @@ class WorstMistakes(Callback):
                 file.unlink(missing_ok=True)  # of an earlier test
             return
         mean, std = (values.view(-1, 1, 1) for values in (data.mean, data.std))
-        images = data.deal(found.image_index, train=False).image.cpu() * std + mean
+        images = data.make_batch(found.image_index, train=False).image.cpu() * std + mean
         temperature = getattr(pl_module, "temperature", 1.0)
         names = ("student", "teacher")[: found.logits.shape[1]] if hasattr(pl_module, "teacher") else ("network",)
         softened = (found.logits.cpu() / temperature).softmax(dim=-1)
