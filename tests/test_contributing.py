@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("kd_lightning", "configs", "docs", "tests", "pyproject.toml")
+COPIED = ("kd_lightning", "configs", "docs", "tests", "lightning_logs/measured", "pyproject.toml")
 
 LOSS = '''
 """A loss on the logits."""
@@ -76,6 +76,33 @@ model:
   teacher_ckpt: lightning_logs/digits/teacher/seed_0
   temperature: 8.0
 """
+
+DEVICE, CELLS = '\n        Column("", key="device",', "def cells(comparison"
+COLUMN = """
+        Column("errors per second", _errors_per_second, "errors_per_second", _errors_per_second_of_run),
+        Column("", key="device","""
+COLUMN_FUNCTIONS = """
+def _errors_per_second(row: Row) -> str:
+    return f"{sum(row.errors) / sum(run.seconds for run in row.runs):.1f}"
+
+
+def _errors_per_second_of_run(row: Row, run: RunFigures) -> float:
+    return run.errors / run.seconds
+
+
+def cells(comparison"""
+COLUMN_TEST = """
+from kd_lightning.reports.columns import columns
+from kd_lightning.reports.rows import Row, RunFigures
+
+
+def test_it():
+    run = RunFigures(0, 30, 2.0, None, None, {})
+    row = Row("a", "errors", None, [run], 100, None, 1, 1.0, None, "cpu", 1)
+    (column,) = [column for column in columns([row]) if column.key == "errors_per_second"]
+    assert (column.text(row), column.value(row, run)) == ("15.0", 15.0)
+"""
+COLUMNS = (ROOT / "kd_lightning" / "reports" / "columns.py").read_text()
 
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
 """Options that make a training short."""
@@ -150,6 +177,18 @@ def tree(tmp_path: Path) -> Path:
             [*SHORT, "--seeds=1"],
             1,
         ),
+        (
+            "Add a column to the results table",
+            {"<name>": "errors_per_second"},
+            {
+                "kd_lightning/reports/columns.py": COLUMNS.replace(
+                    '\n        Column("", key="device",', COLUMN
+                ).replace("def cells(comparison", COLUMN_FUNCTIONS.strip("\n")),
+                "tests/reports/test_errors_per_second.py": COLUMN_TEST,
+            },
+            [],
+            3,
+        ),
     ],
 )
 def test_the_five_steps_work(
@@ -175,4 +214,4 @@ def test_the_five_steps_work(
     check, use = re.findall(r"^[45]\. [^`]*`([^`]+)`", text, re.M)
     assert len(changed_files(tree)) <= most
     run(check, tree, tree)
-    run(shlex.join([*shlex.split(use), *options]), tree, tmp_path)
+    run(shlex.join([*shlex.split(use), *options]), tree, tree if "lightning_logs" in use else tmp_path)
