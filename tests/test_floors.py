@@ -1,6 +1,7 @@
 """A file imports only from floors below its own, and from its own package."""
 
 import ast
+from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -81,6 +82,26 @@ def test_imports_lead_downward_only(file: Path) -> None:
     package = ".".join(("kd_lightning", *file.relative_to(PACKAGE).parts[:-1]))
     imported = imported_units(file.read_text(encoding="utf-8"), package)
     assert [name for name in imported if broken(unit(file), name)] == []
+
+
+def imported_files(file: Path) -> set[Path]:
+    """Return the files of the package that a file imports, also inside functions and for type checkers alone."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            path = PACKAGE.parent.joinpath(*name.split("."))
+            module, package = path.with_suffix(".py"), path / "__init__.py"
+            candidates = (module, package, path.parent.with_suffix(".py"), path.parent / "__init__.py")
+            found.add(next((each for each in candidates if each in FILES), file))
+    return found - {file}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """`TopologicalSorter` raises `CycleError`, which names the circle."""
+    TopologicalSorter({file: imported_files(file) for file in IMPORTING}).prepare()
 
 
 @pytest.mark.parametrize(
