@@ -9,23 +9,23 @@ from kd_lightning.errors import UserError
 
 
 class Batch(NamedTuple):
-    """B images, ready for a network, with all that a loss, a cache or a callback needs to know of them.
+    """B normalised images with what losses, the logit cache and callbacks need.
 
     Attributes:
         image: float (B, C, H, W), normalised.
         label: int64 (B,), the class, in [0, classes).
-        index: int64 (B,), the image's place in the whole training set (in the test set, when testing).
-        view: int64 (B,), which of the finite augmentations the image got; 0 is none.
+        index: int64 (B,), position in the whole training set, or in the test set during a test.
+        view: int64 (B,), number of the augmented view; 0 for none.
     """
 
     image: Tensor
     label: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nothing calls
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not used
     view: Tensor
 
 
 UNKNOWN_INDEX = -1
-"""Index of an image that a plain `DataLoader` gave, which does not say where in its dataset the image is."""
+"""Index of images of a plain `DataLoader`, whose positions are unknown."""
 
 
 def as_batch(batch: Any) -> Batch:
@@ -35,7 +35,7 @@ def as_batch(batch: Any) -> Batch:
         batch: a `Batch`, or (images (B, ...), labels int (B,)) as a tuple or list.
 
     Raises:
-        UserError: it is something else.
+        UserError: a batch of another form.
     """
     if isinstance(batch, Batch):
         return batch
@@ -45,14 +45,14 @@ def as_batch(batch: Any) -> Batch:
     if label.is_floating_point() or label.is_complex() or label.shape != image.shape[:1]:
         raise UserError(
             f"data: labels {str(label.dtype).removeprefix('torch.')} {tuple(label.shape)} found for images "
-            f"{tuple(image.shape)}, the number of its class for each image expected"
+            f"{tuple(image.shape)}, a class number for each image expected"
         )
     label = label.long()
     return Batch(image, label, torch.full_like(label, UNKNOWN_INDEX), torch.zeros_like(label))
 
 
 def images_of(batch: Any) -> Tensor:
-    """Find the images in a batch that may be without labels, as for prediction: float (B, C, H, W)."""
+    """Return the images of a batch, which may lack labels in prediction: float (B, C, H, W)."""
     return batch if isinstance(batch, Tensor) else as_batch(batch).image
 
 
@@ -63,30 +63,30 @@ def _kind(batch: Any) -> str:
 
 
 def class_names_of(trainer: Any, count: int) -> list[str]:
-    """The names of the classes, or where the data names none their numbers.
+    """Return the names of the classes, or their numbers if the data has no names.
 
     Args:
-        trainer: whose data it is.
-        count: of the classes.
+        trainer: has the data.
+        count: number of classes.
     """
     names = getattr(data_of(trainer), "class_names", None)
     return [str(name) for name in names] if names and len(names) == count else [*map(str, range(count))]
 
 
 def epoch_batch_sizes(images: int, size: int) -> list[int]:
-    """How many images each batch of an epoch holds, dealt `size` at a time: at least one batch.
+    """Return the sizes of an epoch's batches of `size` images, at least one batch.
 
-    A single image that is left over is left out: batch norm cannot learn from it.
+    A last batch of one image is dropped, as batch norm cannot train on it.
     """
     whole, left = divmod(images, size)
     return [size] * whole + ([left] if left > 1 or (left and not whole) else [])
 
 
 def data_of(trainer: Any) -> Any:
-    """The data module that a trainer was given, of which Lightning's types say nothing; None where it has loaders."""
+    """Return a trainer's data module, which Lightning's types do not declare; None if it has loaders."""
     return trainer.datamodule
 
 
 def callbacks_of(trainer: Any) -> list[Any]:
-    """The callbacks of a trainer, which Lightning's types do not declare."""
+    """Return a trainer's callbacks, which Lightning's types do not declare."""
     return list(trainer.callbacks)

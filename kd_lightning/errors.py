@@ -1,14 +1,14 @@
-"""What a user did wrong, in one line."""
+"""The error for mistakes of users."""
 
 
 class UserError(Exception):
-    """A mistake that its user can mend.
+    """A mistake in options, files or data that the user can correct.
 
-    The message is one line that names the file or option, what was found and what was expected. The console
-    command prints it without a traceback and exits with status 2.
+    The message is one line that names the option or file, what was found and what was expected. The console command
+    prints it without a traceback and exits with status 2.
     """
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks; its kind where it says nothing."""
+    """Return an error's message without line breaks, or its class if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

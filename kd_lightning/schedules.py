@@ -1,4 +1,4 @@
-"""Learning-rate schedules that torch does not have."""
+"""Learning-rate schedules that torch lacks."""
 
 import math
 from typing import Any
@@ -8,15 +8,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class CosineDecay(LRScheduler):
-    """Linear warm-up, then half a cosine down to zero at the last step of the run, however long that is.
+    """Linear warm-up, then half a cosine to zero at the last step of the run.
 
-    Stepped once a training step. torch's `CosineAnnealingLR` wants the length written down a second time, where
-    `--trainer.max_epochs` would not reach it.
+    It is stepped once per training step, and takes the length of the run from the trainer; torch's `CosineAnnealingLR`
+    needs it as an option, which `--trainer.max_epochs` would not change.
 
     Args:
-        optimizer: whose learning rates, as given, are the peak.
+        optimizer: its learning rates are the peak.
         warmup: fraction of the run, in [0, 1), in which the rate rises from near zero to the peak.
-        total_steps: length of the run; by default the module fills it in from the trainer.
+        total_steps: length of the run; set by the module by default.
 
     Raises:
         ValueError: `warmup` is outside [0, 1).
@@ -32,13 +32,13 @@ class CosineDecay(LRScheduler):
         super().__init__(optimizer)
 
     def run_for(self, total_steps: int) -> None:
-        """Set the length of the run, and with it the rate of the first step."""
+        """Set the length of the run and the rate of the first step."""
         self.total_steps = total_steps
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
 
     def factor(self, step: int) -> float:
-        """The fraction of the peak rate at a step, in [0, 1]."""
+        """Return the fraction of the peak rate at a step, in [0, 1]."""
         if self.total_steps is None:
             return 1.0
         warmup_steps = self.warmup * self.total_steps
@@ -48,5 +48,5 @@ class CosineDecay(LRScheduler):
         return (1 + math.cos(math.pi * progress)) / 2
 
     def get_lr(self) -> list[Any]:
-        """The rate of each parameter group at the current step."""
+        """Return the rate of each parameter group at the current step."""
         return [peak * self.factor(self.last_epoch) for peak in self.base_lrs]

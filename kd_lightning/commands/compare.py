@@ -1,4 +1,4 @@
-"""Runs that are there, side by side: a table, a report, JSON or CSV; nothing is trained."""
+"""`kd-lightning compare`: existing runs side by side as a table, report, JSON or CSV."""
 
 import json
 import shlex
@@ -46,7 +46,7 @@ def main(words: list[str]) -> None:
 
 
 def _parts(what: list[str], runs: Path) -> Iterator[tuple[Path, Comparison]]:
-    """What each word stands for, with the file or folder that it comes from; a folder's runs are kept together."""
+    """Yield the comparison of each argument with its file or folder; runs of one folder are compared together."""
     sources: dict[Path, list[Path]] = {}
     recipes: dict[Path, Recipe] = {}
     for word in what:
@@ -79,7 +79,7 @@ def _recipe(word: str) -> Recipe:
 
 
 def _of_runs(folder: Path, paths: list[Path], recipe: Recipe | None) -> Comparison:
-    """Runs whose stages lie in one folder, which bears the name of their recipe, if they have one."""
+    """Compare runs whose stages are in one folder, named after their recipe if they have one."""
     if recipe is None:
         known = folder.name in recipe_names()
         recipe = find_recipe(folder.name) if known else Recipe(folder.name, {}, f"Runs in {folder.name}", "")
@@ -102,7 +102,7 @@ def _of_runs(folder: Path, paths: list[Path], recipe: Recipe | None) -> Comparis
 
 
 def _one_a_seed(runs: list[MeasuredRun], left_out: dict[Path, str]) -> list[MeasuredRun]:
-    """Of one seed's runs, which say the same twice, the last."""
+    """Keep the last run of each seed."""
     last = {run.seed: run for run in runs if run.seed is not None}
     kept: list[MeasuredRun] = []
     for run in runs:

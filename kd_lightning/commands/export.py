@@ -162,8 +162,10 @@ def _table(rows: list[Form], reference: Reference) -> Table:
     for row in rows:
         found = row.deviation
         errors = UNKNOWN if found is None or found.errors is None else str(found.errors)
-        said = (f"{found.agreement:.2%}", f"{found.difference:.1e}") if found else (UNKNOWN, UNKNOWN)
-        table.add_row(row.name, f"{row.mebibytes:.2f}", errors, *said, *(f"{ms:.3f}" for ms in row.latency.values()))
+        deviation = (f"{found.agreement:.2%}", f"{found.difference:.1e}") if found else (UNKNOWN, UNKNOWN)
+        table.add_row(
+            row.name, f"{row.mebibytes:.2f}", errors, *deviation, *(f"{ms:.3f}" for ms in row.latency.values())
+        )
     return table
 
 

@@ -65,6 +65,6 @@ def write_int8(source: Path, images: Iterable[Tensor], path: Path) -> None:
         )
         made = onnx.load(path)
         del made.metadata_props[:]
-        said = onnx.load(source, load_external_data=False).metadata_props  # dropped by quantisation
-        made.metadata_props.extend(entry for entry in said if entry.key != ONNX_KEY)  # the source's digest
+        metadata = onnx.load(source, load_external_data=False).metadata_props  # dropped by quantisation
+        made.metadata_props.extend(entry for entry in metadata if entry.key != ONNX_KEY)  # the source's digest
         onnx.save(made, path)

@@ -17,8 +17,8 @@ MAX_LENGTH = 200
 
 def short(error: Exception) -> str:
     """Return an error's message as one line of limited length."""
-    said = one_line(error)
-    return said if len(said) <= MAX_LENGTH else f"{said[:MAX_LENGTH]} …"
+    message = one_line(error)
+    return message if len(message) <= MAX_LENGTH else f"{message[:MAX_LENGTH]} …"
 
 
 @torch.no_grad()
@@ -32,10 +32,10 @@ def check_predictor(predictor: Predictor, description: Description, name: str) -
     """
     shape = "x".join(map(str, description.stored_shape))
     try:
-        said = predictor(torch.zeros(2, *description.stored_shape, dtype=torch.uint8))
+        output = predictor(torch.zeros(2, *description.stored_shape, dtype=torch.uint8))
     except Exception as error:  # the file may be from anyone
         raise UserError(f"{name} cannot read images of {shape}, which it is described to ({short(error)})") from error
-    found = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if found != (2, len(description.class_names)):
         raise UserError(
             f"{name} gives {found} for 2 images, one number for each of {len(description.class_names)} "

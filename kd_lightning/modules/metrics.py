@@ -1,4 +1,4 @@
-"""What is measured, in training and in evaluation, without waiting for the device at every step."""
+"""Metrics of training and evaluation that do not synchronize with the device at every step."""
 
 import math
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
 from kd_lightning.losses import soft_target_loss
 
 CHECK_EVERY = 50
-"""Batches between two looks at a device that is waited for."""
+"""Batches between two checks that wait for the device."""
 
 CALIBRATION_BINS = 15
-"""Of the expected calibration error; so many as its source has."""
+"""Bins of the expected calibration error, as in its source."""
 
 
 class RunningMeans:
-    """Means over the images of an epoch, summed on the device and read once, at its end.
+    """Means over the images of an epoch, summed on the device and read at its end.
 
-    Which of them was first not finite, and in which batch, is noted on the way: on a CPU at once, on other devices
-    it is read every `CHECK_EVERY` batches, so that no batch waits for it.
+    It also finds the first value that is not finite, with its batch: on a CPU at once, on other devices every
+    `CHECK_EVERY` batches, so that batches do not wait for the device.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,14 @@ class RunningMeans:
         self._images = self._batches = 0
 
     def update(self, values: dict[str, Tensor], images: int) -> str:
-        """Add a batch: scalars, each the mean over its images, of the same names as all others since the start.
+        """Add the means of a batch, with the same names in each batch.
 
         Returns:
-            What was first not finite, such as `soft_loss is not finite in batch 7`; mostly nothing.
+            A text such as `soft_loss is not finite in batch 7`; empty if all values are finite.
         """
-        means = torch.stack(tuple(values.values())).detach()  # at once: a small network's step is no longer than this
+        means = torch.stack(
+            tuple(values.values())
+        ).detach()  # one operation: single ones take as long as a small network's step
         if self._batches:
             self._sums.add_(means, alpha=images)
         else:
@@ -57,18 +59,18 @@ class RunningMeans:
         found = {name: int(batch) for name, batch in zip(self._names, self._first_wrong.tolist(), strict=True) if batch}
         if not found:
             return ""
-        # The loss is the sum of the others, of which one is to blame.
+        # The loss is the sum of the others, so that another one is the cause.
         batch, _, name = min((batch, name == "loss", name) for name, batch in found.items())
         return f"{name} is not finite in batch {batch}"
 
     def compute(self) -> tuple[dict[str, Tensor], str]:
-        """The means so far, by name, and what was first not finite. Starts anew."""
+        """Return the means by name, and the text of `update`; then reset."""
         means, wrong = dict(zip(self._names, self._sums / max(1, self._images), strict=True)), self._wrong()
         self._start()
         return means, wrong
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of an epoch that is not over."""
+        """Return the state within an epoch, for a checkpoint."""
         return {
             "names": list(self._names),
             "sums": self._sums.clone(),
@@ -77,21 +79,21 @@ class RunningMeans:
         }
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self._names, self._images, self._batches = tuple(state["names"]), state["images"], state["batches"]
         self._sums = state["sums"].to(device)
         self._first_wrong = torch.zeros_like(self._sums)
 
 
 class InFloat32(nn.Module):
-    """Keeps what it measures, and its parts do, in float32, whatever its module is cast to: bfloat16 counts to 256."""
+    """Keeps the states of its metrics in float32 when its module is cast: bfloat16 counts only to 256."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Move states as they are told, but cast none."""
+        """Move states between devices without casting them."""
 
         def moved(tensor: Tensor) -> Tensor:
             if tensor.is_floating_point():
-                tensor = tensor.float()  # it may have been made where another type was the default
+                tensor = tensor.float()  # its dtype may be another default
             done = fn(tensor)
             return done if done.dtype == tensor.dtype else tensor.to(done.device)
 
@@ -99,11 +101,11 @@ class InFloat32(nn.Module):
 
 
 class CalibrationError(Metric):
-    """The expected calibration error, in [0, 1]: how far confidence is from accuracy, bin by bin, weighted by images.
+    """Expected calibration error in [0, 1]: the difference of confidence and accuracy in each bin, weighted by images.
 
-    A bin holds the images whose confidence is at least its lower end and below its upper one; 1 belongs to the last.
+    A bin contains its lower end, and the last one also 1.
 
-    Source: Guo et al. 2017, section 2 (arXiv 1706.04599), but for the ends of the bins.
+    Source: Guo et al. 2017, section 2 (arXiv 1706.04599), except for the ends of the bins.
     """
 
     sums: Tensor
@@ -112,31 +114,30 @@ class CalibrationError(Metric):
         super().__init__()
         self.add_state("sums", torch.zeros(3, CALIBRATION_BINS), dist_reduce_fx="sum")
 
-    def update(self, confidence: Tensor, right: Tensor) -> None:
-        """Add a batch: the probability of the class that was named, (B,), and whether it is the label, bool (B,)."""
-        place = (confidence * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)  # NaN too has to fall somewhere
-        each = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence)])
+    def update(self, confidence: Tensor, correct: Tensor) -> None:
+        """Add a batch: confidence of the prediction, (B,), and whether it is correct, bool (B,)."""
+        place = (confidence * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)  # NaN as well
+        each = torch.stack([torch.ones_like(confidence), confidence, correct.to(confidence)])
         self.sums.index_add_(1, place, each)
 
     def bins(self) -> Tensor:
-        """The images, their confidence and those named right, each summed by bin: (3, bins), of all processes."""
+        """Return images, confidence and correct images, each summed by bin over all processes: (3, bins)."""
         with self.sync_context():
             return self.sums.clone()
 
     def compute(self) -> Tensor:
-        """The error so far."""
-        images, confidence, right = self.sums
-        return (right - confidence).abs().sum() / images.sum()
+        """Return the error."""
+        images, confidence, correct = self.sums
+        return (correct - confidence).abs().sum() / images.sum()
 
 
 class EvaluationMetrics(InFloat32):
-    """Figures of a classifier over a whole validation or test set, right on any number of devices.
+    """Figures of a classifier over a whole validation or test set, on any number of devices.
 
-    `accuracy` in [0, 1]; `errors`, the number of wrong images; `nll`, mean negative log-likelihood of the label in
-    nats; `calibration_error`, the expected calibration error in [0, 1] (15 bins, weighted by images);
-    where there is a teacher, `agreement`, the part of the images on which student and teacher name the same class, and
-    `teacher_kl`, the mean of KL(teacher || student) at temperature 1 in nats; where it is given, `loss`, the mean of
-    the training loss.
+    `accuracy` in [0, 1]; `errors`, the number of misclassified images; `nll`, mean negative log-likelihood of the label
+    in nats; `calibration_error`, the expected calibration error in [0, 1] (15 bins, weighted by images); with a teacher
+    `agreement`, the fraction of images with the same prediction of student and teacher, and `teacher_kl`, the mean of
+    KL(teacher || student) at temperature 1 in nats; `loss`, the mean of the training loss, if given.
     """
 
     def __init__(self) -> None:
@@ -153,14 +154,14 @@ class EvaluationMetrics(InFloat32):
     def update(
         self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None, loss: Tensor | None = None
     ) -> None:
-        """Add a batch: logits (B, classes), label (B,), the teacher's logits (B, classes) and a scalar loss if any."""
+        """Add a batch: logits (B, classes), label (B,), and if known the teacher's logits (B, classes) and a scalar loss."""
         logits = logits.float()
         confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
-        right = predicted == label
-        self.accuracy.update(right.float())
-        self.errors.update((~right).float())
+        correct = predicted == label
+        self.accuracy.update(correct.float())
+        self.errors.update((~correct).float())
         self.nll.update(F.cross_entropy(logits, label, reduction="none"))
-        self.calibration_error.update(confidence, right)
+        self.calibration_error.update(confidence, correct)
         extremes: Any = zip(self._range, (predicted, predicted, label, label), strict=True)
         for extreme, classes in extremes:
             extreme.update(classes)
@@ -171,17 +172,17 @@ class EvaluationMetrics(InFloat32):
             self.loss.update(loss.float(), weight=len(label))
 
     def images(self) -> int:
-        """How many images were measured so far, by all processes: each has to ask."""
+        """Return the number of evaluated images of all processes, each of which has to call this."""
         return int(self.calibration_error.bins()[0].sum())
 
     def constant_prediction(self) -> int | None:
-        """The class that all images were said to be, though their labels differ; None as it should be."""
+        """Return the class that was predicted for all images although their labels differ; else None."""
         extremes: Any = self._range
         least, most, least_label, most_label = (int(extreme.compute()) for extreme in extremes)
         return least if least == most and least_label < most_label else None
 
     def compute(self) -> dict[str, Tensor]:
-        """All figures of which there was something to measure. Starts anew."""
+        """Return all figures that were measured; then reset."""
         metrics = {name: m for name, m in self.named_children() if isinstance(m, Metric) and m.update_called}
         figures = {name: metric.compute() for name, metric in metrics.items()}
         for metric in (*metrics.values(), *self._range):

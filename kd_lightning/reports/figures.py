@@ -80,8 +80,8 @@ class SeedChart(NamedTuple):
 def seed_chart(comparison: Comparison) -> SeedChart:
     """Lay out every run as a dot, a strip for each row, and published figures as bars."""
     published = [published_range(row.published) for row in comparison.rows]
-    told = [value for pair in published if pair for value in pair]
-    scale = Scale.of([value for row in comparison.rows for value in row.figures] + told)
+    ends = [value for pair in published if pair for value in pair]
+    scale = Scale.of([value for row in comparison.rows for value in row.figures] + ends)
     strips: list[Strip] = []
     top = 0.0
     for row, pair in zip(comparison.rows, published, strict=True):
@@ -95,7 +95,7 @@ def seed_chart(comparison: Comparison) -> SeedChart:
         top = line + 2 * DOT
     ticks = [Mark(scale.across(value), f"{value:g}") for value in scale.ticks()]
     axis = METRICS[comparison.metric] + (", logarithmic" if scale.log else "")
-    return SeedChart(strips, ticks, top + BOTTOM, axis, bool(told))
+    return SeedChart(strips, ticks, top + BOTTOM, axis, bool(ends))
 
 
 def _swarm(row: Row, scale: Scale) -> list[Dot]:
