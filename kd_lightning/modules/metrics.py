@@ -39,9 +39,7 @@ class RunningMeans:
         Returns:
             A text such as `soft_loss is not finite in batch 7`; empty if all values are finite.
         """
-        means = torch.stack(
-            tuple(values.values())
-        ).detach()  # one operation: single ones take as long as a small network's step
+        means = torch.stack(tuple(values.values())).detach()  # one operation: each costs time
         if self._batches:
             self._sums.add_(means, alpha=images)
         else:
@@ -154,7 +152,7 @@ class EvaluationMetrics(InFloat32):
     def update(
         self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None, loss: Tensor | None = None
     ) -> None:
-        """Add a batch: logits (B, classes), label (B,), and if known the teacher's logits (B, classes) and a scalar loss."""
+        """Add a batch: logits (B, classes), label (B,), the teacher's logits and a scalar loss, if known."""
         logits = logits.float()
         confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
         correct = predicted == label
