@@ -29,6 +29,7 @@ def pytest_collection_finish():
     """Spare the garbage collector what torch and Lightning leave for good: a tenth of the suite's time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 @pytest.fixture(autouse=True)

@@ -70,6 +70,8 @@ def slow_if_large(run):
     large = recipe == "dogs_vs_cats" and "resnet18" not in stage
     again = recipe in ("cifar10_densenet", "dogs_vs_cats") and stage != "distill_resnet18" and "resnet18" in stage
     again |= recipe == "cifar10_vgg" and "published" in stage
+    again |= stage.startswith("distill_30_units_T") and stage != "distill_30_units_T4"
+    again |= recipe in ("cifar10_tutorial", "cifar10_vgg", "cifar10_densenet") and "improved" in stage
     return pytest.param(run, marks=pytest.mark.slow) if large or again else run
 
 

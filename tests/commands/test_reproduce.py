@@ -75,6 +75,7 @@ def test_seeds_left_over_from_a_call_with_other_options_do_not_count():
     assert row["errors"] == [read_results(Path("lightning_logs/digits/baseline/seed_0"))["test"]["errors"]]
 
 
+@pytest.mark.slow
 def test_a_retrained_teacher_retrains_its_students(capsys):
     words = ["reproduce", "digits", "--stages", "distill", "--seeds", "1", *SHORT]
     assert main(words) == 0
@@ -106,6 +107,7 @@ def flowers(count=6, parts=("train", "test")):
     return ["reproduce", "flowers.yaml", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
 
 
+@pytest.mark.slow
 def test_added_images_retrain_every_run(capsys):
     words = flowers()
     assert main([*words, "--seeds", "2"]) == 0

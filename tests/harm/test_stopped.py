@@ -277,6 +277,7 @@ def recipe(_folder: None) -> list[str]:
     return ["reproduce", "mine.yaml", "--seeds=1"]
 
 
+@pytest.mark.slow
 def test_a_recipe_that_was_killed_goes_on_bit_for_bit(recipe: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_a_process_of_its_own(recipe) == 0
     expected = kept("lightning_logs/mine/student/seed_0")

@@ -44,6 +44,7 @@ def weights(run: str) -> dict[str, torch.Tensor]:
     return torch.load(f"logs/{run}/seed_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_a_compiled_student_of_a_compiled_teacher_is_trained_tested_and_resumed_like_any_other() -> None:
     compiled = config("compiled", compile=FAST)
     trained = lightning.main(["fit", compiled])
