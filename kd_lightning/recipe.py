@@ -26,7 +26,7 @@ RECIPE_FILE = "recipe.yaml"
 COMMON_FILE = "common.yaml"
 """Config of a recipe's folder that each stage file there is laid over."""
 
-METRICS = {"right": "right images", "errors": "errors", "accuracy": "accuracy in %"}
+METRICS = {"right": "correct images", "errors": "errors", "accuracy": "accuracy in %"}
 """Metrics of published figures, with their names in reports."""
 
 

@@ -79,7 +79,7 @@ def _instances(callbacks: list[Any], kind: type[Callback]) -> list[Any]:
 
 
 def add_progress_bar(callbacks: list[Callback], trainer: Any) -> bool | None:
-    """Add a progress bar that is updated every 50 steps, on a terminal or where one is asked for.
+    """Add a progress bar that is updated every 50 steps, on a terminal or if `enable_progress_bar` is set.
 
     Returns:
         The trainer's `enable_progress_bar`: False where output is a file, in which a bar is a line an epoch.
