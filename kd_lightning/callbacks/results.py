@@ -57,10 +57,15 @@ def leaves_files(trainer: Trainer) -> bool:
     return not getattr(trainer, "fast_dev_run", False)
 
 
+def writer_of(trainer: Trainer) -> "ResultsWriter | None":
+    """Return the callback of a trainer that writes its results, if there is one."""
+    callbacks = getattr(trainer, "callbacks", ())
+    return next((callback for callback in callbacks if isinstance(callback, ResultsWriter)), None)
+
+
 def record(trainer: Trainer, run: Path, **parts: Any) -> None:
     """Set parts of a run's results; during a test they are collected until its end."""
-    writers = (each for each in getattr(trainer, "callbacks", ()) if isinstance(each, ResultsWriter))
-    writer = next(writers, None)
+    writer = writer_of(trainer)
     if writer is not None and writer.collected is not None:
         writer.collected.update(parts)
     else:

@@ -1,6 +1,5 @@
 """Each default callback can be replaced in `trainer.callbacks` and left out by `--disable_callbacks`."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -115,8 +114,7 @@ def test_a_disabled_callback_is_left_out_and_the_others_stay(name):
     checkpoint = next(RUN.glob("checkpoints/*.ckpt"))
     network = torch.load(checkpoint, weights_only=True)["description"]["network"]
     assert (network is None) is (name == "Describer")
-    results = json.loads((RUN / "results.json").read_text())
-    assert ("test" in results) is (name != "ResultsWriter")
+    assert (RUN / "results.json").exists() is (name != "ResultsWriter")
 
 
 @pytest.mark.parametrize("name", WRITTEN_BY)

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, as_batch, class_names_of
 from kd_lightning.callbacks.plots.write import show
-from kd_lightning.callbacks.results import has_own_folder, leaves_files, record, run_folder
+from kd_lightning.callbacks.results import has_own_folder, leaves_files, record, run_folder, writer_of
 
 MAX_CLASSES_WITH_NUMBERS = 30
 """With more classes, the cells have no numbers, which would be unreadable."""
@@ -86,17 +86,17 @@ class ConfusionMatrix(Callback):
         if self._counts is None:
             self._skip(trainer)
             return
-        counts = self._counts.compute().cpu()  # on every process: it adds up their counts
+        counts = self._counts.compute().cpu()  # in all processes, whose counts it adds
         run = run_folder(trainer)
         if not trainer.is_global_zero or not leaves_files(trainer):
             return
         run.mkdir(parents=True, exist_ok=True)
         errors = counts - counts.diag().diag()
         names = class_names_of(trainer, len(counts))
-        if len(names) <= MAX_CLASSES_IN_RESULTS:
+        if writer_of(trainer) and len(names) <= MAX_CLASSES_IN_RESULTS:
             record(trainer, run, class_names=names, confusion=counts.tolist())
         total, wrong = int(counts.sum()), int(errors.sum())
-        show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} right"))
+        show(trainer, run / "confusion.png", draw_confusion(counts, names, f"{total - wrong} of {total} correct"))
         show(trainer, run / "errors.png", draw_confusion(errors, names, f"{wrong} errors of {total}"))
 
     def _skip(self, trainer: Trainer) -> None:
