@@ -3,13 +3,21 @@
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import BackboneFinetuning, LearningRateFinder, ModelPruning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 
+from kd_lightning.callbacks.best_checkpoint import BestCheckpoint
+from kd_lightning.callbacks.last_checkpoint import LastCheckpoint
 from kd_lightning.errors import UserError
 
 
 def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, resumes: bool) -> None:
-    """Refuse callbacks that would have no effect, before a training begins.
+    """Refuse callbacks that would have no effect or overwrite the files of others, before a training begins.
 
     Args:
         callbacks: the callbacks of the training.
@@ -40,4 +48,19 @@ def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, resu
             raise UserError(
                 f"trainer.callbacks: {name} found, none expected with --ckpt_path: "
                 "a checkpoint does not hold its masks; train anew"
+            )
+        if isinstance(callback, BestCheckpoint | LastCheckpoint):
+            _check_file_is_own(callback, callbacks)
+
+
+def _check_file_is_own(default: ModelCheckpoint, callbacks: Sequence[Callback]) -> None:
+    """Refuse another checkpoint of the same file but another metric: the two would overwrite each other."""
+    for other in callbacks:
+        if not isinstance(other, ModelCheckpoint) or (other.filename, other.dirpath) != (default.filename, None):
+            continue
+        if (other.monitor, other.mode) != (default.monitor, default.mode):
+            name = type(default).__name__
+            raise UserError(
+                f"trainer.callbacks: {type(other).__name__} with filename {other.filename} found, the file of {name}; "
+                f"another filename expected, or --disable_callbacks '[{name}]'"
             )

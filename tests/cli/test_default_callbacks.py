@@ -151,6 +151,19 @@ def test_a_checkpoint_of_the_user_s_with_the_same_monitor_stands_beside_the_defa
     assert {"best.ckpt", "last.ckpt"} <= {file.name for file in RUN.glob("checkpoints/*")}
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("Best", {"monitor": "val/nll"}), ("Last", {"monitor": "val/loss"}), ("Best", {})]
+)
+def test_a_checkpoint_of_the_file_of_a_default_one_is_refused_unless_that_is_disabled(name, options, capsys):
+    own = ("lightning.pytorch.callbacks.ModelCheckpoint", {"filename": name.lower(), **options})
+    config = stay_in_run(write_config([own]))
+    message = f"ModelCheckpoint with filename {name.lower()} found, the file of {name}Checkpoint"
+    assert message in refused(capsys, "fit", config)
+    assert not RUN.exists()
+    assert main(["fit", config, f"--disable_callbacks=[{name}Checkpoint]"]) == 0
+    assert {file.name for file in RUN.glob("checkpoints/*")} == {"best.ckpt", "last.ckpt"}
+
+
 def test_the_best_epoch_is_of_the_metric_that_is_monitored():
     best = [("kd_lightning.callbacks.BestCheckpoint", {"monitor": "val/nll", "mode": "min"})]
     trained = lightning.main(["fit", stay_in_run(write_config(best))])
