@@ -24,7 +24,7 @@ RUNS = [f"{recipe}/{stage}" for recipe in RECIPES for stage in find_recipe(recip
 def root(tmp_path_factory):
     """A folder with a small generated copy of each dataset."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kd_lightning.callbacks.results.BATCH_SIZES", (1,))  # 128 photographs are seconds of DenseNet
+        patch.setattr("kd_lightning.callbacks.setting.BATCH_SIZES", (1,))  # 128 photographs are seconds of DenseNet
         folder = tmp_path_factory.mktemp("data")
         write_mnist(folder)
         write_cifar10(folder, patch)

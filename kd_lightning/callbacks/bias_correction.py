@@ -10,8 +10,9 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kd_lightning.batch import Batch, as_batch, data_of
-from kd_lightning.callbacks.results import leaves_files, record, run_folder
+from kd_lightning.callbacks.results import leaves_files, record
 from kd_lightning.utils.progress import progress_bar
+from kd_lightning.utils.run_folder import run_folder
 
 ITERATIONS = 200
 TOLERANCE = 1e-6

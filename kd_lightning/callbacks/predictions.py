@@ -9,9 +9,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from kd_lightning.batch import class_names_of, data_of
-from kd_lightning.callbacks.results import leaves_files, run_folder
+from kd_lightning.callbacks.results import leaves_files
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.csv_text import csv_cell, csv_path
+from kd_lightning.utils.run_folder import run_folder
 
 
 class PredictionWriter(BasePredictionWriter):

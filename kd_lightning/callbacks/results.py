@@ -5,7 +5,6 @@ import os
 import secrets
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd_lightning.batch import as_batch, class_names_of, data_of
 from kd_lightning.callbacks.measured_on import measured_on, weights_of
+from kd_lightning.callbacks.setting import latency, setting
 from kd_lightning.errors import UserError
 from kd_lightning.reports.results import (
     PARTS,
@@ -27,20 +27,14 @@ from kd_lightning.reports.results import (
     config_digest,
     is_fingerprint,
     is_recipes,
-    machine,
     read_results,
     update_results,
-    versions,
     with_few_images,
 )
-from kd_lightning.utils.latency import BATCH_SIZES, measure_latency
 from kd_lightning.utils.progress import status
-from kd_lightning.utils.run_folder import has_own_folder as has_own_folder
-from kd_lightning.utils.run_folder import run_folder as run_folder
+from kd_lightning.utils.run_folder import has_own_folder, run_folder
 
 log = logging.getLogger(__name__)
-
-MEBIBYTE = 2**20
 
 MAX_CLASSES = 1000
 """Most classes whose names and numbers of images are stored."""
@@ -78,11 +72,6 @@ def _write(trainer: Trainer, run: Path, **parts: Any) -> None:
     is_users = not has_own_folder(trainer) and (run / RESULTS_FILE).exists() and not set() < found <= PARTS
     if leaves_files(trainer) and not is_users:
         update_results(run, **parts)
-
-
-def size_in_bytes(network: nn.Module) -> int:
-    """Return the bytes of a network's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
 
 
 class ResultsWriter(Callback):
@@ -207,7 +196,7 @@ class ResultsWriter(Callback):
                 **({"earlier": self._earlier} if self._earlier else {}),
             }
             shown = {"data": {"train": _digest(trainer, train=True)}, "config": self._config, "commit": commit()}
-            record(trainer, run, fit=fit, command=sys.argv[1:], **shown, **_setting(trainer, pl_module))
+            record(trainer, run, fit=fit, command=sys.argv[1:], **shown, **setting(trainer, pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to collect the parts of this test; remove pictures of an earlier test if this one draws none."""
@@ -266,9 +255,9 @@ class ResultsWriter(Callback):
             "class_names": names if len(names) <= MAX_CLASSES else None,
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},
         }
-        record(trainer, run, **{**dict.fromkeys(TEST_PARTS), **parts, **collected}, **_setting(trainer, pl_module))
+        record(trainer, run, **{**dict.fromkeys(TEST_PARTS), **parts, **collected}, **setting(trainer, pl_module))
         with status("measuring latency"):
-            record(trainer, run, latency=_latency(trainer, pl_module))
+            record(trainer, run, latency=latency(trainer, pl_module))
 
 
 def _stale(run: Path) -> list[Path]:
@@ -305,39 +294,3 @@ def _config(trainer: Trainer, run: Path) -> Any:
         return yaml.safe_load((run / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError):
         return None
-
-
-def _setting(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    network = module.net
-    assert isinstance(network, nn.Module)
-    on_gpu = module.device.type == "cuda"
-    return {
-        "network": {
-            "name": type(network).__name__,
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "mebibytes": size_in_bytes(network) / MEBIBYTE,
-        },
-        "versions": versions(),
-        "machine": machine(),
-        "device": torch.cuda.get_device_name(module.device) if on_gpu else module.device.type,
-        "devices": trainer.world_size,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _latency(trainer: Trainer, module: LightningModule) -> dict[str, float]:
-    """Return milliseconds by batch size, in the run's precision on its device, for sizes that can be measured."""
-    data = data_of(trainer)
-    # Several processes share a machine, and shards of a network wait for each other.
-    if not hasattr(data, "image_shape") or trainer.world_size > 1:
-        return {}
-    figures: dict[str, float] = {}
-    with trainer.precision_plugin.forward_context():
-        for size in BATCH_SIZES:
-            # Batch norm without running statistics cannot read one image; many may not fit on the device.
-            with suppress(ValueError, RuntimeError):
-                net: Any = module.net
-                memory_format: Any = module.memory_format
-                milliseconds = measure_latency(net, data.image_shape, size, module.device, memory_format)
-                figures[f"batch_{size}"] = round(milliseconds, 4)
-    return figures

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from kd_lightning.callbacks.results import MEBIBYTE, size_in_bytes
+from kd_lightning.callbacks.setting import MEBIBYTE, size_in_bytes
 from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.cli.arguments import export_arguments
 from kd_lightning.commands.load_run import Trained, load_trained

@@ -2,11 +2,8 @@
 
 import hashlib
 import math
-import os
-import re
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 
 from kd_lightning.checkpoints.file import digest_of
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.teachers.cache_file import cache_file, remove_outdated
 from kd_lightning.utils.atomic_write import atomic_write
 from kd_lightning.utils.progress import progress_bar
 
@@ -33,15 +31,6 @@ TOLERANCE = 0.02
 
 COMPARED_PAIRS = 8
 """Cached pairs that are computed again in every epoch: enough to detect a change, too few to take noticeable time."""
-
-MAX_NAME_BYTES = 140
-"""Part of a checkpoint's name that its cache's name repeats. File systems allow 255 bytes for the whole name; the cache
-adds 53, and its lock file and temporary file have longer names still."""
-
-CACHE_FILE = re.compile(
-    r"(?P<checkpoint>.+)\.(?P<kind>logits|answers)-(?P<weights>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors"
-)
-"""Names of cache files; versions before 0.2 named them `answers`."""
 
 
 class LogitCache:
@@ -218,7 +207,7 @@ class LogitCache:
         except (OSError, SafetensorError, RuntimeError, UserError) as error:
             warnings.warn(f"{file}: teacher logits cannot be saved ({one_line(error)})", stacklevel=2)
         self._has_new = False
-        _remove_outdated(file)
+        remove_outdated(file)
 
     def _compare(self, cached: Tensor, new: Tensor) -> None:
         spread = self._rows[self._rows[:, 0] != UNKNOWN].std(correction=0)
@@ -256,17 +245,6 @@ class LogitCache:
         return pair, logits
 
 
-def cache_file(checkpoint: Path, key: str) -> Path:
-    """Return the path, beside a checkpoint, for the logits of its weights under a key.
-
-    Args:
-        checkpoint: the teacher's weights.
-        key: what else the logits depend on.
-    """
-    digests = digest_of(checkpoint)[:16], hashlib.sha256(key.encode()).hexdigest()[:16]
-    return checkpoint.with_name(f"{_shortened(checkpoint.name)}.logits-{'-'.join(digests)}.safetensors")
-
-
 def uses_batch_statistics(network: nn.Module) -> bool:
     """Return whether a network's batch norm uses the statistics of each batch in evaluation mode too."""
     norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
@@ -293,25 +271,3 @@ def _metadata(file: Path, pair: Tensor, logits: Tensor) -> dict[str, str]:
     digest = hashlib.sha256(pair.cpu().numpy().data)
     digest.update(logits.cpu().contiguous().numpy().data)
     return {"file": file.name, "sha256": digest.hexdigest()}
-
-
-def _shortened(name: str) -> str:
-    """Replace the end of a file name that is too long by a digest of the whole name."""
-    if len(os.fsencode(name)) <= MAX_NAME_BYTES:
-        return name
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    while len(os.fsencode(name)) > MAX_NAME_BYTES - len(digest) - 1:
-        name = name[:-1]
-    return f"{name}-{digest}"
-
-
-def _remove_outdated(file: Path) -> None:
-    """Remove caches of a checkpoint's earlier weights, and those of earlier versions."""
-    ours = CACHE_FILE.fullmatch(file.name)
-    with suppress(OSError):
-        for path in file.parent.iterdir():
-            other = CACHE_FILE.fullmatch(path.name)
-            if not (ours and other) or other["checkpoint"] != ours["checkpoint"]:
-                continue
-            if other.group("kind", "weights") != ours.group("kind", "weights"):
-                path.unlink()

@@ -14,8 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kd_lightning.__main__ import main
-from kd_lightning.callbacks import BiasCorrection, ResultsWriter
-from kd_lightning.callbacks import results as callback
+from kd_lightning.callbacks import BiasCorrection, ResultsWriter, setting
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
@@ -116,8 +115,8 @@ def test_a_test_leaves_the_network_s_latency_in_the_run_s_precision(
         autocast.append(torch.is_autocast_enabled("cpu"))
         return measure(*args)
 
-    measure = callback.measure_latency
-    monkeypatch.setattr(callback, "measure_latency", measured)
+    measure = setting.measure_latency
+    monkeypatch.setattr(setting, "measure_latency", measured)
     words = ["--config", str(BASELINE), "--trainer.max_epochs=1", f"--trainer.precision={precision}"]
     assert main(["fit", *words]) == 0
     run = tmp_path / "lightning_logs" / "digits" / "baseline" / "seed_0"
@@ -153,7 +152,7 @@ def test_a_commit_is_marked_where_files_differ_from_it(tmp_path: Path, monkeypat
 
 def latency_of(net: nn.Module, data: object, world_size: int = 1) -> dict[str, float]:
     trainer = SimpleNamespace(datamodule=data, world_size=world_size, precision_plugin=Precision())
-    return callback._latency(
+    return setting.latency(
         trainer, SimpleNamespace(net=net, device=torch.device("cpu"), memory_format=torch.channels_last)
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP, VGG
 from kd_lightning.teachers import LogitCache, uses_batch_statistics
-from kd_lightning.teachers.cache import CACHE_FILE, cache_file
+from kd_lightning.teachers.cache_file import CACHE_FILE, cache_file
 
 FILE = "last.ckpt.logits-0123456789abcdef-fedcba9876543210.safetensors"
 

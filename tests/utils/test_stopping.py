@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from kd_lightning.__main__ import main
-from kd_lightning.callbacks import results
+from kd_lightning.callbacks import results, setting
 from kd_lightning.cli import lightning
 from kd_lightning.commands import compare, export, predict, reproduce
 from kd_lightning.data import DigitsDataModule
@@ -34,7 +34,7 @@ WITHIN = {
     "teardown": (Trainer, "_teardown"),
     "between": (reproduce, "resolve_checkpoint"),
     "test": (ClassifierModule, "test_step"),
-    "end of the test": (results, "measure_latency"),
+    "end of the test": (setting, "measure_latency"),
     "table": (reproduce, "collect"),
 }
 

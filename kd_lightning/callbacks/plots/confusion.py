@@ -11,7 +11,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kd_lightning.batch import Batch, as_batch, class_names_of
 from kd_lightning.callbacks.plots.write import show
-from kd_lightning.callbacks.results import has_own_folder, leaves_files, record, run_folder, writer_of
+from kd_lightning.callbacks.results import leaves_files, record, writer_of
+from kd_lightning.utils.run_folder import has_own_folder, run_folder
 
 MAX_CLASSES_WITH_NUMBERS = 30
 """With more classes, the cells have no numbers, which would be unreadable."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kd_lightning.batch import Batch, as_batch, data_of
 from kd_lightning.callbacks.plots.write import show
-from kd_lightning.callbacks.results import has_own_folder, leaves_files, run_folder
+from kd_lightning.callbacks.results import leaves_files
+from kd_lightning.utils.run_folder import has_own_folder, run_folder
 
 MAX_MISTAKES, COLUMNS = 8, 4
 """Mistakes in the plot, and in a row of it."""

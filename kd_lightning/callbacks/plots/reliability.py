@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kd_lightning.callbacks.plots.write import show
-from kd_lightning.callbacks.results import leaves_files, run_folder
+from kd_lightning.callbacks.results import leaves_files
+from kd_lightning.utils.run_folder import run_folder
 
 
 def draw_reliability(bins: Tensor, title: str) -> Figure:
