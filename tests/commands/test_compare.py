@@ -146,6 +146,7 @@ def test_runs_of_a_recipe_have_its_figures_wherever_they_are_named(
     assert one["distill_feature_map"]["errors"] == [3244]
 
 
+@pytest.mark.slow
 def test_runs_of_no_recipe_share_a_row_where_they_differ_in_nothing_but_the_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

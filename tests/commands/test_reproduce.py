@@ -139,6 +139,7 @@ def test_a_data_config_replaces_that_of_the_recipe():
     assert "train_size: 77" in Path("lightning_logs/digits/baseline/seed_0/config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_omitted_classes_are_reported_under_each_rule_by_name(tmp_path, capsys):
     root = write_mnist(tmp_path / "data")
     stages = "distill_without_3,distill_only_7_8"
