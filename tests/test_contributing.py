@@ -77,10 +77,10 @@ model:
   temperature: 8.0
 """
 
-DEVICE, CELLS = '\n        Column("", key="device",', "def cells(comparison"
+DEVICE, CELLS = '\n        Column("device", lambda', "def cells(comparison"
 COLUMN = """
         Column("errors per second", _errors_per_second, "errors_per_second", _errors_per_second_of_run),
-        Column("", key="device","""
+        Column("device", lambda"""
 COLUMN_FUNCTIONS = """
 def _errors_per_second(row: Row) -> str:
     return f"{sum(row.errors) / sum(run.seconds for run in row.runs):.1f}"

@@ -20,6 +20,8 @@ METRICS = (
     "test/teacher_kl",
     "test/calibration_error",
     "test/nll",
+    "test/macro_f1",
+    "test/balanced_accuracy",
     "val/accuracy",
     "train/accuracy",
 )
@@ -36,6 +38,7 @@ def _chart(*tags: str) -> list[Any]:
 LAYOUT = {
     "Quality": {
         "accuracy, training and validation": _chart("train/accuracy", "val/accuracy"),
+        "macro-F1 and balanced accuracy": _chart("val/macro_f1", "val/balanced_accuracy"),
         "negative log-likelihood of the label, nats": _chart("val/nll", "test/nll"),
         "calibration error": _chart("val/calibration_error", "test/calibration_error"),
     },

@@ -8,14 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
-from kd_lightning.batch import as_batch, class_names_of, data_of
+from kd_lightning.batch import class_names_of, data_of
 from kd_lightning.callbacks.measured_on import measured_on, weights_of
 from kd_lightning.callbacks.setting import latency, setting
 from kd_lightning.errors import UserError
@@ -37,7 +35,7 @@ from kd_lightning.utils.run_folder import has_own_folder, run_folder
 log = logging.getLogger(__name__)
 
 MAX_CLASSES = 1000
-"""Most classes whose names and numbers of images are stored."""
+"""Most classes whose names, numbers of images and figures are stored."""
 
 RESUME_WORDS = ("last", "hpc", "registry")
 """Lightning's keywords for a checkpoint to resume from."""
@@ -102,7 +100,8 @@ class ResultsWriter(Callback):
         self._start = 0.0
         self._before = 0.0
         self._images = 0
-        self._class_images: Tensor | None = None
+        self._class_images: list[int] = []
+        self._class_figures: dict[str, list[float]] = {}
         self._config: dict[str, Any] | None = None
         self._resumed: dict[str, Any] = {}
         self._earlier: list[dict[str, Any]] = []
@@ -201,34 +200,19 @@ class ResultsWriter(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to collect the parts of this test; remove pictures of an earlier test if this one draws none."""
         self.collected = {}
-        self._class_images = None
         run = run_folder(trainer)  # in all processes: see `run_folder`
         draws = any(getattr(callback, "draws_pictures", False) for callback in getattr(trainer, "callbacks", ()))
         if not draws and trainer.is_global_zero and leaves_files(trainer) and has_own_folder(trainer):
             for name in PICTURES:
                 (run / name).unlink(missing_ok=True)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the images of each class."""
-        if not isinstance(outputs, Tensor):  # of a user's module
-            return
-        counts = torch.bincount(as_batch(batch).label, minlength=outputs.shape[-1])
-        self._class_images = counts if self._class_images is None else self._class_images + counts
-
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the evaluated images, of all processes."""
+        """Read the counts and figures of each class, of all processes."""
         metrics: Any = pl_module.evaluation
         self._images = metrics.images()  # in all processes: it adds their counts
-        if self._class_images is not None:
-            self._class_images = trainer.strategy.reduce(self._class_images, reduce_op="sum")
+        self._class_images = metrics.classes.total()[0].tolist()
+        figures = metrics.classes.figures()
+        self._class_figures = {name: [round(x, 6) for x in values.tolist()] for name, values in figures.items()}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the test, then measure latency."""
@@ -244,15 +228,15 @@ class ResultsWriter(Callback):
         test["errors"] = round(test["errors"])
         test["images"] = self._images
         test["right"] = test["images"] - test["errors"]
-        class_images = None if self._class_images is None else self._class_images.tolist()
-        names = class_names_of(trainer, len(class_images or []))
-        if few := with_few_images(class_images or [], names):
+        class_images = self._class_images
+        names = class_names_of(trainer, len(class_images))
+        if few := with_few_images(class_images, names):
             log.warning(f"test: {few}")
+        by_class = {"class_images": class_images, "class_figures": self._class_figures, "class_names": names}
         parts = {
             "test": test,
-            "measured_on": measured_on(trainer, pl_module, run, self._images, class_images or []),
-            "class_images": class_images if len(names) <= MAX_CLASSES else None,
-            "class_names": names if len(names) <= MAX_CLASSES else None,
+            "measured_on": measured_on(trainer, pl_module, run, self._images, class_images),
+            **(by_class if len(names) <= MAX_CLASSES else {}),
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},
         }
         record(trainer, run, **{**dict.fromkeys(TEST_PARTS), **parts, **collected}, **setting(trainer, pl_module))

@@ -64,7 +64,7 @@ def compare_arguments() -> Arguments:
     """Return the parser of `kd-lightning compare`."""
     parser = Arguments(
         prog="kd-lightning compare",
-        usage="%(prog)s RUNS … [--format table|json|csv] [--output DIR] [--runs DIR]",
+        usage="%(prog)s RUNS … [--format table|json|csv] [--columns NAME,…] [--output DIR]\n       [--runs DIR]",
         description="Compare runs: published figures beside measured ones, the spread over seeds, and accuracy against "
         "size and latency. RUNS is a run folder, a folder of runs at any depth, a recipe's name or file, or a "
         "comparison.json.",
@@ -79,6 +79,12 @@ def compare_arguments() -> Arguments:
         choices=("table", "json", "csv"),
         default="table",
         help="of standard output; json and csv write a report only with --output (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="NAME,…",
+        help="of the table, after the stage: macro_f1, balanced_accuracy, top5_accuracy, nll, …; recall, precision and "
+        "f1 are columns for each class; default stands for the usual ones",
     )
     parser.add_argument(
         "--output",

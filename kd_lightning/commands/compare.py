@@ -32,16 +32,19 @@ def main(words: list[str]) -> None:
             parts[str(source) if name in parts else name] = part
     if not parts:
         raise UserError(f"compare: {', '.join(options.what)} found, a run that was trained and tested expected")
+    names = options.columns.split(",") if options.columns else []
+    if names and options.format == "json":
+        raise UserError("--columns: found with --format json, which has all figures; table or csv expected")
     comparison = merge(parts, shlex.join(["kd-lightning", "compare", *words]))
     if options.format == "json":
         print(json.dumps(comparison.record(), indent=2))
     elif options.format == "csv":
-        print(as_csv(comparison), end="")
+        print(as_csv(comparison, names), end="")
     else:
-        quiet_console().print(terminal_table(comparison))
+        quiet_console().print(terminal_table(comparison, names))
     print_warnings(comparison)
     if options.output or options.format == "table":
-        report = write_report(comparison, options.output or options.runs / "compare")
+        report = write_report(comparison, options.output or options.runs / "compare", names)
         print(f"report: {report}", file=sys.stdout if options.format == "table" else sys.stderr)
 
 

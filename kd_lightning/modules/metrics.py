@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
+from torchmetrics import MeanMetric, Metric, SumMetric
 
 from kd_lightning.losses import soft_target_loss
 
@@ -16,6 +16,10 @@ CHECK_EVERY = 50
 
 CALIBRATION_BINS = 15
 """Bins of the expected calibration error, as in its source."""
+
+TOP = 5
+TOP_CLASSES = 20
+"""Number of classes from which `top5_accuracy` is measured: of fewer, five are too large a part."""
 
 
 class RunningMeans:
@@ -129,13 +133,62 @@ class CalibrationError(Metric):
         return (correct - confidence).abs().sum() / images.sum()
 
 
+class ClassCounts(Metric):
+    """Counts of each class over all images, from which the figures of each class follow exactly.
+
+    A class without images has recall 0, one that is never predicted precision 0, as with scikit-learn's
+    `zero_division=0`. The means leave classes out as scikit-learn's do: macro-F1 those with neither images nor
+    predictions, balanced accuracy those without images.
+    """
+
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(3, 0, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, label: Tensor, classes: int) -> None:
+        """Add a batch: predicted class and label, int64 (B,), below the number of classes."""
+        if not self.counts.shape[1]:
+            self.counts = label.new_zeros(3, classes)
+        one = torch.ones_like(label)
+        for row, (place, number) in enumerate(((label, one), (predicted, one), (label, (predicted == label).long()))):
+            self.counts[row].index_add_(0, place, number)
+
+    def total(self) -> Tensor:
+        """Return images, predictions and correct predictions of each class, of all processes: int64 (3, classes)."""
+        with self.sync_context():
+            return self.counts.clone()
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return `recall` (the accuracy on the images of the class), `precision` and `f1`, each float64 (classes,)."""
+        return class_figures(*self.total().cpu())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return `macro_f1`, the mean F1, and `balanced_accuracy`, the mean recall, both in [0, 1]."""
+        images, predictions, right = self.counts.cpu()
+        figures = class_figures(images, predictions, right)
+        macro_f1 = figures["f1"][images + predictions > 0].mean()
+        balanced_accuracy = figures["recall"][images > 0].mean()
+        means = {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy}
+        return {name: mean.float().to(self.counts.device) for name, mean in means.items()}
+
+
+def class_figures(images: Tensor, predictions: Tensor, right: Tensor) -> dict[str, Tensor]:
+    """Return recall, precision and F1, each float64 (classes,), of counts int64 (classes,); 0 for 0 / 0."""
+    parts = {"recall": (right, images), "precision": (right, predictions), "f1": (2 * right, images + predictions)}
+    return {name: part.double() / whole.clamp(min=1) for name, (part, whole) in parts.items()}
+
+
 class EvaluationMetrics(InFloat32):
     """Figures of a classifier over a whole validation or test set, on any number of devices.
 
     `accuracy` in [0, 1]; `errors`, the number of misclassified images; `nll`, mean negative log-likelihood of the label
-    in nats; `calibration_error`, the expected calibration error in [0, 1] (15 bins, weighted by images); with a teacher
-    `agreement`, the fraction of images with the same prediction of student and teacher, and `teacher_kl`, the mean of
-    KL(teacher || student) at temperature 1 in nats; `loss`, the mean of the training loss, if given.
+    in nats; `calibration_error`, the expected calibration error in [0, 1] (15 bins, weighted by images); `macro_f1` and
+    `balanced_accuracy`, see `ClassCounts`; from 20 classes on `top5_accuracy`, the fraction of images whose label is
+    among the five most probable classes; with a teacher `agreement`, the fraction of images with the same prediction of
+    student and teacher, and `teacher_kl`, the mean of KL(teacher || student) at temperature 1 in nats; `loss`, the mean
+    of the training loss, if given.
     """
 
     def __init__(self) -> None:
@@ -144,10 +197,11 @@ class EvaluationMetrics(InFloat32):
         self.errors = SumMetric()
         self.nll = MeanMetric()
         self.calibration_error = CalibrationError()
+        self.classes = ClassCounts()
+        self.top5_accuracy = MeanMetric()
         self.agreement = MeanMetric()
         self.teacher_kl = MeanMetric()
         self.loss = MeanMetric()
-        self._range = nn.ModuleList([MinMetric(), MaxMetric(), MinMetric(), MaxMetric()])  # of predictions, of labels
 
     def update(
         self, logits: Tensor, label: Tensor, teacher_logits: Tensor | None = None, loss: Tensor | None = None
@@ -160,9 +214,9 @@ class EvaluationMetrics(InFloat32):
         self.errors.update((~correct).float())
         self.nll.update(F.cross_entropy(logits, label, reduction="none"))
         self.calibration_error.update(confidence, correct)
-        extremes: Any = zip(self._range, (predicted, predicted, label, label), strict=True)
-        for extreme, classes in extremes:
-            extreme.update(classes)
+        self.classes.update(predicted, label, logits.shape[-1])
+        if logits.shape[-1] >= TOP_CLASSES:
+            self.top5_accuracy.update((logits.topk(TOP).indices == label[:, None]).any(dim=-1).float())
         if teacher_logits is not None:
             self.agreement.update((predicted == teacher_logits.argmax(dim=-1)).float())
             self.teacher_kl.update(soft_target_loss(logits, teacher_logits, temperature=1.0), weight=len(label))
@@ -171,18 +225,18 @@ class EvaluationMetrics(InFloat32):
 
     def images(self) -> int:
         """Return the number of evaluated images of all processes, each of which has to call this."""
-        return int(self.calibration_error.bins()[0].sum())
+        return int(self.classes.total()[0].sum())
 
     def constant_prediction(self) -> int | None:
         """Return the class that was predicted for all images although their labels differ; else None."""
-        extremes: Any = self._range
-        least, most, least_label, most_label = (int(extreme.compute()) for extreme in extremes)
-        return least if least == most and least_label < most_label else None
+        labels, predicted = (counts.nonzero().flatten() for counts in self.classes.total()[:2])
+        return int(predicted[0]) if len(predicted) == 1 and len(labels) > 1 else None
 
     def compute(self) -> dict[str, Tensor]:
         """Return all figures that were measured; then reset."""
         metrics = {name: m for name, m in self.named_children() if isinstance(m, Metric) and m.update_called}
         figures = {name: metric.compute() for name, metric in metrics.items()}
-        for metric in (*metrics.values(), *self._range):
+        figures.update(figures.pop("classes", {}))
+        for metric in metrics.values():
             metric.reset()
         return figures

@@ -11,9 +11,10 @@ from functools import partial
 
 from rich.table import Table
 
+from kd_lightning.errors import UserError
 from kd_lightning.recipe import METRICS
 from kd_lightning.reports.comparison import Comparison
-from kd_lightning.reports.rows import Row, RunFigures
+from kd_lightning.reports.rows import CLASS_FIGURES, SCORES, Row, RunFigures
 from kd_lightning.utils.csv_text import csv_cell
 
 MAX_DECIMALS = 2
@@ -67,16 +68,47 @@ class Column:
     """A column of the results table.
 
     Attributes:
-        heading: in the terminal and the report; empty for a column of CSV alone.
+        heading: in the terminal and the report.
         text: a row's cell in the terminal and the report.
         key: heading in CSV; empty for a column that CSV does not have.
         value: of one run in CSV.
+        on_request: whether terminal and report have it only if it is named.
     """
 
-    heading: str = ""
-    text: Callable[[Row], str] = lambda row: ""
+    heading: str
+    text: Callable[[Row], str]
     key: str = ""
     value: Callable[[Row, RunFigures], object] = lambda row, run: None
+    on_request: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name in `compare --columns`."""
+        return self.key or self.heading
+
+
+DEFAULT = "default"
+"""Stands for the usual columns in `compare --columns`."""
+
+
+def choose(rows: Sequence[Row], names: Sequence[str], in_csv: bool = False) -> list[Column]:
+    """Return the named columns of a table, after that of the stage; without names, the usual ones.
+
+    Each of `CLASS_FIGURES` names a column for each class.
+
+    Raises:
+        UserError: a name that is not one of a column of these rows.
+    """
+    every = [column for column in columns(rows) if column.key or not in_csv]
+    named = {
+        DEFAULT: [column for column in every if in_csv or not column.on_request],
+        **{column.name: [column] for column in every},
+        **{kind: its for kind in CLASS_FIGURES if (its := _class_columns(rows, kind))},
+    }
+    if unknown := [name for name in names if name not in named]:
+        raise UserError(f"--columns: {', '.join(unknown)} found, some of {', '.join(named)} expected")
+    chosen = [column for name in (["stage", *names] if names else [DEFAULT]) for column in named[name]]
+    return list({column.name: column for column in chosen}.values())
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
@@ -86,7 +118,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     same_images = len({row.images for row in rows}) == 1 and all(row.of in (None, row.images) for row in rows)
     return [
         Column("stage", lambda row: row.name, "stage", lambda row, run: row.name),
-        Column("", key="seed", value=lambda row, run: run.seed),
+        Column("seeds", lambda row: ", ".join(map(str, row.seeds)), "seed", lambda row, run: run.seed, on_request=True),
         Column(
             "published",
             lambda row: "" if row.published is None else str(row.published),
@@ -107,8 +139,19 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             "images",
             lambda row, run: row.images,
         ),
-        Column("", key="of", value=lambda row, run: row.of),
-        Column("", key="accuracy", value=lambda row, run: round(1 - run.errors / row.images, 6)),
+        Column("of", lambda row: "" if row.of is None else str(row.of), "of", lambda row, run: row.of, on_request=True),
+        Column(
+            "accuracy",
+            lambda row: f"{accuracies_in_words(row)}%",
+            "accuracy",
+            lambda row, run: round(1 - run.errors / row.images, 6),
+            on_request=True,
+        ),
+        *(
+            Column(words, partial(_score, name=name), name, partial(_score_of_run, name=name), on_request=True)
+            for name, words in SCORE_WORDS.items()
+            if any(name in row.scores for row in rows)
+        ),
         Column("on these classes", _class_errors, "class_errors", lambda row, run: run.class_errors),
         Column("agrees with teacher", _agreement, "agreement", lambda row, run: run.agreement),
         Column("parameters", lambda row: f"{row.parameters:,}", "parameters", lambda row, run: row.parameters),
@@ -128,8 +171,8 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             )
             for size in sizes
         ),
-        Column("", key="device", value=lambda row, run: row.device),
-        Column("", key="threads", value=lambda row, run: row.threads),
+        Column("device", lambda row: row.device, "device", lambda row, run: row.device, on_request=True),
+        Column("threads", lambda row: str(row.threads or ""), "threads", lambda row, run: row.threads, on_request=True),
         Column(
             "seconds",
             lambda row: f"{statistics.fmean(run.seconds for run in row.runs):.1f}",
@@ -149,6 +192,44 @@ def _agreement(row: Row) -> str:
     return mean_and_spread(values, decimals(row.images, len(values))) + "%" if values else ""
 
 
+SCORE_WORDS = {name: name.replace("_", " ").replace("top5", "top-5").replace("macro f1", "macro-F1") for name in SCORES}
+"""Headings of `SCORES`."""
+
+IN_PERCENT = ("macro_f1", "balanced_accuracy", "top5_accuracy")
+
+
+def _score(row: Row, name: str) -> str:
+    values = [value for value in row.scores.get(name, ()) if value is not None]
+    if not values:
+        return ""
+    if name in IN_PERCENT:
+        return mean_and_spread([100 * value for value in values], decimals(row.images, len(values))) + "%"
+    return mean_and_spread(values, 4)
+
+
+def _score_of_run(row: Row, run: RunFigures, name: str) -> float | None:
+    return run.scores.get(name)
+
+
+def _class_columns(rows: Sequence[Row], kind: str) -> list[Column]:
+    """Return a column for each class with one of `CLASS_FIGURES`."""
+    names = dict.fromkeys(name for row in rows for run in row.runs for name in run.by_class.get(kind, {}))
+
+    def text(row: Row, name: str) -> str:
+        values = [run.by_class[kind][name] for run in row.runs if name in run.by_class.get(kind, {})]
+        digits = decimals(max(1, row.images // len(names)), max(1, len(values)))  # of a class's images, about
+        return mean_and_spread([100 * value for value in values], digits) + "%" if values else ""
+
+    def value(row: Row, run: RunFigures, name: str) -> float | None:
+        return run.by_class.get(kind, {}).get(name)
+
+    words = "F1" if kind == "f1" else kind
+    return [
+        Column(f"{words} {name}", partial(text, name=name), f"{kind}_{name}", partial(value, name=name))
+        for name in names
+    ]
+
+
 def _milliseconds(row: Row, size: str) -> str:
     ms = median_latency(row, size)
     return "" if ms is None else f"{ms:.3f}"
@@ -158,18 +239,18 @@ def _milliseconds_of_run(row: Row, run: RunFigures, size: str) -> float | None:
     return run.latency.get(size)
 
 
-def cells(comparison: Comparison) -> list[dict[str, str]]:
-    """Return the text of each row by heading, without columns that are empty in all rows."""
-    shown = [column for column in columns(comparison.rows) if column.heading]
+def cells(comparison: Comparison, names: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return the text of each row by heading, without columns that are empty in all rows; see `choose`."""
+    shown = choose(comparison.rows, names)
     table = [{column.heading: column.text(row) for column in shown} for row in comparison.rows]
     return [{heading: row[heading] for heading in row if any(other[heading] for other in table)} for row in table]
 
 
-def terminal_table(comparison: Comparison) -> Table:
-    """Return the comparison as a table for a terminal."""
+def terminal_table(comparison: Comparison, names: Sequence[str] = ()) -> Table:
+    """Return the comparison as a table for a terminal; see `choose`."""
     title = f"{comparison.title} ({METRICS[comparison.metric]} on the test set)"
     table = Table(title=title, caption=comparison.source)
-    shown = cells(comparison)
+    shown = cells(comparison, names)
     for column in shown[0]:
         words = column in ("stage", "published")
         # Each word of a heading takes a line, so that a column is as wide as its figures.
@@ -187,15 +268,15 @@ def print_warnings(comparison: Comparison) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def run_lines(comparison: Comparison) -> list[dict[str, object]]:
-    """Return the unrounded figures of each run by CSV heading; None for what was not measured."""
-    keyed = [column for column in columns(comparison.rows) if column.key]
+def run_lines(comparison: Comparison, names: Sequence[str] = ()) -> list[dict[str, object]]:
+    """Return the unrounded figures of each run by CSV heading; None for what was not measured. See `choose`."""
+    keyed = choose(comparison.rows, names, in_csv=True)
     return [{column.key: column.value(row, run) for column in keyed} for row in comparison.rows for run in row.runs]
 
 
-def as_csv(comparison: Comparison) -> str:
-    """Return a line for each row and run under a line of headings; see `csv_cell` for names that look like formulas."""
-    lines = run_lines(comparison)
+def as_csv(comparison: Comparison, names: Sequence[str] = ()) -> str:
+    """Return a line for each row and run under a line of headings; see `choose`, and `csv_cell` for odd names."""
+    lines = run_lines(comparison, names)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([map(csv_cell, lines[0]), *(map(csv_cell, one.values()) for one in lines)])

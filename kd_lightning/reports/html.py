@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kd_lightning import __version__
 from kd_lightning.recipe import METRICS
-from kd_lightning.reports.columns import batch_sizes, cells, decimals, images_in_words, run_lines
+from kd_lightning.reports.columns import IN_PERCENT, batch_sizes, cells, decimals, images_in_words, run_lines
 from kd_lightning.reports.comparison import Comparison
 from kd_lightning.reports.figures import MAX_NAMES, cost_charts, seed_chart
 from kd_lightning.reports.provenance import provenance_of
-from kd_lightning.reports.rows import confusion_of
+from kd_lightning.reports.rows import CLASS_FIGURES, class_figures_of, confusion_of
 from kd_lightning.reports.runs import Group
 from kd_lightning.utils.atomic_write import write_text
 
@@ -22,6 +23,9 @@ MAX_CLASSES = 30
 """Largest confusion matrix; of more classes, the most confused pairs are shown."""
 
 PAIRS = 20
+
+MAX_CLASS_LINES = 100
+"""Classes in a table of class figures; of more, those with the lowest F1."""
 SHADES = 5
 """Shades of cells by number of errors; the style sheet has a colour for each."""
 
@@ -47,20 +51,34 @@ class Confusion(NamedTuple):
     pairs: list[dict[str, Any]]
 
 
-def write_report(comparison: Comparison, folder: Path) -> Path:
+class ClassTable(NamedTuple):
+    """Figures of the classes of a stage, means over its runs, a line for each class."""
+
+    name: str
+    runs: int
+    classes: int
+    lines: list[dict[str, Any]]
+
+
+def write_report(comparison: Comparison, folder: Path, names: Sequence[str] = ()) -> Path:
     """Write `report.html` and `comparison.json` into a folder.
+
+    Args:
+        comparison: what to write.
+        folder: is made if it is absent.
+        names: columns of the table, see `choose`.
 
     Returns:
         The report's path.
     """
     write_text(folder / "comparison.json", json.dumps(comparison.record(), indent=2) + "\n")
     report = folder / "report.html"
-    write_text(report, render(comparison))
+    write_text(report, render(comparison, names))
     return report
 
 
-def render(comparison: Comparison) -> str:
-    """Return the report's HTML, in which text from users is escaped."""
+def render(comparison: Comparison, names: Sequence[str] = ()) -> str:
+    """Return the report's HTML, in which text from users is escaped; `names` as in `write_report`."""
     environment = Environment(
         loader=PackageLoader("kd_lightning.reports", "templates"),
         autoescape=True,
@@ -73,7 +91,7 @@ def render(comparison: Comparison) -> str:
         comparison=comparison,
         metric=METRICS[comparison.metric],
         better=BETTER[comparison.metric],
-        cells=cells(comparison),
+        cells=cells(comparison, names),
         seeds=seed_chart(comparison),
         costs=cost_charts(rows),
         numbered=len(rows) > MAX_NAMES,
@@ -84,17 +102,18 @@ def render(comparison: Comparison) -> str:
             _confusion(group) for group in comparison.groups if any(run.results.get("confusion") for run in group.runs)
         ],
         most_classes=MAX_CLASSES,
+        class_tables=[_class_table(group) for group in comparison.groups if any(map(class_figures_of, group.runs))],
         origins=[provenance_of(group) for group in comparison.groups],
         version=__version__,
     )
 
 
 def _readable(comparison: Comparison) -> list[dict[str, object]]:
-    """Return the lines of all runs, with the decimals of accuracy and agreement that their test images support."""
+    """Return the lines of all runs, with the decimals that their test images support."""
     lines = run_lines(comparison)
     for one in lines:
-        for column in ("accuracy", "agreement"):
-            if isinstance(value := one[column], float):
+        for column in ("accuracy", "agreement", *IN_PERCENT):
+            if isinstance(value := one.get(column), float):
                 one[column] = f"{value:.{decimals(int(str(one['images']))) + 2}f}"
         one["of"] = None if one["of"] == one["images"] else one["of"]
     return lines
@@ -122,6 +141,29 @@ def _confusion(group: Group) -> Confusion:
         matrix=_shaded(total) if few else [],
         pairs=[] if few else most_confused(total, names),
     )
+
+
+def _class_table(group: Group) -> ClassTable:
+    measured = [run for run in group.runs if class_figures_of(run)]
+    figures = [class_figures_of(run) for run in measured]
+    images = dict(zip(measured[0].results["class_names"], measured[0].results["class_images"], strict=True))
+    lines = [
+        {
+            "class": str(name),
+            "images": count,
+            **{
+                kind: statistics.fmean(its[kind][str(name)] for its in figures if str(name) in its[kind])
+                for kind in CLASS_FIGURES
+            },
+        }
+        for name, count in images.items()
+    ]
+    worst = sorted(lines, key=lambda line: line["f1"])[:MAX_CLASS_LINES] if len(lines) > MAX_CLASS_LINES else lines
+    return ClassTable(group.name, len(measured), len(lines), [_rounded(line) for line in worst])
+
+
+def _rounded(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in line.items()}
 
 
 def _shaded(counts: list[list[int]]) -> list[list[Cell]]:

@@ -4,12 +4,15 @@
               "weights": DIGEST, "teacher": DIGEST,   # of the final weights of network and teacher
               "earlier": [{"config": DIGEST, "steps"}, …]},   # trainings with other options that this one resumed
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "loss",
+              "macro_f1", "balanced_accuracy",   # means over classes
+              "top5_accuracy",   # from 20 classes on
               "agreement", "teacher_kl"},   # of a distilled student, if its teacher is available
      "measured_on": {"images", "of",   # images measured, and size of the test set
                      "data": DIGEST, "mean", "std",   # of test images, labels, class names and normalisation
                      "checkpoint": NAME,   # "best" or "last" of the run, or the path of another file
                      "weights": DIGEST, "precision", "code"},   # see `CODE`
      "class_images": [COUNT, …],   # test images of each class
+     "class_figures": {"recall", "precision", "f1"},   # each [FIGURE, …] by class; recall is the accuracy on its images
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass
      "export": {"threads", "forms": {NAME: {"mebibytes", "difference", "agreement", "errors", "images", "latency"}}},
      "network": {"name", "parameters", "mebibytes"},
@@ -45,7 +48,8 @@ from kd_lightning.utils.atomic_write import write_text
 
 RESULTS_FILE = "results.json"
 
-TEST_PARTS = ("test", "measured_on", "class_images", "class_names", "confusion", "bias_correction", "latency")
+_BY_CLASS = ("class_images", "class_figures", "class_names", "confusion")
+TEST_PARTS = ("test", "measured_on", *_BY_CLASS, "bias_correction", "latency")
 """Parts that a test writes; a new test replaces or removes all of them."""
 
 _OF_A_RUN = ("label", "settings", "fingerprint", "reproduced", "fit", "export", *TEST_PARTS)
@@ -80,8 +84,10 @@ def update_results(run: Path, **parts: Any) -> None:
     """Set parts of a run's results, and remove those that are None, in one atomic write."""
     together = {**read_results(run), **parts}
     text = json.dumps({name: part for name, part in together.items() if part is not None}, indent=2)
-    # Put lists of integers on one line. Strings in JSON contain no line breaks, so they do not change.
-    text = re.sub(r"\[\n\s*(\d+(?:,\n\s*\d+)*)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    # Put lists of numbers on one line. Strings in JSON contain no line breaks, so they do not change.
+    text = re.sub(
+        r"\[\n\s*([\d.eE+-]+(?:,\n\s*[\d.eE+-]+)*)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text
+    )
     write_text(run / RESULTS_FILE, text + "\n")
 
 

@@ -15,6 +15,12 @@ RULES = {
 }
 """Rules of the bias correction and their names in the table."""
 
+SCORES = ("macro_f1", "balanced_accuracy", "top5_accuracy", "nll", "calibration_error", "teacher_kl")
+"""Further figures of a test that a table has on request; see `results.json`."""
+
+CLASS_FIGURES = ("recall", "precision", "f1")
+"""Figures of each class, in [0, 1]."""
+
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """Exceptions of reading figures from a file that does not follow its schema."""
 
@@ -29,6 +35,8 @@ class RunFigures(NamedTuple):
         class_errors: errors on the classes of the bias correction.
         agreement: fraction of test images for which student and teacher predict the same class.
         latency: milliseconds by batch size, such as `batch_1`.
+        scores: figures of `SCORES`.
+        by_class: each of `CLASS_FIGURES` by class name; empty if read from a `comparison.json`.
     """
 
     seed: int
@@ -37,6 +45,8 @@ class RunFigures(NamedTuple):
     class_errors: int | None
     agreement: float | None
     latency: dict[str, float]
+    scores: dict[str, float] = {}  # noqa: RUF012  # never changed
+    by_class: dict[str, dict[str, float]] = {}  # noqa: RUF012
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,12 @@ class Row:
         sizes = sorted({size for run in self.runs for size in run.latency})
         return {size: [run.latency.get(size) for run in self.runs] for size in sizes}
 
+    @property
+    def scores(self) -> dict[str, list[float | None]]:
+        """Each of `SCORES` that any run measured, of each run."""
+        names = [name for name in SCORES if any(name in run.scores for run in self.runs)]
+        return {name: [run.scores.get(name) for run in self.runs] for name in names}
+
     def record(self) -> dict[str, Any]:
         """Return the row as `comparison.json` stores it: lists have an entry for each run, or none."""
         agreement = [run.agreement for run in self.runs] if self.agreement else []
@@ -114,6 +130,7 @@ class Row:
             "images": self.images,
             "class_errors": [run.class_errors for run in self.runs if run.class_errors is not None],
             "agreement": agreement,
+            "scores": self.scores,
             "parameters": self.parameters,
             "mebibytes": self.mebibytes,
             "reduction": self.reduction,
@@ -168,7 +185,7 @@ def _row(
 
 def _figures_of(run: MeasuredRun, rule: str | None, position: int) -> RunFigures:
     """Return the figures of a run under a rule of the bias correction, or as tested."""
-    test = run.results["test"]
+    test, trained = run.results["test"], rule in (None, "as_trained")
     figures = run.results["bias_correction"][rule] if rule else test
     return RunFigures(
         seed=position if run.seed is None else int(run.seed),
@@ -176,8 +193,10 @@ def _figures_of(run: MeasuredRun, rule: str | None, position: int) -> RunFigures
         seconds=float(run.results["fit"]["seconds"]),
         class_errors=int(figures["class_errors"]) if rule else None,
         # All rules have the same network, which was compared with its teacher as trained.
-        agreement=_finite(test.get("agreement") if rule in (None, "as_trained") else None),
-        latency=_latency(run.results.get("latency", {})),
+        agreement=_finite(test.get("agreement") if trained else None),
+        latency=_numbers(run.results.get("latency", {})),
+        scores=_numbers({name: test[name] for name in SCORES if name in test} if trained else {}),
+        by_class=class_figures_of(run) if trained else {},
     )
 
 
@@ -197,7 +216,10 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
         return values if len(values) == count else [None] * count  # an earlier version stored those of some runs
 
     classes, agreement = of_each_run(record["class_errors"]), of_each_run(record.get("agreement", []))
-    latency = {str(size): of_each_run(values) for size, values in record.get("latency", {}).items()}
+    latency, scores = (
+        {str(name): of_each_run(values) for name, values in record.get(part, {}).items()}
+        for part in ("latency", "scores")
+    )
     row = Row(
         name=name,
         metric=metric,
@@ -209,7 +231,8 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
                 seconds=float(record["seconds"][i]),
                 class_errors=None if classes[i] is None else int(classes[i]),
                 agreement=_finite(agreement[i]),
-                latency=_latency({size: values[i] for size, values in latency.items()}),
+                latency=_numbers({size: values[i] for size, values in latency.items()}),
+                scores=_numbers({name: values[i] for name, values in scores.items()}),
             )
             for i in range(count)
         ],
@@ -249,8 +272,23 @@ def _finite(value: Any) -> float | None:
     return number
 
 
-def _latency(values: dict[str, Any]) -> dict[str, float]:
-    return {str(size): ms for size, value in values.items() if (ms := _finite(value)) is not None}
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {str(name): number for name, value in values.items() if (number := _finite(value)) is not None}
+
+
+def class_figures_of(run: MeasuredRun) -> dict[str, dict[str, float]]:
+    """Return each of `CLASS_FIGURES` of a run's test by class name; empty if they were not stored.
+
+    Raises:
+        One of `DAMAGED`: a figure, or the number of images, is missing for a class.
+    """
+    figures = run.results.get("class_figures")
+    if not figures:
+        return {}
+    names = [str(name) for name in run.results["class_names"]]
+    if len(names) != len(run.results["class_images"]):
+        raise ValueError(f"{len(names)} class names, and other numbers of images")
+    return {kind: _numbers(dict(zip(names, figures[kind], strict=True))) for kind in CLASS_FIGURES}
 
 
 def confusion_of(run: MeasuredRun) -> list[list[int]]:

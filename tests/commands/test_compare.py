@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from rich.console import Console
 
 from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning
+from kd_lightning.recipe import Stage
 from kd_lightning.reports.columns import cells, terminal_table
 from kd_lightning.reports.comparison import collect
 from kd_lightning.reports.results import read_results
 from kd_lightning.utils.terminal import FILE_WIDTH
 from tests.commands.made import HINTON_RULES, made_recipe, write_run
+from tests.reports.test_html import Page
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("teacher", "distill_feature_map", "distill_without_3")
@@ -117,6 +120,76 @@ def test_every_format_has_the_figures_of_the_results(folder: Path, capsys: pytes
         assert line["agreement"] == (str(results["test"].get("agreement", "")) if rule in ("", "as trained") else "")
 
 
+CLASS_FIGURES = {"recall": [0.9, 0.75], "precision": [0.8, 0.5], "f1": [0.85, 0.6]}
+
+
+def write_class_figures() -> None:
+    for seed, macro_f1 in enumerate((0.7251, 0.7351)):
+        by_class = {"class_names": ["cat", "dog, red"], "class_images": [5000, 5000], "class_figures": CLASS_FIGURES}
+        write_run(Path(), "a", seed, **by_class, test={"errors": 10, "images": 10000, "macro_f1": macro_f1})
+    write_run(Path(), "b", 0)  # by a version without these figures
+
+
+def test_the_columns_of_a_table_are_chosen_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_class_figures()
+    comparison = collect(replace(made_recipe(), stages={name: Stage(name, {}) for name in "ab"}), Path(), "command")
+    assert cells(comparison, ["macro_f1", "accuracy", "recall"]) == [
+        {
+            "stage": "a",
+            "macro-F1": "73.01 ± 0.71%",
+            "accuracy": "99.90 ± 0.00%",
+            "recall cat": "90.00 ± 0.00%",
+            "recall dog, red": "75.00 ± 0.00%",
+        },
+        {"stage": "b", "macro-F1": "", "accuracy": "99.2%", "recall cat": "", "recall dog, red": ""},
+    ]
+    usual = cells(comparison)[0]
+    assert list(cells(comparison, ["default", "macro_f1"])[0]) == [*usual, "macro-F1"]
+    assert main(["compare", "made", "--columns", "f1,default"]) == 0
+    assert list(Page(Path("lightning_logs/compare/report.html").read_text()).table("Ours")[0])[:4] == [
+        *("stage", "F1 cat", "F1 dog, red", "ours")
+    ]
+    capsys.readouterr()
+    assert main(["compare", "made", "--format", "csv", "--columns", "seed,macro_f1,precision"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        'stage,seed,macro_f1,precision_cat,"precision_dog, red"',
+        "a,0,0.7251,0.8,0.5",
+        "a,1,0.7351,0.8,0.5",
+        "b,0,,,",
+    ]
+    assert main(["compare", "made", "--format", "csv"]) == 0
+    (line, *_) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (line["macro_f1"], "precision_cat" in line) == ("0.7251", False)
+    # A comparison.json has all figures but those of each class.
+    record = "lightning_logs/compare/comparison.json"
+    assert main(["compare", record, "--format", "csv", "--columns", "seed,macro_f1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["a,0,0.7251", "a,1,0.7351", "b,0,"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--columns", "macrof1,seed"), "--columns: macrof1 found, some of default, stage, seed, published, ours, n,"),
+        (("--columns", "recal"), ", threads, seconds, recall, precision, f1 expected"),
+        (("--columns", "ours", "--format", "csv"), "--columns: ours found, some of default, stage, seed, published,"),
+        (("--columns", "n", "--format", "json"), "--columns: found with --format json, which has all figures; table"),
+    ],
+)
+def test_a_column_that_is_not_there_is_one_line(
+    words: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_class_figures()
+    assert message in refused(capsys, "made", *words)
+
+
 def test_runs_of_a_recipe_have_its_figures_wherever_they_are_named(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +259,8 @@ def test_runs_that_cannot_be_compared_are_named(folder: Path, capsys: pytest.Cap
     write_run(Path(), "below_0", 0, test={"errors": -1, "images": 10})
     write_run(Path(), "all_and_more", 0, test={"errors": 11, "images": 10})
     write_run(Path(), "agreement", 0, test={"errors": 1, "images": 10, "agreement": float("nan")})
+    by_class = {"class_names": ["a"], "class_images": [1]}
+    write_run(Path(), "f1", 0, **by_class, class_figures={"recall": [1.0], "precision": [1.0], "f1": []})
     write_run(Path(), "command", 0, command=5)
     write_run(Path(), "data", 0, data="abc")
     (write_run(Path(), "cut", 0) / "results.json").write_text('{"fit": {"sec')
@@ -200,6 +275,7 @@ def test_runs_that_cannot_be_compared_are_named(folder: Path, capsys: pytest.Cap
         "left out: made/confusion/seed_0 (results.json is damaged)",
         "left out: made/cut/seed_0 (no results.json that can be read)",
         "left out: made/data/seed_0 (results.json is damaged)",
+        "left out: made/f1/seed_0 (results.json is damaged)",
         "left out: made/machine/seed_0 (results.json is damaged)",
         "left out: made/no_errors/seed_0 (results.json is damaged)",
         "left out: made/no_images/seed_0 (results.json is damaged)",

@@ -1,10 +1,11 @@
 import math
 
 import pytest
+import sklearn.metrics
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
+from kd_lightning.modules.metrics import ClassCounts, EvaluationMetrics, RunningMeans
 from kd_lightning.modules.stacked_students import MembersEvaluation
 
 # Probabilities of two classes; the student names 0, 0, 1, 0 and is right, wrong, wrong, right.
@@ -68,6 +69,8 @@ def test_each_figure_of_four_images_is_the_one_worked_out_by_hand() -> None:
     teacher = [1 / (1 + math.exp(-difference)) for difference in (1.0, -4.0, -5.0, 0.5)]
     pairs = zip(teacher, (0.90, 0.87, 0.30, 0.62), strict=True)
     divergence = sum(t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s)) for t, s in pairs) / 4
+    # Of class 0 two of three are found, and two of three that are named 0 are of it; of class 1 none.
+    recalls, f1 = (2 / 3, 0), (2 / 3, 0)
     # In bins of 1/15, 0.90 and 0.87 fall together: half of them right. 0.70 (wrong) and 0.62 (right) are alone.
     calibration = 2 / 4 * abs(0.5 - 0.885) + 1 / 4 * 0.70 + 1 / 4 * (1 - 0.62)
     assert floats(metrics.compute()) == pytest.approx(
@@ -76,6 +79,8 @@ def test_each_figure_of_four_images_is_the_one_worked_out_by_hand() -> None:
             "errors": 2.0,
             "nll": -(math.log(0.90) + math.log(0.13) + math.log(0.30) + math.log(0.62)) / 4,
             "calibration_error": calibration,
+            "macro_f1": sum(f1) / 2,
+            "balanced_accuracy": sum(recalls) / 2,
             "agreement": 0.75,
             "teacher_kl": divergence,
         },
@@ -98,8 +103,64 @@ def test_figures_start_anew_after_they_are_read() -> None:
     metrics.update(LOGITS[:1], LABEL[:1])
     figures = floats(metrics.compute())
     assert figures == pytest.approx(
-        {"accuracy": 1.0, "errors": 0.0, "nll": -math.log(0.90), "calibration_error": 0.10}, abs=1e-6
+        {
+            "accuracy": 1.0,
+            "errors": 0.0,
+            "nll": -math.log(0.90),
+            "calibration_error": 0.10,
+            "macro_f1": 1.0,
+            "balanced_accuracy": 1.0,
+        },
+        abs=1e-6,
     )
+
+
+# Of three, two, one, none and none images of five classes; the last is never named.
+CLASS_LABEL = torch.tensor([0, 0, 0, 1, 1, 2])
+NAMED = torch.tensor([0, 0, 1, 1, 3, 0])
+
+
+def test_the_figures_of_each_class_are_the_ones_worked_out_by_hand() -> None:
+    counts = ClassCounts()
+    for rows in (slice(0, 4), slice(4, 6)):
+        counts.update(NAMED[rows], CLASS_LABEL[rows], classes=5)
+    assert counts.total().tolist() == [[3, 2, 1, 0, 0], [3, 2, 0, 1, 0], [2, 1, 0, 0, 0]]
+    figures = {name: values.tolist() for name, values in counts.figures().items()}
+    assert figures == {
+        "recall": pytest.approx([2 / 3, 1 / 2, 0, 0, 0]),
+        "precision": pytest.approx([2 / 3, 1 / 2, 0, 0, 0]),
+        "f1": pytest.approx([2 / 3, 1 / 2, 0, 0, 0]),
+    }
+    means = floats(counts.compute())
+    # No image of class 4, nor is it named; no image of class 3.
+    assert means == pytest.approx({"macro_f1": (2 / 3 + 1 / 2) / 4, "balanced_accuracy": (2 / 3 + 1 / 2) / 3})
+
+
+def test_the_figures_of_each_class_are_those_of_scikit_learn() -> None:
+    random = torch.Generator().manual_seed(0)
+    label, named = (torch.randint(first, last, (200,), generator=random) for first, last in ((0, 7), (2, 9)))
+    counts = ClassCounts()
+    counts.update(named, label, classes=10)
+    options = {"labels": range(10), "zero_division": 0}
+    precision, recall, f1, images = sklearn.metrics.precision_recall_fscore_support(label, named, **options)
+    figures = counts.figures()
+    assert figures["precision"].tolist() == pytest.approx(precision.tolist(), abs=1e-12)
+    assert figures["recall"].tolist() == pytest.approx(recall.tolist(), abs=1e-12)
+    assert figures["f1"].tolist() == pytest.approx(f1.tolist(), abs=1e-12)
+    assert counts.total()[0].tolist() == images.tolist()
+    balanced = recall[:7].mean()  # scikit-learn's function says so too, with a warning
+    macro_f1 = sklearn.metrics.f1_score(label, named, average="macro", zero_division=0)
+    assert floats(counts.compute()) == pytest.approx({"macro_f1": macro_f1, "balanced_accuracy": balanced})
+
+
+def test_the_label_is_among_the_five_most_probable_classes_from_twenty_classes_on() -> None:
+    logits = torch.arange(20.0).repeat(4, 1)  # 19, 18, 17, 16 and 15 are the five
+    metrics = EvaluationMetrics()
+    metrics.update(logits, torch.tensor([19, 15, 14, 0]))
+    figures = floats(metrics.compute())
+    assert (figures["accuracy"], figures["top5_accuracy"]) == (0.25, 0.5)
+    metrics.update(logits[:, :19], torch.tensor([18, 15, 14, 0]))
+    assert "top5_accuracy" not in metrics.compute()
 
 
 def test_the_divergence_from_the_teacher_is_the_literal_one_and_nothing_where_both_say_the_same() -> None:
@@ -116,7 +177,8 @@ def test_without_a_teacher_there_is_no_agreement_and_without_images_no_figure() 
     metrics = EvaluationMetrics()
     assert metrics.compute() == {}
     metrics.update(LOGITS, LABEL)
-    assert set(metrics.compute()) == {"accuracy", "errors", "nll", "calibration_error"}
+    by_class = {"macro_f1", "balanced_accuracy"}
+    assert set(metrics.compute()) == {"accuracy", "errors", "nll", "calibration_error", *by_class}
 
 
 def test_half_precision_logits_are_measured_in_float32() -> None:

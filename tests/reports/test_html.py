@@ -10,6 +10,7 @@ import pytest
 from kd_lightning.__main__ import main
 from kd_lightning.reports import html as report
 from kd_lightning.reports.results import read_results
+from kd_lightning.reports.rows import CLASS_FIGURES
 from tests.commands.made import HINTON_RULES, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,8 @@ def write_all(classes: int = 10, names: tuple[str, ...] = ()) -> None:
                 latency={"batch_1": 0.1 + seed, "batch_128": 2.0},
                 threads=1,
                 class_names=list(names) or [f"class {n}" for n in range(classes)],
+                class_images=classes * [10000 // classes],
+                class_figures={kind: [0.5 + seed / 10, *((classes - 1) * [0.99])] for kind in CLASS_FIGURES},
                 confusion=counts(errors, classes),
                 config={"model": {"temperature": 4.0}, "trainer": {"max_epochs": 3}, "data": {}},
                 bias_correction={rule: {"errors": 70, "class_errors": 1} for rule in HINTON_RULES}
@@ -173,6 +176,21 @@ def test_the_page_shows_the_figures_of_the_results() -> None:
         assert float(shown["seconds"]) == results["fit"]["seconds"]
     dots = [dot for dot in found.all("circle") if dot.attributes["class"] == "dot" and dot.words]
     assert sorted(dot.words for dot in dots)[-1] == "seed 2: 99.3"
+
+
+def test_the_figures_of_each_class_are_means_over_the_runs_of_a_stage() -> None:
+    write_all()
+    found = page()
+    head, first, second, *others = found.table("distill: recall, precision and F1 of each class")
+    assert head == ["class", "images", "recall", "precision", "f1"]
+    assert first == ["class 0", "1000", "0.600", "0.600", "0.600"]
+    assert (second[2], len(others)) == ("0.990", 8)
+    assert next(s.words for s in found.all("summary") if "means of" in s.words) == "distill: means of 3 runs"
+    write_all(classes=101)
+    found = page()
+    assert found.table("teacher: recall, precision and F1 of each class")[1][0] == "class 0"  # the worst
+    assert len(found.table("teacher: recall, precision and F1 of each class")) == 1 + 100
+    assert "teacher, the 100 of 101 classes with the lowest F1" in {s.words for s in found.all("summary")}
 
 
 def test_a_confusion_matrix_adds_up_the_runs_of_its_stage() -> None:

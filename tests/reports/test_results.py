@@ -134,6 +134,14 @@ def test_a_test_leaves_the_network_s_latency_in_the_run_s_precision(
     counts = torch.tensor(results["confusion"])
     assert counts.sum(dim=1).tolist() == [35, 36, 35, 37, 37, 37, 37, 36, 33, 37]  # of the test's labels
     assert int(counts.sum() - counts.trace()) == results["test"]["errors"] > 0
+    right, images, named = counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
+    expected = {"recall": right / images, "precision": right / named.clamp(min=1), "f1": 2 * right / (images + named)}
+    assert results["class_figures"] == {name: pytest.approx(its.tolist(), abs=1e-6) for name, its in expected.items()}
+    assert results["class_images"] == images.tolist()
+    means = {"macro_f1": expected["f1"].mean(), "balanced_accuracy": expected["recall"].mean()}
+    assert {name: results["test"][name] for name in means} == pytest.approx(
+        {name: mean.item() for name, mean in means.items()}, abs=1e-6
+    )
     assert autocast == 2 * [precision == "bf16-mixed"]
 
 
