@@ -34,6 +34,7 @@ HOMES = {
         "MNISTDataModule",
         "Shift",
         "StreamedSet",
+        "TorchvisionDataModule",
         "ViewFamily",
     ),
     "errors": ("UserError",),

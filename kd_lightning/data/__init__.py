@@ -7,6 +7,7 @@ from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.data.mnist import MNISTDataModule
 from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet, StreamedSet
+from kd_lightning.data.torchvision_datasets import TorchvisionDataModule
 from kd_lightning.data.views import CropFlip, Identity, Shift, ViewFamily
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "MNISTDataModule",
     "Shift",
     "StreamedSet",
+    "TorchvisionDataModule",
     "ViewFamily",
 ]

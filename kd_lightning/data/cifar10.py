@@ -1,17 +1,14 @@
 """CIFAR-10, through torchvision."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torchvision.datasets import CIFAR10
 
 from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
-from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.download import short_timeout
+from kd_lightning.data.torchvision_source import TorchvisionSource
+from kd_lightning.errors import UserError
 from kd_lightning.utils.paths import expand
 
 SIDE = 32
@@ -52,34 +49,19 @@ class CIFAR10DataModule(ClassificationDataModule):
         if image_size < 1:
             raise UserError(f"image_size: {image_size} found, at least 1 pixel expected")
         self.root = expand(root, "root")
+        needed = "unpack cifar-10-python.tar.gz there"
+        self._source = TorchvisionSource("CIFAR10", self.root, files=_files(), needed=needed, title="CIFAR-10")
         self.image_shape = (3, image_size, image_size)
 
     def prepare_data(self) -> None:
         """Download missing files."""
-        folder = Path(self.root, CIFAR10.base_folder)
-        if all((folder / name).is_file() for name in _files()):
-            return  # `load` reports unreadable ones
-        try:
-            with short_timeout():
-                CIFAR10(self.root, train=True, download=True)
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"CIFAR-10: not found in {folder} and cannot be downloaded ({one_line(error)}); unpack "
-                "cifar-10-python.tar.gz there, or name the folder above with --data.root"
-            ) from error
+        self._source.prepare()
 
     def load(self, train: bool) -> ImageSet:
         """Read one part; torchvision verifies the checksums of its files."""
-        try:
-            part = CIFAR10(self.root, train=train)
-        except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            raise UserError(
-                f"CIFAR-10: cannot read the files in {Path(self.root, CIFAR10.base_folder)} ({one_line(error)}); "
-                "delete the damaged file to have it downloaded anew"
-            ) from error
-        return ImageSet(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        return self._source.arrays("train" if train else "test")
 
 
 def _files() -> list[str]:
     batches = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
-    return [*batches, CIFAR10.meta["filename"]]
+    return [f"{CIFAR10.base_folder}/{name}" for name in (*batches, CIFAR10.meta["filename"])]

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,14 +32,14 @@ LEAVE_OUT = "--data.leave_out_classes"
 MAX_NAMED = 3
 """Files or suffixes that a line names; it counts the others."""
 
-Labelled = list[tuple[Path, int]]
-"""Image files with the numbers of their classes."""
+Labelled = list[tuple[Any, int]]
+"""Image files, or positions of arrays, with the numbers of their classes."""
 
 
 class ImageFiles(NamedTuple):
     """Image files with labels, int64 (N,), and whether they are held out for validation, bool (N,)."""
 
-    paths: list[Path]
+    paths: list[Any]
     label: Tensor
     val: Tensor
 

@@ -1,15 +1,11 @@
 """MNIST, through torchvision."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from torchvision.datasets import MNIST
 
 from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet
-from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.download import short_timeout
+from kd_lightning.data.torchvision_source import TorchvisionSource
 from kd_lightning.utils.paths import expand
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -42,28 +38,17 @@ class MNISTDataModule(ClassificationDataModule):
     ) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
         self.root = expand(root, "root")
+        self._source = TorchvisionSource(
+            "MNIST",
+            self.root,
+            files=[f"MNIST/raw/{name}" for name in FILES],
+            needed="put its four files (train-images-idx3-ubyte, … or their .gz) there",
+        )
 
     def prepare_data(self) -> None:
         """Download missing files."""
-        folder = Path(self.root, "MNIST", "raw")
-        if all((folder / name).is_file() for name in FILES):
-            return  # `load` reports unreadable ones
-        try:
-            with short_timeout():
-                MNIST(self.root, train=True, download=True)
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"MNIST: not found in {folder} and cannot be downloaded ({one_line(error)}); put its four files "
-                "(train-images-idx3-ubyte, … or their .gz) there, or name the folder above with --data.root"
-            ) from error
+        self._source.prepare()
 
     def load(self, train: bool) -> ImageSet:
         """Read the images and labels of one part."""
-        try:
-            part = MNIST(self.root, train=train)
-        except (RuntimeError, OSError, ValueError, AssertionError, KeyError, IndexError) as error:
-            raise UserError(
-                f"MNIST: cannot read the files in {Path(self.root, 'MNIST', 'raw')} ({one_line(error)}); "
-                "delete the damaged file to have it downloaded anew"
-            ) from error
-        return ImageSet(part.data.unsqueeze(1), part.targets)
+        return self._source.arrays("train" if train else "test")
