@@ -13,16 +13,24 @@ class Batch(NamedTuple):
 
     Attributes:
         image: float (B, C, H, W), normalised.
-        label: int64 (B,), the class, in [0, classes).
+        label: int64 (B,), the class, in [0, classes), or `UNLABELLED` in training.
         index: int64 (B,), position in the whole training set, or in the test set during a test.
         view: int64 (B,), number of the augmented view; 0 for none.
+        target: float (B, classes), probabilities of the classes of mixed images, for the hard loss; zeros for an
+            unlabelled image; None where the label holds.
+        unmixed: float (B, C, H, W), the images before they were mixed, where the hard loss is computed on them.
     """
 
     image: Tensor
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not used
     view: Tensor
+    target: Tensor | None = None
+    unmixed: Tensor | None = None
 
+
+UNLABELLED = -1
+"""Label of a training image without label: the hard loss leaves it out."""
 
 UNKNOWN_INDEX = -1
 """Index of images of a plain `DataLoader`, whose positions are unknown."""

@@ -62,6 +62,13 @@ HERE = (
     ("docs/extend.md", "# plain data"),
     ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18, in_chans: 1}}"),
     ("docs/export.md", "from kd_lightning.export import describe, export_network"),
+    *(
+        (
+            "docs/augmentation.md",
+            f"# {name}.yaml: kd-lightning fit --config configs/digits/teacher.yaml --config {name}.yaml",
+        )
+        for name in ("random", "mixed")
+    ),
 )
 """Blocks that tests below run."""
 
@@ -209,6 +216,15 @@ def test_a_network_of_another_library_is_built_as_shown() -> None:
         f"--model.net={yaml.safe_load(block(*HERE[4]))['net']}",
     ]
     assert build([*words, data]).model.net.fc.out_features == 10
+
+
+@pytest.mark.parametrize(
+    ("page", "first"), [key for key in HERE if ".yaml: kd-lightning " in key[1]], ids=lambda text: text[:20]
+)
+def test_a_config_is_run_by_the_command_in_its_first_line(page: str, first: str) -> None:
+    file, _, command = first.removeprefix("# ").partition(": ")
+    Path(file).write_text(block(page, first))
+    run(command)
 
 
 def test_the_trainer_s_commands_are_run_as_shown() -> None:

@@ -1,9 +1,11 @@
-"""Replacements of three private functions of jsonargparse, which has no hooks for what they change."""
+"""Replacements of four private parts of jsonargparse, which has no hooks for what they change."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from jsonargparse import _typehints as typehints
+from jsonargparse import _util as util
+from jsonargparse._util import NestedArg
 from torch import nn
 
 from kd_lightning import models
@@ -18,7 +20,7 @@ sort_union = typehints.sort_subtypes_for_union
 
 
 def patch_jsonargparse() -> None:
-    """Replace three private functions of jsonargparse for this process; a second call changes nothing.
+    """Replace four private parts of jsonargparse for this process; a second call changes nothing.
 
     - A function without a return annotation is accepted where a network is expected: most public factories have none.
     - `--model.help` lists this project's networks first, and no layers of torch: by default it lists every subclass
@@ -26,6 +28,8 @@ def patch_jsonargparse() -> None:
     - `1` is read as an int where an option takes both `int` and `float`: `--trainer.limit_train_batches 1` is one
       batch, `1.0` the whole epoch. jsonargparse tries the types of a `Union` in order, and Python's `typing` caches one
       `Union` for all orders of the same types, so that an import elsewhere can reverse Lightning's `Union[int, float]`.
+    - `null` is read for an option of an object within an object (`--data.views.count null`), whose value jsonargparse
+      writes as Python's `None`.
     """
     for function, fixed in (
         (find_subclass_paths, _paths_for_help),
@@ -33,6 +37,15 @@ def patch_jsonargparse() -> None:
         (sort_union, _int_before_float),
     ):
         setattr(typehints, function.__name__, fixed)
+    for module in (typehints, util):
+        setattr(module, NestedArg.__name__, _NestedArg)
+
+
+class _NestedArg(NestedArg):
+    """An option of an object within an object, whose value is written as YAML and parsed again."""
+
+    def __new__(cls, key: str, val: Any) -> Self:
+        return super().__new__(cls, key, "null" if val is None and "." in key else val)
 
 
 def _paths_for_help(kind: Any, *args: Any, **kwargs: Any) -> list[str]:

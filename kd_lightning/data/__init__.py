@@ -4,8 +4,10 @@ from kd_lightning.data.cifar10 import CIFAR10DataModule
 from kd_lightning.data.digits import DigitsDataModule
 from kd_lightning.data.dogs_vs_cats import DogsVsCatsDataModule
 from kd_lightning.data.image_folder import ImageFolderDataModule
+from kd_lightning.data.mixes import CutMix, Mix, MixUp
 from kd_lightning.data.mnist import MNISTDataModule
 from kd_lightning.data.module import ClassificationDataModule
+from kd_lightning.data.random_views import RandomViews
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.data.torchvision_datasets import TorchvisionDataModule
 from kd_lightning.data.views import CropFlip, Identity, Shift, ViewFamily
@@ -14,12 +16,16 @@ __all__ = [
     "CIFAR10DataModule",
     "ClassificationDataModule",
     "CropFlip",
+    "CutMix",
     "DigitsDataModule",
     "DogsVsCatsDataModule",
     "Identity",
     "ImageFolderDataModule",
     "ImageSet",
     "MNISTDataModule",
+    "Mix",
+    "MixUp",
+    "RandomViews",
     "Shift",
     "StreamedSet",
     "TorchvisionDataModule",

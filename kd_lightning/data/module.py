@@ -14,9 +14,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from kd_lightning.batch import Batch, epoch_batch_sizes
-from kd_lightning.data.batches import RESIDENT_BYTES, BatchMaker
+from kd_lightning.batch import UNLABELLED, Batch, epoch_batch_sizes
+from kd_lightning.data.batches import RESIDENT_BYTES, BatchMaker, neighbours
 from kd_lightning.data.copies import PAIRS, digests_of, warn_of_classes_without_test_images, warn_of_copies
+from kd_lightning.data.mixes import Draws, Mix
 from kd_lightning.data.samplers import EvaluationSampler, ResumingSampler
 from kd_lightning.data.sets import ImageSet, Indices, StreamedSet
 from kd_lightning.data.splits import narrow, stratified
@@ -48,6 +49,7 @@ class ClassificationDataModule(LightningDataModule):
         mean: subtracted from pixels in [0, 1]; one value per channel, or one for all.
         std: divisor after that, above 0; one value per channel, or one for all.
         views: augmentation of the training images; none by default.
+        mix: mixing of the training images after that (`MixUp`, `CutMix`); none by default.
         train_size: number of training images to keep; all by default.
         val_size: number of training images held out for validation; with 0 the last epoch is the result.
         omit_classes: numbers of classes to leave out of training.
@@ -67,6 +69,8 @@ class ClassificationDataModule(LightningDataModule):
     """Names of the classes, known before setup, as networks are built for their number."""
     image_shape: tuple[int, int, int] = (0, 0, 0)
     """(C, H, W) of the network's input."""
+    has_unlabelled = False
+    """Whether training images may have the label `UNLABELLED`."""
     batches_at_once = 1
     """Training batches that the loader yields as one; set before training by a module that splits them."""
     test_names: Sequence[str] | None = None
@@ -78,6 +82,7 @@ class ClassificationDataModule(LightningDataModule):
         mean: Sequence[float],
         std: Sequence[float],
         views: ViewFamily | None = None,
+        mix: Mix | None = None,
         train_size: int | None = None,
         val_size: int = 0,
         omit_classes: Sequence[int] = (),
@@ -99,6 +104,7 @@ class ClassificationDataModule(LightningDataModule):
             raise UserError(f"std: {list(std)} found, values above 0 expected")
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.views = views or Identity()
+        self.mix = mix
         self.train_size = train_size
         self.val_size = val_size
         self.omit_classes, self.only_classes = tuple(omit_classes), tuple(only_classes)
@@ -108,7 +114,7 @@ class ClassificationDataModule(LightningDataModule):
         self.seed = seed
         self.split_seed = split_seed
         self._batch_makers: dict[bool, BatchMaker] = {}  # True: training set, False: test set
-        self._epoch_views: tuple[int, Tensor] | None = None
+        self._epoch_draws: tuple[int, Tensor, Draws | None] | None = None
         self._resume_at: tuple[int, int] | None = None
         self._compared: set[object] = set()  # what was compared, so that each warning appears once
 
@@ -143,6 +149,8 @@ class ClassificationDataModule(LightningDataModule):
         result = hashlib.sha256(part.image.contiguous().numpy().data)
         shapes = self.stored_shape, self.image_shape
         result.update(repr((type(self), *shapes, self.mean.tolist(), self.std.tolist(), self.views)).encode())
+        if self.mix:  # its partners are among the images that are trained on
+            result.update(repr(self.mix).encode() + self.train_positions.numpy().tobytes())
         return result.hexdigest()
 
     def content_digest(self, train: bool) -> str:
@@ -178,6 +186,16 @@ class ClassificationDataModule(LightningDataModule):
         return len(self._batch_makers[True].part.label)
 
     @property
+    def train_label(self) -> Tensor | None:
+        """Labels of the images that are trained on, int64 (n,); None before setup, and in a test."""
+        return self._batch_makers[True].part.label[self.train_positions] if True in self._batch_makers else None
+
+    @property
+    def view_count(self) -> int | None:
+        """Number of different network inputs of each training image; None if they are new in every epoch."""
+        return self.mix.count if self.mix else self.views.count
+
+    @property
     def missing_classes(self) -> tuple[int, ...]:
         """Numbers of the classes left out of training, ascending."""
         kept = self.only_classes or range(self.num_classes)
@@ -190,6 +208,8 @@ class ClassificationDataModule(LightningDataModule):
             part = self._checked(self.load(train=True), "training")
             self._batch_makers[True] = self._batch_maker(part, self.views)
             self.train_positions, self.val_positions = self._split(part.label)
+            if self.mix:
+                self._batch_makers[True].mix_with(self.mix, self.train_positions)
         if stage == "validate" and not len(self.val_positions):
             raise UserError("val_size: 0 found, at least 1 expected to validate (images held out of the training set)")
         if stage in ("test", "predict") and False not in self._batch_makers:
@@ -235,7 +255,7 @@ class ClassificationDataModule(LightningDataModule):
         return digests_of(part.image)
 
     def _batch_maker(self, part: ImageSet | StreamedSet, views: ViewFamily) -> BatchMaker:
-        return BatchMaker(part, views, self.mean, self.std, self.image_shape)
+        return BatchMaker(part, views, self.mean, self.std, self.image_shape, self.num_classes)
 
     def check_normalisation(self) -> None:
         """Raise `UserError` unless `mean` and `std` have one value, or one for each channel."""
@@ -256,7 +276,8 @@ class ClassificationDataModule(LightningDataModule):
             )
         if isinstance(part, ImageSet) and len(label) != len(images):
             raise UserError(f"{name} labels: {len(label)} found, {len(images)} expected (one an image)")
-        if len(label) and (label.min() < 0 or label.max() >= self.num_classes):
+        lowest = UNLABELLED if name == "training" and self.has_unlabelled else 0
+        if len(label) and (label.min() < lowest or label.max() >= self.num_classes):
             found = f"{label.min()} to {label.max()}"
             raise UserError(f"{name} labels: {found} found, 0 to {self.num_classes - 1} expected (the class names)")
         return part._replace(label=label.long())
@@ -274,14 +295,15 @@ class ClassificationDataModule(LightningDataModule):
         self, train: bool, positions: Tensor, batch_size: int | None, sampler: DistributedSampler[Any] | None = None
     ) -> Any:
         """Make a loader; without a `batch_size`, the sampler yields whole batches."""
-        # Forked workers gather memory-mapped images; workers started otherwise would copy the map.
-        forked = (get_start_method(allow_none=True) or get_all_start_methods()[0]) == "fork"
-        gather = self.num_workers > 0 and forked and not self._batch_makers[train].is_resident
         leaves_one = (
             batch_size and sampler is not None and sum(epoch_batch_sizes(len(sampler), batch_size)) < len(sampler)
         )
+        augments = isinstance(sampler, ResumingSampler) and self.views.by_image
+        reads = self._loader_reads_images(train, augments)
+        if isinstance(sampler, ResumingSampler) and reads:
+            sampler.views_of = lambda epoch: self._draws_of_epoch(epoch, torch.device("cpu"))[0][positions]
         return DataLoader(
-            Indices(positions, self._batch_makers[train].part, gather),
+            Indices(positions, self._batch_makers[train].reader if reads else None),
             batch_size=batch_size,
             sampler=sampler,
             drop_last=bool(leaves_one),
@@ -291,11 +313,19 @@ class ClassificationDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
+    def _loader_reads_images(self, train: bool, augments: bool) -> bool:
+        """Return whether a loader yields images: streamed ones, those too large for the device, augmented ones."""
+        maker = self._batch_makers[train]
+        # Forked workers gather memory-mapped images; workers started otherwise would copy the map.
+        forked = (get_start_method(allow_none=True) or get_all_start_methods()[0]) == "fork"
+        helped = self.num_workers > 0 and (augments or (forked and not maker.is_resident))
+        return helped or isinstance(maker.part, StreamedSet)
+
     def train_dataloader(self) -> Any:
         """Yield training indices, each process its share; the order depends on seed and epoch alone."""
         trainer = self.trainer
         sampler = ResumingSampler(
-            Indices(self.train_positions, self._batch_makers[True].part),
+            Indices(self.train_positions),
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             shuffle=self.shuffle,
@@ -408,25 +438,37 @@ class ClassificationDataModule(LightningDataModule):
         """Turn indices on the device into a batch of images; use those that workers have read, if any."""
         trainer = self.trainer
         assert trainer is not None  # which calls this
-        index, images = batch if isinstance(batch, (tuple, list)) else (batch, None)
-        train = not (trainer.testing or trainer.predicting)
-        view = self._views_of_epoch(trainer.current_epoch, index.device)[index] if trainer.training else None
-        return self.make_batch(index, train=train, view=view, images=images)
+        index, *images = batch if isinstance(batch, (tuple, list)) else (batch,)
+        if not trainer.training:
+            return self.make_batch(index, train=not (trainer.testing or trainer.predicting), images=images)
+        view, draws = self._draws_of_epoch(trainer.current_epoch, index.device)
+        live = None if draws is None else (neighbours(len(index), self.batch_size).to(index.device), draws.at(index))
+        return self.make_batch(index, view=view[index], images=images, live=live)
 
     def make_batch(
-        self, index: Tensor, train: bool = True, view: Tensor | None = None, images: Tensor | None = None
+        self,
+        index: Tensor,
+        train: bool = True,
+        view: Tensor | None = None,
+        images: Sequence[Tensor] = (),
+        live: tuple[Tensor, Draws] | None = None,
     ) -> Batch:
         """Return a batch of images of the training or test set; see `BatchMaker.make_batch`."""
-        return self._batch_makers[train].make_batch(index, view, images)
+        return self._batch_makers[train].make_batch(index, view, images, live)
 
     def stored_images(self, index: Tensor, train: bool = True) -> Tensor:
         """Return stored images of the training or test set: uint8 (B, *stored_shape)."""
         return self._batch_makers[train].stored_images(index)
 
-    def _views_of_epoch(self, epoch: int, device: torch.device) -> Tensor:
-        """Return the view of each training image in an epoch: int64 (N,)."""
-        if self._epoch_views is None or self._epoch_views[0] != epoch:
+    def _draws_of_epoch(self, epoch: int, device: torch.device) -> tuple[Tensor, Draws | None]:
+        """Return the view (or the mix) of each training image in an epoch, int64 (N,), and draws of live mixes."""
+        if self._epoch_draws is None or self._epoch_draws[0] != epoch or self._epoch_draws[1].device != device:
             generator = torch.Generator().manual_seed(self._seed * SEED_SPACING + epoch)
-            views = self.views.draw(self.train_count, generator)
-            self._epoch_views = epoch, views.to(device)
-        return self._epoch_views[1]
+            draws = None
+            if self.mix and self.mix.count:
+                view = torch.randint(self.mix.count, (self.train_count,), generator=generator)
+            else:
+                view = self.views.draw(self.train_count, generator)
+                draws = self.mix.draw(self.train_count, generator) if self.mix else None
+            self._epoch_draws = epoch, view.to(device), draws and draws.to(device)
+        return self._epoch_draws[1:]

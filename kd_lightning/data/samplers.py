@@ -1,11 +1,12 @@
 """Samplers for resumed training and for evaluation on several processes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 
@@ -14,13 +15,19 @@ class ResumingSampler(DistributedSampler[Any]):
 
     Attributes:
         skip: number of images to skip in this process.
+        views_of: epoch to the view of each image, int64 (N,), where loader workers need it; items are then pairs.
     """
 
     skip = 0
+    views_of: Callable[[int], Tensor] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         begin, self.skip = self.skip, 0
-        return islice(super().__iter__(), begin, None)
+        items = islice(super().__iter__(), begin, None)
+        if self.views_of is None:
+            return items
+        views = self.views_of(self.epoch).tolist()
+        return ((item, views[item]) for item in items)
 
 
 class EvaluationSampler(DistributedSampler[Any]):

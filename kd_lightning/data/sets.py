@@ -1,6 +1,6 @@
 """Part of a dataset, in memory or streamed from files, and the dataset of indices that a loader reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,25 +33,29 @@ class StreamedSet(NamedTuple):
 class Indices(Dataset[Any]):
     """Dataset whose items are whole batches of indices, with the images where loader workers read them.
 
+    An item is a position, or a position and the view under which its image is read.
+
     Args:
-        positions: int64 (N,), indices into `part`.
-        part: the images.
-        gather: whether to return the images of an `ImageSet` too; those of a `StreamedSet` are always returned.
+        positions: int64 (N,), indices into a part.
+        read_images: (index, view) to images, both int64 (B,); None to return indices alone.
     """
 
-    def __init__(self, positions: Tensor, part: ImageSet | StreamedSet, gather: bool = False) -> None:
+    def __init__(
+        self, positions: Tensor, read_images: Callable[[Tensor, Tensor | None], Sequence[Tensor]] | None = None
+    ) -> None:
         self.positions = positions
-        self.part = part if gather or isinstance(part, StreamedSet) else None
+        self.read_images = read_images
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, item: int | list[int]) -> Any:
+    def __getitem__(self, item: Any) -> Any:
         return self.__getitems__(item if isinstance(item, list) else [item])
 
-    def __getitems__(self, items: list[int]) -> Any:
-        index = self.positions[torch.tensor(items)]
-        return index if self.part is None else (index, read(self.part, index))
+    def __getitems__(self, items: list[Any]) -> Any:
+        places, *views = torch.tensor(items).T if isinstance(items[0], tuple) else [torch.tensor(items)]
+        index = self.positions[places]
+        return index if self.read_images is None else (index, *self.read_images(index, views[0] if views else None))
 
 
 def read(part: ImageSet | StreamedSet, index: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ from torch import Generator, Tensor
 
 
 class ViewFamily(ABC):
-    """Augmented views of training images. View 0 is the image itself."""
+    """Augmented views of training images."""
 
-    count: int
-    """Number of views of each image."""
+    count: int | None
+    """Number of views of each image; None where new views are drawn in every epoch."""
+    by_image = False
+    """Whether images are augmented one by one, which loader workers do if there are any."""
 
     @abstractmethod
     def __repr__(self) -> str:
@@ -38,6 +40,23 @@ class ViewFamily(ABC):
         Returns:
             uint8 (B, C, H, W).
         """
+
+    def original(self, prepared: Tensor, index: Tensor) -> Tensor:
+        """Return the images `index`, int64 (B,), without augmentation: uint8 (B, C, H, W); by default their view 0."""
+        return self.gather(prepared, index, torch.zeros_like(index))
+
+    def augment(self, images: Tensor, index: Tensor, view: Tensor) -> Tensor:
+        """Return views of images that were read for them.
+
+        Args:
+            images: uint8 (B, C, H, W).
+            index: int64 (B,), their positions in the training set.
+            view: int64 (B,).
+
+        Returns:
+            uint8 (B, C, H, W).
+        """
+        return self.gather(self.prepare(images), torch.arange(len(images), device=images.device), view)
 
 
 class Identity(ViewFamily):

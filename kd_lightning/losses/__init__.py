@@ -2,10 +2,12 @@
 
 # ruff: noqa: F403  # each file's `__all__` lists its losses
 
-from kd_lightning.losses import features, logits
+from kd_lightning.losses import features, labels, logits
 from kd_lightning.losses.features import *
+from kd_lightning.losses.labels import *
 from kd_lightning.losses.logits import *
 
 __all__ = []
 __all__ += features.__all__
+__all__ += labels.__all__
 __all__ += logits.__all__

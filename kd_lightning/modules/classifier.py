@@ -1,8 +1,9 @@
 """The base of all modules: train, evaluate and checkpoint an image classifier."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,6 +17,7 @@ from kd_lightning.checkpoints.description import KEY, describe
 from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.errors import UserError
 from kd_lightning.modules import loading, multi_step, resuming, sanity
+from kd_lightning.modules.hard_loss import HardLoss
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.modules.optimizers import build_optimizer
 from kd_lightning.schedules import CosineDecay
@@ -50,6 +52,9 @@ class ClassifierModule(LightningModule):
             overhead of a call is as long as a small network's step. Hooks, callbacks and the progress bar then
             count calls. With several devices, or options of the trainer that count or change single steps
             (`max_steps`, `limit_train_batches`, `gradient_clip_val`, …), each step has its own call.
+        label_smoothing: probability that the labels' cross-entropy spreads evenly over all classes, in [0, 1).
+        class_weights: factors on the cross-entropy of each class, or `balanced`: inverse to the number of training
+            images of a class.
         compile: whether torch compiles the network, and a teacher, before their first use, or the name of the backend
             (true: `inductor`). It pays off on a GPU, and for long runs. Checkpoints are the same.
 
@@ -64,6 +69,8 @@ class ClassifierModule(LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         steps_at_once: int = 1,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
         compile: bool | str = False,
     ) -> None:
         super().__init__()
@@ -75,6 +82,7 @@ class ClassifierModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.steps_at_once = steps_at_once
+        self.hard_loss = HardLoss(label_smoothing, class_weights)
         self.compile_backend = "inductor" if compile is True else compile
         if self.compile_backend and self.compile_backend not in list_backends(exclude_tags=None):
             raise UserError(f"compile: {compile} found, true, false or one of {', '.join(list_backends())} expected")
@@ -98,6 +106,7 @@ class ClassifierModule(LightningModule):
         data = data_of(self.trainer)
         self.network_check.prepare(data)
         self.check_networks(stage == "fit")
+        self.hard_loss.prepare(data, fitting=stage == "fit")
         if self.weights_from:
             sanity.check_checkpoint_data(self.trainer, *self.weights_from)
         if stage == "fit" and hasattr(data, "batches_at_once"):
@@ -145,7 +154,7 @@ class ClassifierModule(LightningModule):
         except ValueError as error:
             sanity.explain_single_image(self.net, batch, error)
             raise
-        accuracy = (logits.detach().argmax(dim=-1) == batch.label).float().mean()
+        accuracy = self.hard_loss.accuracy(logits, batch)
         if not_finite := self.train_means.update({**losses, "accuracy": accuracy}, len(batch.label)):
             sanity.check_finite(self.net, self.current_epoch, not_finite)
         return losses["loss"]

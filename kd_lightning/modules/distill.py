@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch
@@ -110,6 +109,7 @@ class DistillModule(StudentModule):
 
     def shared_step(self, batch: Batch) -> StepOutput:
         """Run student and teacher on a batch, and compute the losses and their weighted sum."""
+        unmixed_logits = None if batch.unmixed is None else self(batch.unmixed).float()
         with self._student_outputs() as student_outputs, self._teacher_outputs() as teacher_outputs:
             logits = self(batch.image).float()
             teacher_logits = self.teacher_logits(batch)
@@ -119,7 +119,7 @@ class DistillModule(StudentModule):
                 match.loss(student_outputs[match.student_layer], teacher_outputs[match.teacher_layer])
                 for match in self.features
             ]
-        hard_loss = F.cross_entropy(logits, batch.label)
+        hard_loss = self.hard_loss(logits if unmixed_logits is None else unmixed_logits, batch)
         soft_loss = self.soft_loss(logits, teacher_logits, self.temperature)
         check_scalar(self.soft_loss, soft_loss)
         loss = self.hard_weight * hard_loss + self.soft_weight * soft_loss

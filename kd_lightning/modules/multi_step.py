@@ -46,7 +46,8 @@ def _is_all(part: float) -> bool:
 def split(batch: Batch, size: int) -> list[Batch]:
     """Split a batch into the batches of single steps; see `epoch_batch_sizes`."""
     sizes = epoch_batch_sizes(len(batch.label), size)
-    return [Batch(*part) for part in zip(*(tensor[: sum(sizes)].split(sizes) for tensor in batch), strict=True)]
+    parts = ([None] * len(sizes) if tensor is None else tensor[: sum(sizes)].split(sizes) for tensor in batch)
+    return [Batch(*part) for part in zip(*parts, strict=True)]
 
 
 def take(module: LightningModule, batches: list[Batch], loss_of: Callable[[Batch], Tensor]) -> None:

@@ -70,15 +70,22 @@ class PopulationModule(StudentModule):
 
     def shared_step(self, batch: Batch) -> StepOutput:
         """Run students and teacher on a batch; `loss` is the sum over the members, its parts are their means."""
+        unmixed_logits = None if batch.unmixed is None else self(batch.unmixed).float()
         logits = self(batch.image).float()
         teacher_logits = self.teacher_logits(batch)
         assert teacher_logits is not None  # it is missing in a test alone
         self._temperatures, self._soft_weights = self._temperatures.to(logits), self._soft_weights.to(logits)
-        hard_losses = cross_entropies(logits, batch.label)
+        hard_losses = self._hard_losses(logits if unmixed_logits is None else unmixed_logits, batch)
         soft_losses = soft_target_losses(logits, teacher_logits, self._temperatures)
         loss = (self.hard_weight * hard_losses + self._soft_weights * soft_losses).sum()
         losses = {"loss": loss, "hard_loss": hard_losses.mean(), "soft_loss": soft_losses.mean()}
         return StepOutput(logits, losses, teacher_logits)
+
+    def _hard_losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Compute each member's hard loss, (M,) in nats, from logits (M, B, classes)."""
+        if self.hard_loss.is_plain and batch.target is None:
+            return cross_entropies(logits, batch.label)
+        return torch.stack([self.hard_loss(member, batch) for member in logits])
 
     def check_outputs(self, network: nn.Module, name: str) -> None:
         """Check one member in place of all; see `ClassifierModule`."""

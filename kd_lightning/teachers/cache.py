@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -105,8 +106,10 @@ class LogitCache:
         obstacle = obstacle or _obstacle(data, network, None if required else MAX_DEFAULT_BYTES)
         digest = "" if obstacle else data.input_digest()
         if not digest:
+            obstacle = obstacle or "streamed images have no digest"
             if required:
-                raise UserError(f"cache_teacher: {obstacle or 'streamed images have no digest'}; false expected")
+                raise UserError(f"cache_teacher: {obstacle}; false expected")
+            rank_zero_info(f"the teacher's logits are not cached: {obstacle}")
             return None
         # The file's name has the digest of the first file of weights; the others belong to the key.
         key = " ".join([digest, key, *map(digest_of, files[1:])])
@@ -253,7 +256,7 @@ def uses_batch_statistics(network: nn.Module) -> bool:
 
 def _size(data: Any) -> tuple[int, int, int]:
     """Return a data module's number of images, views and classes."""
-    return data.train_count, data.views.count, data.num_classes
+    return data.train_count, data.view_count, data.num_classes
 
 
 def _obstacle(data: Any, network: nn.Module, max_bytes: int | None) -> str:
@@ -262,6 +265,8 @@ def _obstacle(data: Any, network: nn.Module, max_bytes: int | None) -> str:
         return "the teacher's batch norm uses the statistics of each batch"
     if not hasattr(data, "input_digest"):
         return "the data does not identify its images and views"
+    if data.view_count is None:
+        return "augmented views are new in every epoch (count: null)"
     size = LogitCache.nbytes(*_size(data))
     return f"{size / 2**30:.1f} GiB of logits" if max_bytes is not None and size > max_bytes else ""
 

@@ -126,7 +126,7 @@ def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) 
         data.trainer = trainer_in("training")
     for ours, theirs in zip(kept.train_dataloader(), streamed.train_dataloader(), strict=True):
         mine, other = kept.on_after_batch_transfer(ours, 0), streamed.on_after_batch_transfer(theirs, 0)
-        assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(mine[:4], other[:4], strict=True))
         assert mine.view.any()
     for train in (True, False):
         index = torch.tensor([0, 7, 3])
@@ -150,7 +150,7 @@ def test_a_set_too_large_for_the_device_is_gathered_where_it_lies(
     monkeypatch.setattr("kd_lightning.data.batches.RESIDENT_BYTES", 100)
     mapped = set_up(split_tree, views=views)
     batch = mapped.make_batch(index, view=view)
-    assert all(torch.equal(a, b) for a, b in zip(batch, resident, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(batch[:4], resident[:4], strict=True))
     assert not mapped._batch_makers[True]._on_device
 
 
@@ -175,7 +175,7 @@ def test_workers_gather_what_is_too_large_for_the_device(
         found = batches(workers)
         assert len(found) == len(resident) > 1
         for ours, theirs in zip(found, resident, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(ours[:4], theirs[:4], strict=True))
 
 
 def test_decoding_is_done_once_and_again_where_a_file_changed(
