@@ -192,11 +192,10 @@ class DecodedDataModule(ClassificationDataModule):
             self._val = files.val
         else:
             self.test_names = [self._name_of(path) for path in files.paths]
-        return (
-            StreamedSet(_Reader(files.paths, self.decoder), files.label)
-            if image is None
-            else ImageSet(image, files.label)
-        )
+        if image is not None:
+            return ImageSet(image, files.label)
+        digest = f"{stamps(files.paths)} {self.decoder}"
+        return StreamedSet(_Reader(files.paths, self.decoder), files.label, digest)
 
     def held_out(self, label: Tensor) -> Tensor:
         """Return the validation files, or `val_size` random images."""

@@ -141,12 +141,15 @@ class ClassificationDataModule(LightningDataModule):
     def input_digest(self, train: bool = True) -> str:
         """Return a digest of all that determines the network's input for an image and a view; known after setup.
 
-        It is empty for a streamed set, whose pixels would have to be read.
+        For a streamed set, whose pixels would have to be read, it depends on the set's `digest`, and is empty without.
         """
         part = self._batch_makers[train].part
         if isinstance(part, StreamedSet):
-            return ""
-        result = hashlib.sha256(part.image.contiguous().numpy().data)
+            if not part.digest:
+                return ""
+            result = hashlib.sha256(part.digest.encode())
+        else:
+            result = hashlib.sha256(part.image.contiguous().numpy().data)
         shapes = self.stored_shape, self.image_shape
         result.update(repr((type(self), *shapes, self.mean.tolist(), self.std.tolist(), self.views)).encode())
         if self.mix:  # its partners are among the images that are trained on

@@ -20,10 +20,18 @@ class ImageSet(NamedTuple):
 
 
 class StreamedSet(NamedTuple):
-    """Part of a dataset that is read during training: decode(i) returns image i, uint8 (C, H, W); label int64 (N,)."""
+    """Part of a dataset that is read during training.
+
+    Attributes:
+        decode: returns image i, uint8 (C, H, W).
+        label: int64 (N,).
+        digest: identifies the images without reading them, such as by the names, sizes and times of their files; with
+            it, a teacher's logits can be cached. Empty if it is not known.
+    """
 
     decode: Callable[[int], Tensor]
     label: Tensor
+    digest: str = ""
 
     def read(self, index: Tensor) -> Tensor:
         """Read the images `index`, int64 (B,): uint8 (B, C, H, W)."""

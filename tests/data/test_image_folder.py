@@ -121,7 +121,7 @@ def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) 
     kept, streamed = (set_up(split_tree, views=views, cache_limit=limit, batch_size=5) for limit in (1.0, 0.0))
     tried = list(cache_of(split_tree).glob("*-tried-*/images.bin"))
     assert [file.stat().st_size for file in tried] == [0, 0]  # nothing is kept, though all was tried
-    assert (len(kept.input_digest()), streamed.input_digest()) == (64, "")
+    assert len({kept.input_digest(), streamed.input_digest()}) == 2
     for data in (kept, streamed):
         data.trainer = trainer_in("training")
     for ours, theirs in zip(kept.train_dataloader(), streamed.train_dataloader(), strict=True):
@@ -131,6 +131,18 @@ def test_streamed_images_are_those_of_the_cache_in_every_part(split_tree: Path) 
     for train in (True, False):
         index = torch.tensor([0, 7, 3])
         assert torch.equal(kept.make_batch(index, train).image, streamed.make_batch(index, train).image)
+
+
+def test_the_digest_of_streamed_images_is_that_of_their_files(split_tree: Path) -> None:
+    def digest(**options: object) -> str:
+        return set_up(split_tree, "fit", cache_limit=0.0, **options).input_digest()
+
+    first = digest()
+    assert (len(first), digest()) == (64, first)
+    others = {digest(crop=False), digest(image_size=6), digest(views=CropFlip(2)), digest(split_seed=1)}
+    file = split_tree / "train" / "ant" / "00.png"
+    os.utime(file, ns=(0, 0))
+    assert len({first, *others, digest()}) == 6
 
 
 def test_loader_workers_stream_the_same_images(split_tree: Path) -> None:
