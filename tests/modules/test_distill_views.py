@@ -86,6 +86,16 @@ def test_views_that_are_new_in_every_epoch_have_no_cache(
     assert not list(Path().glob("teacher.pt.logits-*"))
 
 
+@pytest.mark.parametrize("count", [2, None])
+def test_a_training_stopped_within_an_epoch_goes_on_with_the_same_views_and_mixes(count: int | None) -> None:
+    config = write(views=VIEWS, mix={"class_path": f"{DATA}.MixUp", "init_args": {"count": count}}, num_workers=1)
+    whole = weights(config)
+    weights(config, "--trainer.max_steps=4")
+    Path("lightning_logs/version_0").rename("stopped")
+    resumed = weights(config, "--ckpt_path=stopped")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_options_of_the_hard_loss_reach_the_training() -> None:
     config = write("TeacherModule")
     runs = [
