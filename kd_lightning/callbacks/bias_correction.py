@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from kd_lightning.batch import Batch, as_batch, data_of
+from kd_lightning.batch import UNLABELLED, Batch, as_batch, data_of
 from kd_lightning.callbacks.results import leaves_files, record
 from kd_lightning.utils.progress import progress_bar
 from kd_lightning.utils.run_folder import run_folder
@@ -151,7 +151,7 @@ class BiasCorrection(Callback):
 
 @torch.no_grad()
 def _training_set(data: Any, trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor]:
-    """Return logits and labels of all training images, without augmentation, including the classes left out.
+    """Return logits and labels of all labelled training images, unaugmented, including the classes left out.
 
     They are computed in the precision of the test, whose logits the offsets are added to.
     """
@@ -164,4 +164,5 @@ def _training_set(data: Any, trainer: Trainer, module: LightningModule) -> tuple
         with trainer.precision_plugin.test_step_context():
             logits.append(module(batch.image).float().cpu())
         labels.append(batch.label.cpu())
-    return torch.cat(logits), torch.cat(labels)
+    label = torch.cat(labels)
+    return torch.cat(logits)[label != UNLABELLED], label[label != UNLABELLED]

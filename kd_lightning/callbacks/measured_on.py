@@ -46,6 +46,7 @@ def measured_on(
         "of": _test_count(trainer),
         "data": data.test_digest() if known else hashlib.sha256(repr([*class_images]).encode()).hexdigest(),
         **({"mean": data.mean.tolist(), "std": data.std.tolist()} if known else {}),
+        **({"part": data.test_part} if getattr(data, "test_part", "test") != "test" else {}),
         "checkpoint": checkpoint,
         "weights": weights,
         "precision": str(trainer.precision),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kd_lightning.data.decode import Decoder
 from kd_lightning.data.image_cache import Decoded, decode_all, stamps
-from kd_lightning.data.image_files import WHOLE, ImageFiles, Labelled, split_files
+from kd_lightning.data.image_files import WHOLE, WITHOUT_LABELS, ImageFiles, Labelled, find_unlabelled, split_files
 from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.errors import UserError
@@ -51,7 +51,7 @@ class DecodedDataModule(ClassificationDataModule):
     the first images of it. A subclass defines `find` and `class_names`.
 
     Args:
-        root: folder of the files; nothing is written into it.
+        root: folder of the files, or a list of them; nothing is written into it.
         image_size: height and width of the network's input, in pixels, at least 1.
         stored_size: height and width of the decoded images, by default `image_size`. Images are augmented at this
             size and then resized on the device, bilinearly.
@@ -63,6 +63,9 @@ class DecodedDataModule(ClassificationDataModule):
             as `~/.cache/kd_lightning`.
         cache_limit: largest cache of a part, in GiB; a larger part is streamed (set `num_workers`).
         skip_unreadable: skip files that cannot be read, in place of an error before training.
+        unlabelled: folder, or list of folders, of images without class, which are trained on beside the labelled ones,
+            or alone: by the soft loss, while the hard loss leaves them out. They count in `train_size`, and are never
+            held out for validation.
         mean: subtracted from pixels in [0, 1]; by default ImageNet's.
         std: divisor after that; by default ImageNet's.
         eval_batch_size: images per step in validation, test and prediction.
@@ -74,10 +77,12 @@ class DecodedDataModule(ClassificationDataModule):
 
     default_split = (0.8, 0.1, 0.1)
     """Fractions of a dataset that is not split, if `split` is not given."""
+    test_part = "test"
+    """The part that is tested; `val` if there is no other, as in ImageNet's layout."""
 
     def __init__(
         self,
-        root: str,
+        root: str | Sequence[str],
         image_size: int = 64,
         stored_size: int | None = None,
         crop: bool = True,
@@ -86,6 +91,7 @@ class DecodedDataModule(ClassificationDataModule):
         cache_dir: str | None = None,
         cache_limit: float = 16.0,
         skip_unreadable: bool = False,
+        unlabelled: str | Sequence[str] = (),
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         eval_batch_size: int = 250,
@@ -99,7 +105,13 @@ class DecodedDataModule(ClassificationDataModule):
             raise UserError(f"split: {list(split)} found, three fractions that add up to 1 expected, the first above 0")
         if split and self.val_size:
             raise UserError("split and val_size: both found, one of them expected")
-        self.root = Path(expand(root, "root"))
+        self.roots = _paths(root, "root")
+        if not self.roots:
+            raise UserError("root: an empty list found, at least one folder expected")
+        self.place = " and ".join(map(str, self.roots))
+        self.root = self.roots[0] if len(self.roots) == 1 else Path(os.path.commonpath(self.roots))
+        self.unlabelled = _paths(unlabelled, "unlabelled")
+        self.has_unlabelled = bool(self.unlabelled)
         self.split = split
         self.decoder = Decoder(channels=1 if grey else 3, size=stored_size or image_size, crop=crop)
         self.image_shape = (self.decoder.channels, image_size, image_size)
@@ -115,17 +127,23 @@ class DecodedDataModule(ClassificationDataModule):
 
     @cached_property
     def _found(self) -> dict[str, Labelled]:
-        found = self.find()
+        found = dict(self.find())
         if self.split and WHOLE not in found:
-            raise UserError(f"split: found, but {self.root} has a train/ folder, and with it a split of its own")
+            raise UserError(f"split: found, but {self.place} has a train/ folder, and with it a split of its own")
+        if "val" in found and "test" not in found:
+            self.test_part = "val"
+            found["test"] = found.pop("val") if self.val_size else found["val"]
         if self.val_size and (WHOLE in found or "val" in found):
-            raise UserError(f"val_size: {self.val_size} found, but {self.root} is split by its folders or by `split`")
-        return found
+            raise UserError(f"val_size: {self.val_size} found, but {self.place} is split by its folders or by `split`")
+        return found | {WITHOUT_LABELS: find_unlabelled(self.unlabelled)}
 
     @cached_property
     def _files(self) -> dict[bool, ImageFiles]:
         """The training and validation files (True) and the test files (False)."""
-        return split_files(self._found, self.split or self.default_split, self.split_seed)
+        return self._split_files(self._found)
+
+    def _split_files(self, found: dict[str, Labelled]) -> dict[bool, ImageFiles]:
+        return split_files(found, self.split or self.default_split, self.split_seed)
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
@@ -151,15 +169,17 @@ class DecodedDataModule(ClassificationDataModule):
         super().load_state_dict(state_dict)
         if "files" in state_dict and (WHOLE not in self._found or state_dict["files"] != self._names_digest):
             raise UserError(
-                f"root: the files in {self.root}, or how they are split, are not those that the checkpoint was trained "
-                "on: its training images may be among the test images; train anew, or split into train/ and test/"
+                f"root: the files in {self.place}, or how they are split, are not those that the checkpoint was "
+                "trained on: its training images may be among the test images; train anew, or split into train/ and "
+                "test/"
             )
 
     @property
     def _names_digest(self) -> str:
-        """Digest of the files in `root` and their parts."""
+        """Digest of the labelled files in `root` and their parts."""
+        labelled = {part: files for part, files in self._found.items() if part != WITHOUT_LABELS}
         digest = hashlib.sha256()
-        for train, files in self._files.items():
+        for train, files in self._split_files(labelled).items():
             for path, val in zip(files.paths, files.val.tolist(), strict=True):
                 digest.update(os.fsencode(self._name_of(path)) + f"\0{train}{val}\n".encode())
         return digest.hexdigest()
@@ -176,7 +196,10 @@ class DecodedDataModule(ClassificationDataModule):
 
     def part_digests(self) -> dict[str, list[bytes]]:
         """Return the digests of decoded parts, streamed or not; decode no part for this alone."""
-        return super().part_digests() if True in self._digests_by_part else {}
+        found = super().part_digests() if True in self._digests_by_part else {}
+        if self.test_part == "val" and not self.val_size:  # they are the same images
+            found.pop("validation" if False in self._batch_makers else "test", None)
+        return found
 
     def _digests(self, part: ImageSet | StreamedSet | None, train: bool) -> list[bytes]:
         known = self._digests_by_part.get(train)
@@ -185,17 +208,27 @@ class DecodedDataModule(ClassificationDataModule):
     def load(self, train: bool) -> ImageSet | StreamedSet:
         """Return one part, memory-mapped or streamed."""
         files, image = self._decoded(train)
-        if not files.paths:
+        if files.val.all():  # of none, too
             part = "training" if train else "test"
-            raise UserError(f"root: no {part} images in {self.root}; a train/ and a test/ folder expected, or a split")
+            has = f" (found: {', '.join(name for name, files in self._found.items() if files)})"
+            raise UserError(
+                f"root: no {part} images in {self.place}{has}; a train/ and a test/ folder expected, or a split"
+            )
         if train:
             self._val = files.val
         else:
+            self._say_what_is_tested()
             self.test_names = [self._name_of(path) for path in files.paths]
         if image is not None:
             return ImageSet(image, files.label)
         digest = f"{stamps(files.paths)} {self.decoder}"
         return StreamedSet(_Reader(files.paths, self.decoder), files.label, digest)
+
+    def _say_what_is_tested(self) -> None:
+        if self.test_part == "val" and "test" not in self._logged:
+            self._logged.add("test")
+            chosen = "" if self.val_size else ", by which best.ckpt is chosen"
+            log.warning(f"{self.place}: no test part found: a test measures the images of val/{chosen}")
 
     def held_out(self, label: Tensor) -> Tensor:
         """Return the validation files, or `val_size` random images."""
@@ -211,7 +244,7 @@ class DecodedDataModule(ClassificationDataModule):
         if decoded.converted and part not in self._logged:
             self._logged.add(part)
             kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(decoded.converted.items()))
-            log.warning(f"{self.root}: {part}: images converted to {self.decoder.mode}: {kinds}")
+            log.warning(f"{self.place}: {part}: images converted to {self.decoder.mode}: {kinds}")
         self._digests_by_part[train] = decoded.digests
         readable = [place for place in range(len(files.paths)) if place not in decoded.unreadable]
         return files.at(torch.tensor(readable, dtype=torch.int64)), decoded.image
@@ -225,12 +258,13 @@ class DecodedDataModule(ClassificationDataModule):
             raise UserError(f"root: {found}; repair or remove them, or skip them: --data.skip_unreadable true")
         if found not in self._logged:
             self._logged.add(found)
-            log.warning(f"{self.root}: skipped: {found}")
+            log.warning(f"{self.place}: skipped: {found}")
 
     @cached_property
     def _cache_folder(self) -> Path:
         # Several trees may share a cache folder.
-        own = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
+        roots = b"\0".join(os.fsencode(root.resolve()) for root in self.roots)
+        own = hashlib.sha256(roots).hexdigest()[:16]
         return (Path(self.cache_dir) if self.cache_dir else user_cache_folder()) / own
 
 
@@ -247,3 +281,11 @@ def user_cache_folder() -> Path:
     if not folder.is_absolute():
         raise UserError("cache_dir: no home folder found for decoded images; name a folder with --data.cache_dir")
     return folder
+
+
+def _paths(given: str | Sequence[str], option: str) -> list[Path]:
+    """Return one path or several, expanded; several as absolute paths, whose common folder can be told."""
+    if isinstance(given, (str, os.PathLike)):
+        return [Path(expand(given, option))]
+    paths = [Path(expand(each, option)) for each in given]
+    return [path.absolute() for path in paths] if len(paths) > 1 else paths

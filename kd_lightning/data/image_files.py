@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kd_lightning.batch import UNLABELLED
 from kd_lightning.data.decode import image_suffixes
 from kd_lightning.data.splits import stratified_order
 from kd_lightning.errors import UserError, one_line
@@ -22,6 +23,9 @@ PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "t
 
 WHOLE = "all"
 """Name of the only part of a tree that is not split."""
+
+WITHOUT_LABELS = "unlabelled"
+"""Name of the part of images without class, which belong to training."""
 
 MISTAKEN = {*PARTS, "training", "testing"}
 """Names, in lower case, that are hardly those of classes."""
@@ -48,29 +52,50 @@ class ImageFiles(NamedTuple):
         return ImageFiles([self.paths[place] for place in places.tolist()], self.label[places], self.val[places])
 
 
-def find_classes(root: Path, leave_out: Sequence[str] = ()) -> list[str]:
+def find_classes(roots: Sequence[Path], leave_out: Sequence[str] = (), skip: Sequence[Path] = ()) -> list[str]:
     """Return the names of the class folders in order, without those in `leave_out`.
+
+    They are those of training; of trees without training images, such as `test/` beside unlabelled images, those of
+    the other parts.
+
+    Args:
+        roots: folders of `train/` and other parts, or of the class folders.
+        leave_out: names to leave out.
+        skip: folders that are no classes.
 
     Raises:
         UserError: no such folder, fewer than two classes, a folder such as `Train/` or `val/` among the classes, or an
             unknown class in `leave_out`.
     """
-    folder = root / "train" if (root / "train").is_dir() else root
-    names = sorted(_folders_in(folder))
+    trees = [_parts_of(root, skip) for root in roots]
+    if len({WHOLE in tree for tree in trees}) > 1:
+        kinds = {WHOLE in tree: root for root, tree in zip(roots, trees, strict=True)}
+        raise UserError(
+            f"root: {kinds[False]} is split into train/ and others, {kinds[True]} is not; all of one kind expected"
+        )
+    folders = [path for tree in trees for path in tree.values()]
+    training = [path for tree in trees for name, path in tree.items() if name in ("train", WHOLE)] or folders
+    names = sorted({name for folder in training for name in _folders_in(folder, skip)})
+    shown = " and ".join(map(str, training))
     if mistaken := sorted(name for name in names if name.lower() in MISTAKEN):
         raise UserError(
-            f"root: {', '.join(mistaken)} found among the class folders in {folder}; a tree that is split has "
+            f"root: {', '.join(mistaken)} found among the class folders in {shown}; a tree that is split has "
             "train/ and, beside it, val/ or test/"
         )
-    known = {name for part in _parts_of(root).values() for name in _folders_in(part)}
-    if unknown := sorted({*leave_out} - {readable(name) for name in known}):
-        raise UserError(f"leave_out_classes: {', '.join(unknown)} found, names of class folders in {folder} expected")
+    if unknown := sorted({*leave_out} - {readable(name) for name in class_folders(roots, skip)}):
+        raise UserError(f"leave_out_classes: {', '.join(unknown)} found, names of class folders in {shown} expected")
     names = [name for name in names if readable(name) not in leave_out]
     if len(names) < 2:
         found = f"{len(names)} class folders found" if len(names) != 1 else f"one class found ({readable(names[0])})"
         left = f", {len(leave_out)} left out" if leave_out else ""
-        raise UserError(f"root: {found} in {folder}{left}, at least 2 expected")
+        raise UserError(f"root: {found} in {shown}{left}, at least 2 expected")
     return names
+
+
+def class_folders(roots: Sequence[Path], skip: Sequence[Path] = ()) -> set[str]:
+    """Return the names of the class folders of all parts, without `skip`."""
+    folders = [folder for root in roots for folder in _parts_of(root, skip).values()]
+    return {name for folder in folders for name in _folders_in(folder, skip)}
 
 
 def readable(name: str) -> str:
@@ -78,35 +103,57 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
-def find_files(root: Path, class_names: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Labelled]:
+def find_files(
+    roots: Sequence[Path], class_names: Sequence[str], leave_out: Sequence[str] = (), skip: Sequence[Path] = ()
+) -> dict[str, Labelled]:
     """List the image files by part (`train`, `val`, `test`), or as one part (`WHOLE`).
 
     Args:
-        root: folder of `train/` and other parts, or of the class folders.
+        roots: folders of `train/` and other parts, or of the class folders; their files are put together.
         class_names: names of the class folders, in the order of their numbers.
         leave_out: names of class folders to skip.
+        skip: folders that are no classes.
 
     Raises:
         UserError: two validation folders, a class that `train/` lacks, or a class without images.
     """
-    folders = _parts_of(root)
-    if folders.keys() == {WHOLE}:
-        return {WHOLE: _files_in(root, class_names)}
-    if len(folders) > len({PARTS[folder] for folder in folders}):
-        twice = " and ".join(f"{folder}/" for folder in folders if PARTS[folder] == "val")
-        raise UserError(f"root: {twice} found in {root}, one folder for validation expected")
-    for folder in folders.values():
-        names = {name for name in _folders_in(folder) if readable(name) not in leave_out}
-        if unknown := sorted(names - set(class_names)):
-            raise UserError(f"root: {folder} has classes that {root / 'train'} lacks: {', '.join(unknown)}")
-    return {PARTS[name]: _files_in(folder, class_names) for name, folder in folders.items()}
+    found: dict[str, Labelled] = {}
+    for root in roots:
+        folders = _parts_of(root, skip)
+        if len(folders) > len({PARTS.get(folder) for folder in folders}):
+            twice = " and ".join(f"{folder}/" for folder in folders if PARTS[folder] == "val")
+            raise UserError(f"root: {twice} found in {root}, one folder for validation expected")
+        for name, folder in folders.items():
+            names = {each for each in _folders_in(folder, skip) if readable(each) not in leave_out}
+            if unknown := sorted(names - set(class_names)):
+                raise UserError(f"root: {folder} has classes that {root / 'train'} lacks: {', '.join(unknown)}")
+            found.setdefault(PARTS.get(name, WHOLE), []).extend(_files_in(folder, class_names))
+    return found
 
 
-def _parts_of(root: Path) -> dict[str, Path]:
+def find_unlabelled(folders: Sequence[Path]) -> Labelled:
+    """List all images below folders, with `UNLABELLED` in place of a class number.
+
+    Raises:
+        UserError: a folder cannot be listed, or holds no image.
+    """
+    found: Labelled = []
+    for folder in folders:
+        listing = list_images(folder, "unlabelled")
+        if not listing.images:
+            raise UserError(f"unlabelled: no image found below {folder}, at least 1 expected")
+        found += [(file, UNLABELLED) for file in listing.images]
+        for line in describe_ignored(folder, listing.others, listing.loops):
+            log.warning(line)
+    return found
+
+
+def _parts_of(root: Path, skip: Sequence[Path]) -> dict[str, Path]:
     """Return the folders of a split tree by name, or the tree itself as `WHOLE`."""
-    if not (root / "train").is_dir():
+    names = _folders_in(root, skip)
+    if "train" not in names and not (names and names <= PARTS.keys()):
         return {WHOLE: root}
-    return {name: root / name for name in PARTS if (root / name).is_dir()}
+    return {name: root / name for name in PARTS if name in names}
 
 
 def how_to_leave_out(names: Sequence[str]) -> str:
@@ -114,10 +161,12 @@ def how_to_leave_out(names: Sequence[str]) -> str:
     return f"{LEAVE_OUT} '{json.dumps(list(names), ensure_ascii=False)}'"
 
 
-def _folders_in(folder: Path) -> set[str]:
+def _folders_in(folder: Path, skip: Sequence[Path] = ()) -> set[str]:
     if not folder.is_dir():
         raise UserError(f"root: no folder {folder}; name the one above the class folders with --data.root")
-    return {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
+    found = {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
+    left_out = {path.resolve() for path in skip}
+    return {name for name in found if not left_out or (folder / name).resolve() not in left_out}
 
 
 def _files_in(folder: Path, class_names: Sequence[str]) -> Labelled:
@@ -148,23 +197,29 @@ def split_files(found: Mapping[str, Labelled], fractions: Sequence[float], seed:
     Each part is in a random order in which every prefix has the class proportions of the part.
 
     Args:
-        found: files by part, as returned by `find_files`.
+        found: files by part, as returned by `find_files`; unlabelled ones belong to training.
         fractions: training, validation and test fractions of a tree that is not split; they add up to 1.
         seed: of order and split.
     """
-    if WHOLE not in found:
-        train, val = (_in_order(found.get(part, []), seed) for part in ("train", "val"))
-        both = ImageFiles(
-            val.paths + train.paths,
-            torch.cat([val.label, train.label]),
-            torch.arange(len(val.paths) + len(train.paths)) < len(val.paths),
+    unlabelled = found.get(WITHOUT_LABELS, [])
+    if WHOLE in found:
+        every = _in_order(found[WHOLE], seed)
+        _, val_count, test_count = (round(part * len(every.paths)) for part in fractions)
+        test, val, train = (
+            every.at(places)
+            for places in torch.arange(len(every.paths)).tensor_split((test_count, test_count + val_count))
         )
-        return {True: both, False: _in_order(found.get("test", []), seed)}
-    every = _in_order(found[WHOLE], seed)
-    _, val_count, test_count = (round(part * len(every.paths)) for part in fractions)
-    places = torch.arange(len(every.paths))
-    every.val[test_count : test_count + val_count] = True
-    return {True: every.at(places[test_count:]), False: every.at(places[:test_count])}
+        if unlabelled:
+            train = _in_order([*zip(train.paths, train.label.tolist(), strict=True), *unlabelled], seed)
+    else:
+        train = _in_order([*found.get("train", []), *unlabelled], seed)
+        val, test = (_in_order(found.get(part, []), seed) for part in ("val", "test"))
+    both = ImageFiles(
+        val.paths + train.paths,
+        torch.cat([val.label, train.label]),
+        torch.arange(len(val.paths) + len(train.paths)) < len(val.paths),
+    )
+    return {True: both, False: test}
 
 
 def _in_order(pairs: Labelled, seed: int) -> ImageFiles:

@@ -123,10 +123,13 @@ class ClassificationDataModule(LightningDataModule):
         """Read the whole training set, or the whole test set, in file order."""
 
     def held_out(self, label: Tensor) -> Tensor:
-        """Return the validation images, as ascending indices into the training set's labels, int64 (N,)."""
-        if not 0 <= self.val_size < len(label):
-            raise UserError(f"val_size: {self.val_size} found, 0 to {len(label) - 1} expected")
-        return stratified(label, self.val_size, torch.Generator().manual_seed(self.split_seed))
+        """Return the validation images, labelled ones, as ascending indices into the training set, int64 (N,)."""
+        labelled = (label != UNLABELLED).nonzero().squeeze(1)
+        most = min(len(labelled), len(label) - 1)
+        if not 0 <= self.val_size <= most:
+            raise UserError(f"val_size: {self.val_size} found, 0 to {most} expected")
+        generator = torch.Generator().manual_seed(self.split_seed)
+        return labelled[stratified(label[labelled], self.val_size, generator)]
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:

@@ -81,6 +81,8 @@ class TorchvisionDataModule(DecodedDataModule):
             if height != width or stored_size not in (None, height):
                 found = f"{height} x {width} pixels" if height != width else f"stored_size: {stored_size}"
                 raise UserError(f"{found} found, but {dataset} has arrays of {height} x {width}; use image_size")
+            if kwargs.get("unlabelled"):
+                raise UserError(f"unlabelled: found, but {dataset} has arrays; only images of files can be added")
             image_size, stored_size = image_size if image_size is not None else height, height
             grey = channels == 1 if grey is None else grey
         usual_mean, usual_std = IMAGENET_GREY if grey else IMAGENET
@@ -94,6 +96,7 @@ class TorchvisionDataModule(DecodedDataModule):
             **kwargs,
         )
         self.class_names = self._source.class_names
+        self.has_unlabelled = self.has_unlabelled or self._source.has_unlabelled
 
     def find(self) -> dict[str, Labelled]:
         """List the files with their class numbers, by part; for arrays, their numbers."""
@@ -119,7 +122,7 @@ class TorchvisionDataModule(DecodedDataModule):
             files = self._files[train]
             places, self._val = torch.tensor(files.paths, dtype=torch.int64), files.val
             return ImageSet(self._channels_of(self._source.arrays(WHOLE).image)[places], files.label)
-        parts = ("val", "train") if train else ("test",)
+        parts = ("val", "train") if train else (self.test_part,)
         sets = [self._source.arrays(part) for part in parts if part in self._source.parts]
         image, label = (torch.cat(each) if len(each) > 1 else each[0] for each in zip(*sets, strict=True))
         self._val = torch.arange(len(label)) < (len(sets[0].label) if len(sets) > 1 else 0)

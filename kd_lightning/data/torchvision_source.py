@@ -14,6 +14,7 @@ from typing import Any
 import torchvision
 from filelock import FileLock
 
+from kd_lightning.batch import UNLABELLED
 from kd_lightning.data.image_files import WHOLE, Labelled
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.data.torchvision_items import class_names_of, list_files, read_arrays
@@ -105,6 +106,11 @@ class TorchvisionSource:
         part = next(iter(self.parts))
         highest = max((label for _, label in self.labelled(part)), default=-1)
         return class_names_of(self.open(part), highest + 1)
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Return whether training images have the label -1, as STL10's `train+unlabeled`."""
+        return any(label == UNLABELLED for _, label in self.labelled(next(iter(self.parts))))
 
     def _arrays(self, part: str) -> ImageSet | None:
         if part not in self._in_memory:

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from kd_lightning.batch import Batch, data_of
+from kd_lightning.batch import UNLABELLED, Batch, data_of
 from kd_lightning.checkpoints.description import compare_with_data, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.eval_mode import eval_mode
@@ -164,7 +164,10 @@ def warn_if_at_chance(logits_of: Callable[[Tensor], Tensor], name: str, trainer:
     data = data_of(trainer)
     if not hasattr(data, "train_positions"):
         return
-    some = data.train_positions[:: max(1, len(data.train_positions) // TEACHER_IMAGES)][:TEACHER_IMAGES]
+    labelled = data.train_positions[data.train_label != UNLABELLED]
+    if not len(labelled):
+        return
+    some = labelled[:: max(1, len(labelled) // TEACHER_IMAGES)][:TEACHER_IMAGES]
     correct = 0
     with status("measuring the teacher's accuracy", trainer.is_global_zero):
         for index in some.to(trainer.strategy.root_device).split(data.eval_batch_size):

@@ -9,6 +9,7 @@
               "agreement", "teacher_kl"},   # of a distilled student, if its teacher is available
      "measured_on": {"images", "of",   # images measured, and size of the test set
                      "data": DIGEST, "mean", "std",   # of test images, labels, class names and normalisation
+                     "part": "val",   # if the validation images were tested, as there are no others
                      "checkpoint": NAME,   # "best" or "last" of the run, or the path of another file
                      "weights": DIGEST, "precision", "code"},   # see `CODE`
      "class_images": [COUNT, …],   # test images of each class

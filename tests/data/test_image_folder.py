@@ -46,9 +46,9 @@ def cache_of(root: Path) -> Path:
     return ImageFolderDataModule(str(root))._cache_folder
 
 
-def set_up(root: Path, *stages: str, **options: object) -> ImageFolderDataModule:
+def set_up(root: Path | list[Path], *stages: str, **options: object) -> ImageFolderDataModule:
     options = {"image_size": 12, "mean": [0.0], "std": [1 / 255], **options}  # a normalised pixel is its level
-    data = ImageFolderDataModule(str(root), **options)
+    data = ImageFolderDataModule([*map(str, root)] if isinstance(root, list) else str(root), **options)
     data.prepare_data()
     for stage in stages or ("fit", "test"):
         data.setup(stage)
@@ -63,7 +63,7 @@ def colours(data: ImageFolderDataModule, places: torch.Tensor, train: bool = Tru
     return list(zip(batch.label.tolist(), green, strict=True))
 
 
-def message_of(root: Path, **options: object) -> str:
+def message_of(root: Path | list[Path], **options: object) -> str:
     with pytest.raises(UserError) as caught:
         set_up(root, **options)
     assert "\n" not in str(caught.value)
