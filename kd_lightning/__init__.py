@@ -29,6 +29,7 @@ HOMES = {
         "CutMix",
         "DigitsDataModule",
         "DogsVsCatsDataModule",
+        "HuggingFaceDataModule",
         "Identity",
         "ImageFolderDataModule",
         "ImageSet",

@@ -48,6 +48,7 @@ ELSEWHERE = {
     ("docs/own_data.md", "# fashion.yaml: kd-lightning fit --config fashion.yaml"): (
         "data/test_torchvision_datasets.py::test_a_network_is_trained_and_tested_on_a_dataset_by_its_name"
     ),
+    ("docs/own_data.md", "# beans.yaml"): "data/test_hugging_face.py::test_a_dataset_is_trained_on_as_shown",
     ("docs/own_data.md", "# folders.yaml"): "data/test_own_folders.py::test_folders_are_put_together_as_shown",
     ("docs/own_data.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
 }

@@ -3,6 +3,7 @@
 from kd_lightning.data.cifar10 import CIFAR10DataModule
 from kd_lightning.data.digits import DigitsDataModule
 from kd_lightning.data.dogs_vs_cats import DogsVsCatsDataModule
+from kd_lightning.data.hugging_face import HuggingFaceDataModule
 from kd_lightning.data.image_folder import ImageFolderDataModule
 from kd_lightning.data.mixes import CutMix, Mix, MixUp
 from kd_lightning.data.mnist import MNISTDataModule
@@ -19,6 +20,7 @@ __all__ = [
     "CutMix",
     "DigitsDataModule",
     "DogsVsCatsDataModule",
+    "HuggingFaceDataModule",
     "Identity",
     "ImageFolderDataModule",
     "ImageSet",

@@ -1,4 +1,4 @@
-"""Decode one image file to uint8 pixels: which formats are read, and how large an image may be."""
+"""Decode one image to uint8 pixels: which formats are read, and how large an image may be."""
 
 import stat
 import threading
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,18 +39,34 @@ LARGE_IMAGE = 2**24
 _one_large_image = threading.Lock()
 
 
+class StoredImage(Protocol):
+    """An image that is no file of its own, such as a row of a table."""
+
+    def content(self) -> bytes:
+        """Return the bytes of an image file."""
+
+    def stamp(self) -> str:
+        """Return what identifies the image without its content: another content has another stamp."""
+
+
+ImageItem = Path | StoredImage
+"""A file, or another image that can be decoded; its `str` names it in errors."""
+
+
 def image_suffixes() -> frozenset[str]:
     """Return the file suffixes of `FORMATS`, in lower case with their dot."""
     readable = _readable()
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in readable)
 
 
-def open_image(file: Path) -> Image.Image:
-    """Open an image file without decoding its pixels; its content, not its suffix, has to be one of `FORMATS`.
+def open_image(file: ImageItem) -> Image.Image:
+    """Open an image without decoding its pixels; its content, not its suffix, has to be one of `FORMATS`.
 
     Raises:
         Exception: the file is no such image; Pillow's plug-ins raise many kinds of errors.
     """
+    if not isinstance(file, Path):
+        return Image.open(BytesIO(file.content()), formats=_readable())
     if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe would block
         raise ValueError("no regular file")
     return Image.open(file, formats=_readable())
@@ -111,7 +128,7 @@ class Decoder:
         """Pillow's mode of decoded images."""
         return "RGB" if self.channels == 3 else "L"
 
-    def read(self, file: Path) -> tuple[Tensor, str]:
+    def read(self, file: ImageItem) -> tuple[Tensor, str]:
         """Decode a file.
 
         Returns:

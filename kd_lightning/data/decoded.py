@@ -15,7 +15,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from kd_lightning.data.decode import Decoder
+from kd_lightning.data.decode import Decoder, ImageItem
 from kd_lightning.data.image_cache import Decoded, decode_all, stamps
 from kd_lightning.data.image_files import WHOLE, WITHOUT_LABELS, ImageFiles, Labelled, find_unlabelled, split_files
 from kd_lightning.data.module import ClassificationDataModule
@@ -32,7 +32,7 @@ MAX_NAMED = 3
 class _Reader:
     """Decodes the images of a streamed set in a loader worker."""
 
-    def __init__(self, paths: Sequence[Path], decoder: Decoder) -> None:
+    def __init__(self, paths: Sequence[ImageItem], decoder: Decoder) -> None:
         self.paths, self.decoder = paths, decoder
 
     def __call__(self, place: int) -> Tensor:
@@ -77,6 +77,8 @@ class DecodedDataModule(ClassificationDataModule):
 
     default_split = (0.8, 0.1, 0.1)
     """Fractions of a dataset that is not split, if `split` is not given."""
+    option = "root"
+    """The option that names the dataset, for errors."""
     test_part = "test"
     """The part that is tested; `val` if there is no other, as in ImageNet's layout."""
 
@@ -169,9 +171,9 @@ class DecodedDataModule(ClassificationDataModule):
         super().load_state_dict(state_dict)
         if "files" in state_dict and (WHOLE not in self._found or state_dict["files"] != self._names_digest):
             raise UserError(
-                f"root: the files in {self.place}, or how they are split, are not those that the checkpoint was "
-                "trained on: its training images may be among the test images; train anew, or split into train/ and "
-                "test/"
+                f"{self.option}: the files in {self.place}, or how they are split, are not those that the checkpoint "
+                "was trained on: its training images may be among the test images; train anew, or split into train/ "
+                "and test/"
             )
 
     @property
@@ -186,7 +188,8 @@ class DecodedDataModule(ClassificationDataModule):
 
     def _name_of(self, file: Any) -> str:
         """Return the name of a file below `root`, with forward slashes."""
-        return file.relative_to(self.root).as_posix() if isinstance(file, Path) else str(file)
+        is_below = isinstance(file, Path) and file.is_relative_to(self.root)
+        return file.relative_to(self.root).as_posix() if is_below else str(file)
 
     def prepare_data(self) -> None:
         """Decode all files, unless they are cached."""
@@ -210,10 +213,9 @@ class DecodedDataModule(ClassificationDataModule):
         files, image = self._decoded(train)
         if files.val.all():  # of none, too
             part = "training" if train else "test"
-            has = f" (found: {', '.join(name for name, files in self._found.items() if files)})"
-            raise UserError(
-                f"root: no {part} images in {self.place}{has}; a train/ and a test/ folder expected, or a split"
-            )
+            found = ", ".join(name for name, each in self._found.items() if each)
+            expected = "a training and a test part expected (folders train/ and test/), or a split"
+            raise UserError(f"{self.option}: no {part} images in {self.place} (found: {found}); {expected}")
         if train:
             self._val = files.val
         else:
@@ -255,17 +257,20 @@ class DecodedDataModule(ClassificationDataModule):
         found = f"{len(decoded.unreadable)} of {len(files.paths)} images cannot be read: " + ", ".join(named)
         found += f" and {more} more" if more else ""
         if not self.skip_unreadable:
-            raise UserError(f"root: {found}; repair or remove them, or skip them: --data.skip_unreadable true")
+            raise UserError(f"{self.option}: {found}; repair or remove them, or skip them: --data.skip_unreadable true")
         if found not in self._logged:
             self._logged.add(found)
             log.warning(f"{self.place}: skipped: {found}")
 
-    @cached_property
+    @property
     def _cache_folder(self) -> Path:
-        # Several trees may share a cache folder.
-        roots = b"\0".join(os.fsencode(root.resolve()) for root in self.roots)
-        own = hashlib.sha256(roots).hexdigest()[:16]
+        # Several datasets may share a cache folder.
+        own = hashlib.sha256(self.cache_key()).hexdigest()[:16]
         return (Path(self.cache_dir) if self.cache_dir else user_cache_folder()) / own
+
+    def cache_key(self) -> bytes:
+        """Return what tells this dataset's caches from others': where its files are."""
+        return b"\0".join(os.fsencode(root.resolve()) for root in self.roots)
 
 
 def user_cache_folder() -> Path:

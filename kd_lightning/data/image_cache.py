@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.data.copies import DIGEST_BYTES, digest_of
-from kd_lightning.data.decode import Decoder
+from kd_lightning.data.decode import Decoder, ImageItem
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.atomic_write import temporary_folder
 from kd_lightning.utils.progress import progress_bar
@@ -62,7 +62,7 @@ class Decoded:
     digests: np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def decode_all(files: Sequence[Path], decoder: Decoder, folder: Path, name: str, keep: bool = True) -> Decoded:
+def decode_all(files: Sequence[ImageItem], decoder: Decoder, folder: Path, name: str, keep: bool = True) -> Decoded:
     """Decode files, or load the cache that an earlier call made of the same files.
 
     A cache is identified by the files' names, sizes and times and by the decoder. A new cache replaces the previous one
@@ -89,7 +89,7 @@ def decode_all(files: Sequence[Path], decoder: Decoder, folder: Path, name: str,
     return found
 
 
-def _key(files: Sequence[Path], decoder: Decoder) -> str:
+def _key(files: Sequence[ImageItem], decoder: Decoder) -> str:
     digest = hashlib.sha256(f"{FORMAT} {decoder}".encode())
     digest.update(stamps(files).encode())
     # A file whose permissions alone were repaired has a new time of change.
@@ -97,17 +97,22 @@ def _key(files: Sequence[Path], decoder: Decoder) -> str:
     return digest.hexdigest()[:KEY_LENGTH]
 
 
-def stamps(files: Sequence[Path]) -> str:
+def stamps(files: Sequence[ImageItem]) -> str:
     """Return a digest of the files' names, sizes and times of modification."""
     digest = hashlib.sha256()
     for file in files:
+        if not isinstance(file, Path):
+            digest.update(f"{file.stamp()}\n".encode())
+            continue
         status = _status(file)
         digest.update(os.fsencode(file.absolute()))
         digest.update(f"\0{status.st_size} {status.st_mtime_ns}\n".encode() if status else b"\0gone\n")
     return digest.hexdigest()
 
 
-def _status(file: Path) -> os.stat_result | None:
+def _status(file: ImageItem) -> os.stat_result | None:
+    if not isinstance(file, Path):
+        return None
     try:
         return file.stat()
     except OSError:  # decoding reports the problem
@@ -173,7 +178,7 @@ def _digest_of_file(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, name: str) -> None:
+def _build(files: Sequence[ImageItem], decoder: Decoder, target: Path, keep: bool, name: str) -> None:
     with ExitStack() as stack:
         try:
             temporary = stack.enter_context(temporary_folder(target.parent, BUILDING))
@@ -197,7 +202,9 @@ def _build(files: Sequence[Path], decoder: Decoder, target: Path, keep: bool, na
             ) from error
 
 
-def _decode_into(temporary: Path, files: Sequence[Path], decoder: Decoder, keep: bool, name: str) -> dict[str, Any]:
+def _decode_into(
+    temporary: Path, files: Sequence[ImageItem], decoder: Decoder, keep: bool, name: str
+) -> dict[str, Any]:
     def decode(file: Path) -> tuple[Tensor | None, str]:
         """Return the image and its mode, or None and the problem."""
         try:
