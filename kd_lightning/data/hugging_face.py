@@ -139,8 +139,11 @@ def _load(path: str, name: str | None, given: Mapping[str, str | None]) -> dict[
             else:
                 whole = library.load_dataset(path, name)
     except Exception as error:  # of any kind: connections, files, configurations
-        where = "cannot be loaded" if Path(path).exists() else "is no local folder, and cannot be loaded from the hub"
-        raise UserError(f"path: {path} {where} ({_reason(error)})") from error
+        if Path(path).exists():
+            raise UserError(f"path: {path} cannot be loaded ({_reason(error)})") from error
+        raise UserError(
+            f"path: {path} is no local folder, and cannot be loaded from the hub ({_reason(error)})"
+        ) from error
     parts = {}
     for part, usual in USUAL.items():
         split = given[part] or next((each for each in usual if each in whole), None)
