@@ -81,7 +81,7 @@ SMALL = {
 }
 """Options added after a command's own, which they override."""
 
-FAST = re.compile(r"kd-lightning (fit|test|predict) --config (digits|lightning_logs/digits/teacher)/")
+FAST = re.compile(r"kd-lightning (fit|test|predict) --config (digits|lightning_logs/digits/teacher)/(?!.*Logger)")
 """Commands of docs/command_line.md that the fast suite runs; the slow suite runs all of them."""
 
 

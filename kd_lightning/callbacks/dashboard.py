@@ -1,11 +1,11 @@
-"""TensorBoard: hyperparameters, chart layout, learning rate and norms."""
+"""Hyperparameters, TensorBoard's chart layout, learning rate and norms."""
 
 import os
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -62,7 +62,7 @@ LAYOUT = {
 
 
 class Dashboard(Callback):
-    """Writes hyperparameters, a chart layout, learning rate and norms to TensorBoard.
+    """Writes hyperparameters, learning rate and norms to each logger, and a chart layout to TensorBoard.
 
     - Once per run: the hyperparameters, with the same names for every run, and the layout of the Custom Scalars tab.
     - Once per epoch: `train/learning_rate` at its start, of the first parameter group; `norm/parameters` at its end,
@@ -78,7 +78,12 @@ class Dashboard(Callback):
             return
         values = hyperparameters(trainer, pl_module)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, MLFlowLogger):  # refuses a second value, as of a resumed training's `max_epochs`
+                known = logger.experiment.get_run(str(logger.run_id)).data.params
+                logger.log_hyperparams({name: value for name, value in values.items() if name not in known})
+            elif not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(values)
+            else:
                 writer = logger.experiment
                 writer.add_custom_scalars(LAYOUT)
                 assert writer.file_writer is not None  # created by add_custom_scalars

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from kd_lightning.batch import class_names_of, data_of
+from kd_lightning.callbacks.curves import METRICS_FILE, Curves
 from kd_lightning.callbacks.measured_on import measured_on, weights_of
 from kd_lightning.callbacks.setting import latency, setting
 from kd_lightning.errors import UserError
@@ -75,6 +77,8 @@ def _write(trainer: Trainer, run: Path, **parts: Any) -> None:
 class ResultsWriter(Callback):
     """Writes figures of fit and test, and what it takes to repeat them, to the run folder.
 
+    `results.json` has the figures; `metrics.csv` has a row of all logged metrics for each epoch, whatever the loggers.
+
     A new fit removes what an earlier one left in the run folder (figures, pictures, predictions, exported files, best
     checkpoint, events), but it does not replace a run of `reproduce`. A resumed fit removes the earlier figures when it
     writes its first checkpoint. Without a logger, a new fit removes the figures alone, and no `results.json` of others;
@@ -107,6 +111,7 @@ class ResultsWriter(Callback):
         self._earlier: list[dict[str, Any]] = []
         self._is_stale = False
         self._run = Path()
+        self._curves = Curves()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the options of this training."""
@@ -130,6 +135,10 @@ class ResultsWriter(Callback):
         if has_own_folder(trainer) and leaves_files(trainer):
             self.check_place(run, trainer.ckpt_path)
         self._note_earlier_options()
+        may_write = has_own_folder(trainer) or not (run / METRICS_FILE).exists() or bool(_own_results(run))
+        self._curves.start(trainer, run, self._resumed["steps"] if trainer.ckpt_path and self._resumed else None)
+        if not may_write or not leaves_files(trainer):
+            self._curves.stop()
         if not trainer.is_global_zero or not leaves_files(trainer):
             return
         if not trainer.ckpt_path:
@@ -137,7 +146,7 @@ class ResultsWriter(Callback):
                 rank_zero_info(f"{run}: the run that was trained and tested there is replaced")
             for file in _stale(run) if has_own_folder(trainer) else _own_results(run):
                 file.unlink(missing_ok=True)
-        record(trainer, run, label=self.label)
+        record(trainer, run, label=self.label, loggers=_runs_of_services(trainer))
 
     def _note_earlier_options(self) -> None:
         """Record the options of a training that is resumed with other ones."""
@@ -149,8 +158,26 @@ class ResultsWriter(Callback):
             self._earlier.append({"config": before, "steps": self._resumed["steps"]})
         self._is_stale = bool(self._resumed)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the metrics of the previous epoch."""
+        self._curves.write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the epoch has a validation."""
+        if not trainer.sanity_checking:
+            self._curves.note_validation()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the epoch has ended."""
+        self._curves.note_epoch(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the metrics of the last epoch."""
+        self._curves.write(trainer)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remove the figures of a resumed training, as this checkpoint is of a longer one."""
+        """Write the metrics of the epoch, and remove the figures of a resumed training, which this one makes longer."""
+        self._curves.write(trainer, finished=False)  # before the checkpoint, which a resumed training continues
         if trainer.is_global_zero and trainer.state.fn == "fit":
             self._remove_earlier_figures(trainer, self._run)
 
@@ -251,6 +278,7 @@ def _stale(run: Path) -> list[Path]:
     outputs = [*run.glob("predictions*.csv"), *(run / "export").glob("model*")]  # of the earlier network
     return [
         run / RESULTS_FILE,
+        run / METRICS_FILE,
         run / "checkpoints" / "best.ckpt",
         *(run / name for name in PICTURES),
         *events,
@@ -262,6 +290,16 @@ def _own_results(run: Path) -> list[Path]:
     """Return the results of an earlier fit in a folder that is not the run's own."""
     found = read_results(run)
     return [run / RESULTS_FILE] if isinstance(found.get("label"), str) and set(found) <= PARTS else []
+
+
+def _runs_of_services(trainer: Trainer) -> dict[str, str] | None:
+    """Return the ids of the runs of Weights & Biases and MLflow, by class of logger; None without them."""
+    ids: dict[str, str] = {}
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger | MLFlowLogger):
+            _ = logger.experiment  # which begins the run
+            ids[type(logger).__name__] = str(logger.version)
+    return ids or None
 
 
 def _digest(trainer: Trainer, train: bool) -> str:

@@ -22,7 +22,7 @@ from kd_lightning.cli.jsonargparse_patches import patch_jsonargparse
 from kd_lightning.cli.messages import MAX_MESSAGE_LENGTH, is_option_error, root_cause, shorten
 from kd_lightning.cli.option_parser import OptionParser
 from kd_lightning.cli.quiet import report_full_disk_once, silence_needless_warnings
-from kd_lightning.cli.run_config import SaveTrainingConfig, expand_paths
+from kd_lightning.cli.run_config import SaveTrainingConfig, expand_paths, prepare_loggers
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.models.config import fit_to_classes, leave_out_classes, leave_out_weights, without_classes
 from kd_lightning.modules import ClassifierModule
@@ -98,6 +98,7 @@ class _CLI(LightningCLI):
         """Apply the options that concern the process, and choose the checkpoint."""
         config = self.config[self.subcommand]
         expand_paths(config)
+        prepare_loggers(config.trainer)
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.matmul_precision)
@@ -198,6 +199,7 @@ class _Parsed(_Built):
     """Parses a command line and its configs, and instantiates nothing."""
 
     def before_instantiate_classes(self) -> None:
+        prepare_loggers(self.config[self.subcommand].trainer)
         leave_out_classes(self.config[self.subcommand].model, self._given[self.subcommand].get("model"))
 
     def instantiate_classes(self) -> None:

@@ -43,11 +43,16 @@ def close_services() -> None:
 
     Lightning keeps a group on CPUs until the interpreter exits, which then sometimes aborts with status 134.
     """
+    finish_loggers()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def finish_loggers() -> None:
+    """Finish a Weights & Biases run: the next one of the same process would otherwise be part of it."""
     wandb = sys.modules.get("wandb")
     if wandb and wandb.run:
         wandb.finish()
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _next(trainer: Trainer, folder: Path, command: str) -> list[str]:

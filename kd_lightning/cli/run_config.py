@@ -1,5 +1,8 @@
 """The run folder and paths of a parsed config, before there is a trainer; with a trainer, see `utils.run_folder`."""
 
+import re
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
+from kd_lightning.errors import UserError
+from kd_lightning.reports.results import read_results
 from kd_lightning.utils.atomic_write import write_text
 from kd_lightning.utils.paths import expand
 from kd_lightning.utils.run_folder import folder_of, leading_logger, run_folder
@@ -31,6 +36,10 @@ VERSIONS = ("version", "id", "run_id")
 DEFAULT_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 DEFAULT_NAME = "lightning_logs"
 """Class and `name` of Lightning's default logger."""
+
+
+NEEDS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+"""Packages that loggers need."""
 
 
 def expand_paths(config: Any) -> None:
@@ -78,30 +87,101 @@ def named_run(trainer: Namespace) -> Path | None:
 def stay_in(trainer: Namespace, run: Path) -> None:
     """Set the loggers of a config to write to an existing run folder, if they created it, and not to a new one."""
     root = str(trainer.get("default_root_dir") or ".")
-    if trainer.get("logger") in (None, True):
+    given = trainer.get("logger")
+    if given in (None, True):
         made_here = _same(Path(root, DEFAULT_NAME), run.parent)
         options = Namespace(save_dir=root, name=DEFAULT_NAME, version=run.name)
         trainer.logger = Namespace(class_path=DEFAULT_LOGGER, init_args=options) if made_here else trainer.logger
         return
+    continue_runs([entry for entry in (given if isinstance(given, list) else [given]) if entry], run)
     logger, options = _leading(trainer)
     if logger is None or any(options.get(name) is not None for name in VERSIONS):
         return
     if "version" in options and _same(Path(logger.save_dir or root, str(logger.name or "")), run.parent):
         options.version = run.name
-    elif "run_id" in options:
-        options.run_id = run.name
+
+
+def continue_runs(loggers: Iterable[Any], run: Path) -> None:
+    """Set the ids of services' runs (Weights & Biases, MLflow) that a run folder records, unless they are given.
+
+    Args:
+        loggers: the class path and the options of each, which are changed in place.
+        run: the folder.
+    """
+    ids = read_results(run).get("loggers", {})
+    for logger in loggers:
+        options = logger.get("init_args") or {}
+        found = ids.get(logger["class_path"].rpartition(".")[2])
+        if not found or any(options.get(name) is not None for name in VERSIONS):
+            continue
+        for name, value in {"version": found, "run_id": found, "resume": "allow"}.items():
+            if name in options and options[name] is None:
+                options[name] = value
+
+
+def name_run(options: Any, name: str, version: str) -> None:
+    """Name the run of a service in its logger's options, in place, where they do not.
+
+    Args:
+        options: of Weights & Biases' logger or MLflow's; those of others stay as they are.
+        name: `<recipe>/<stage>`: the recipe becomes the project or experiment, the stage the group.
+        version: such as `seed_0`.
+    """
+    project, _, stage = name.partition("/")
+    own = {"project": project, "group": stage, "name": f"{stage}/{version}"}
+    if "run_name" in options:
+        own = {"run_name": f"{stage}/{version}"}
+        if options["experiment_name"] == DEFAULT_NAME:
+            options["experiment_name"] = project
+    for option, value in own.items() if "project" in options or "run_name" in options else ():
+        if options[option] is None:
+            options[option] = value
+
+
+def prepare_loggers(trainer: Namespace) -> None:
+    """Check that the packages of the loggers are installed, and let Weights & Biases choose the id of a run.
+
+    A logger on the command line takes the options of a stage's default one that it has: `name` and `version`, which is
+    the same in each stage.
+
+    Raises:
+        UserError: a package is not installed.
+    """
+    given = trainer.get("logger")
+    for entry in given if isinstance(given, list) else [given]:
+        options = entry.get("init_args") if isinstance(entry, Namespace) else None
+        if options is None:
+            continue
+        name = entry.class_path.rpartition(".")[2]
+        if name in NEEDS and find_spec(NEEDS[name]) is None:
+            raise UserError(
+                f"trainer.logger: {name} found, which needs {NEEDS[name]}, not installed; "
+                'pip install "kd_lightning[loggers]"'
+            )
+        if "project" not in options:
+            continue
+        name, version = options.get("name") or "", options.get("version") or ""
+        if name.count("/") == 1 and re.fullmatch(r"seed_\d+", version):
+            options.name = options.version = None
+            name_run(options, name, version)
 
 
 def _leading(trainer: Namespace) -> tuple[Logger | None, Namespace]:
     """Return the logger whose folder is the run folder, and its options."""
     given = trainer.get("logger")
     entries = [entry for entry in (given if isinstance(given, list) else [given]) if isinstance(entry, Namespace)]
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Logger, "logger")
-    loggers = [parser.instantiate_classes(Namespace(logger=entry.clone())).logger for entry in entries]
+    loggers = [build_logger(entry.as_dict()) for entry in entries]
     leading = leading_logger(loggers)
     options = [entry.get("init_args") for logger, entry in zip(loggers, entries, strict=True) if logger is leading]
     return leading, (options and options[0]) or Namespace()
+
+
+def build_logger(config: dict[str, Any]) -> Logger:
+    """Instantiate a logger from its class path and options."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Logger, "logger")
+    logger: Logger = parser.instantiate_classes(parser.parse_object({"logger": config})).logger
+    return logger
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -12,6 +12,7 @@ from kd_lightning.cli import lightning
 from kd_lightning.cli.parser import pairs
 from kd_lightning.cli.run_config import DEFAULT_LOGGER
 from kd_lightning.commands.dependencies import data_digest, weights_digests
+from kd_lightning.commands.loggers import PLACE, chosen_loggers, continued, loggers_of_run, override_words
 from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import Recipe, Stage
@@ -27,9 +28,6 @@ LATER_NO_SETTINGS = ("stage", "disable_callbacks")
 NEEDED_CALLBACKS = ("ResultsWriter", "LastCheckpoint")
 """Callbacks that write the results which `reproduce` compares, and the checkpoint from which it resumes."""
 
-RUN_PLACE = ("save_dir", "name", "version", "sub_dir")
-"""Options of TensorBoard's logger that set the run folder."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -39,7 +37,8 @@ class Run:
         stage: of the recipe.
         seed: of weights, order and views.
         folder: of the run.
-        options: the words of `fit`.
+        options: the words of `fit`, but for the loggers.
+        loggers: class path and options of each.
         config: all options, as `options` set them.
         data: a digest of the images and labels.
     """
@@ -48,8 +47,16 @@ class Run:
     seed: int
     folder: Path
     options: list[str]
+    loggers: list[dict[str, Any]]
     config: dict[str, Any]
     data: str
+
+    def words(self, continues: bool = False) -> list[str]:
+        """Return the words of `fit`; `continues` if services continue the runs that they have begun."""
+        loggers = continued(self.loggers, self.folder) if continues else self.loggers
+        # null, or options of a logger of another class would remain
+        chosen = ["--trainer.logger=null", f"--trainer.logger={json.dumps(loggers if loggers[1:] else loggers[0])}"]
+        return [*self.options, *chosen]
 
     @cached_property
     def settings(self) -> str:
@@ -134,20 +141,16 @@ def plan_runs(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overr
             raise UserError(f"disable_callbacks: {', '.join(missing)} found, but reproduce needs it")
         logger = config["trainer"]["logger"]
         _check_logger(logger, its)
+        chosen = chosen_loggers(logger, "reproduce")
         spawns_processes(config["trainer"])  # checks the devices
         data = json.dumps(config["data"], sort_keys=True, default=str)
         if data not in digests:
             digests[data] = data_digest(config["data"])
         for seed in range(stage.seeds or seeds):
-            place = {"save_dir": str(runs), "name": f"{recipe.name}/{stage.name}", "version": f"seed_{seed}"}
-            folder = Path(*place.values())
-            loggers = _loggers(logger, folder, place)
-            of_run = [
-                f"--seed_everything={seed}",
-                "--trainer.logger=null",  # or options of a logger of another class would remain
-                f"--trainer.logger={json.dumps(loggers if len(loggers) > 1 else loggers[0])}",
-            ]
-            plan.append(Run(stage, seed, folder, [*options, *of_run], config, digests[data]))
+            name, version = f"{recipe.name}/{stage.name}", f"seed_{seed}"
+            loggers = loggers_of_run(chosen, runs, name, version)
+            words = [*options, f"--seed_everything={seed}"]
+            plan.append(Run(stage, seed, runs / name / version, words, loggers, config, digests[data]))
     for pair in overrides:
         if pair[0] not in used:
             _parse_with(stages[-1], pair)  # raises the error of an option that no stage has
@@ -158,9 +161,7 @@ def _options(stage: Stage, teacher: Run | None, overrides: list[list[str]]) -> l
     words = [*stage.config_words, "--trainer.enable_model_summary=false", *stage.option_words]
     if teacher:
         words.append(f"--model.teacher_ckpt={teacher.folder}")
-    if any(pair[0].partition("=")[0] == "--trainer.logger" for pair in overrides):
-        words.append("--trainer.logger=null")
-    return [*words, *(word for pair in overrides for word in pair)]
+    return [*words, *override_words(overrides)]
 
 
 def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
@@ -185,20 +186,5 @@ def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
     if logger is False:
         raise UserError("reproduce: trainer.logger false found, a logger expected: it sets the run folder")
     if isinstance(logger, dict) and logger["class_path"] == DEFAULT_LOGGER:
-        own = tuple(f"--trainer.logger.{option}" for option in RUN_PLACE)
+        own = tuple(f"--trainer.logger.{option}" for option in PLACE)
         pairs([word for pair in overrides for word in pair], "reproduce", own)
-
-
-def _loggers(chosen: Any, folder: Path, place: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the loggers of a run: TensorBoard's, which sets the run folder, and further ones inside that folder."""
-    found = [each for each in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(each, dict)]
-    first: dict[str, Any] = next(
-        (each for each in found if each["class_path"] == DEFAULT_LOGGER), {"class_path": DEFAULT_LOGGER}
-    )
-    loggers = [{**first, "init_args": {**first.get("init_args", {}), "sub_dir": None, **place}}]
-    for each in found:
-        if each is not first:
-            options = each.get("init_args", {})
-            inside = {"save_dir": str(folder)} if "save_dir" in options else {}
-            loggers.append({**each, "init_args": {**options, **inside}})
-    return loggers

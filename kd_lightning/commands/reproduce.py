@@ -13,7 +13,7 @@ from rich.console import Console
 from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import DEFAULT_RECIPE, reproduce_arguments
-from kd_lightning.cli.next_steps import STAGE
+from kd_lightning.cli.next_steps import STAGE, finish_loggers
 from kd_lightning.cli.parser import pairs
 from kd_lightning.commands.plan import Run, plan_runs, record_of_test
 from kd_lightning.commands.processes import run_process, spawns_processes
@@ -89,7 +89,7 @@ def _locked(folder: Path, console: Console) -> Iterator[None]:
 
 def _train_and_test(run: Run, resumes: bool) -> None:
     checkpoint = [f"--ckpt_path={run.last_checkpoint}"] if resumes else []
-    words = ["fit", *run.options, f"--label={run.fingerprint}", *checkpoint]
+    words = ["fit", *run.words(continues=resumes), f"--label={run.fingerprint}", *checkpoint]
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes with the command line of this one, so it has to be that of the stage.
         if run_process([sys.executable, "-m", "kd_lightning", *words], {**os.environ, STAGE: run.stage.name}):
@@ -99,13 +99,15 @@ def _train_and_test(run: Run, resumes: bool) -> None:
         trained = lightning.main(words)
         best = resolve_checkpoint(run.folder, run.stage.name)
         trained.trainer.test(trained.model, trained.datamodule, ckpt_path=str(best), verbose=False)
+        finish_loggers()
         _sign(run)
 
 
 def _test(run: Run) -> None:
     one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     devices = one_device if spawns_processes(run.config["trainer"]) else []
-    lightning.main(["test", *run.options, *devices, f"--ckpt_path={run.folder}", "--verbose=false"])
+    lightning.main(["test", *run.words(continues=True), *devices, f"--ckpt_path={run.folder}", "--verbose=false"])
+    finish_loggers()
     _sign(run)
 
 

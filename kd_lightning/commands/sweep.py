@@ -1,6 +1,7 @@
 """`kd-lightning sweep`: train students for a grid of temperatures, soft weights and seeds, many at once."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.loggers import Logger
 
+from kd_lightning.callbacks.plots.write import send
 from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import sweep_arguments
+from kd_lightning.cli.next_steps import finish_loggers
 from kd_lightning.cli.parser import pairs
-from kd_lightning.cli.run_config import DEFAULT_LOGGER
+from kd_lightning.cli.run_config import DEFAULT_LOGGER, build_logger
+from kd_lightning.commands.loggers import chosen_loggers, loggers_of_run, override_words
 from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
@@ -30,11 +35,12 @@ STUDENT_OPTIONS = (
     "--model.class_path",
     "--seed_everything",
     "--data.seed",
-    "--trainer.logger",
     "--trainer.enable_checkpointing",
     "--ckpt_path",
 )
 """Options of `fit` that `sweep` sets for each student."""
+
+HEAT_MAP = "accuracy.png"
 
 STACK_MODULE = "kd_lightning.modules.PopulationModule"
 
@@ -53,9 +59,10 @@ def main(words: list[str]) -> None:
     options, further = sweep_arguments().parse_known_args(words)
     grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, range(options.seeds))]
     console = quiet_console()
-    overrides = [word for pair in pairs(further, "sweep", STUDENT_OPTIONS) for word in pair]
+    overrides = override_words(pairs(further, "sweep", STUDENT_OPTIONS))
     given = lightning.parse(["fit", f"--config={options.config}", *overrides])
     folder = options.runs / "sweep" / f"{options.config.parent.name}_{options.config.stem}"
+    chosen = chosen_loggers(given["trainer"]["logger"], "sweep")
     config = _base_config(given, folder)
     reason = _reason_not_to_stack(config)
     if reason:
@@ -68,17 +75,47 @@ def main(words: list[str]) -> None:
         results += _train_one(config, students[0]) if reason else _train_stack(config, students)
         write_csv(folder / "sweep.csv", results)
     figure = draw_grid(results)
-    with atomic_write(folder / "accuracy.png") as temporary:
+    with atomic_write(folder / HEAT_MAP) as temporary:
         figure.savefig(temporary)
-    write_events(folder, results, figure)
+    events = not chosen or any(each["class_path"] == DEFAULT_LOGGER for each in chosen)
+    if events:
+        write_events(folder, results, figure)
+    log_students([each for each in chosen if each["class_path"] != DEFAULT_LOGGER], folder, results)
     temperature, soft_weight = best_cell(results)
     best = _config_of(config, Student(temperature, soft_weight, 0))
-    logger = {"save_dir": str(options.runs), "name": f"sweep/{folder.name}_best", "version": "seed_0"}
-    best["trainer"] = {**given["trainer"], "logger": {"class_path": DEFAULT_LOGGER, "init_args": logger}}
+    loggers = loggers_of_run(chosen, options.runs, f"sweep/{folder.name}_best", "seed_0")
+    best["trainer"] = {**given["trainer"], "logger": loggers if loggers[1:] else loggers[0]}
     write_text(folder / "best.yaml", yaml.safe_dump(best, sort_keys=False))
     console.print(terminal_table(results))
-    console.print(f"results: {folder} (sweep.csv, accuracy.png, best.yaml; tensorboard --logdir {folder})")
+    shown = f"; tensorboard --logdir {folder}" if events else ""
+    console.print(f"results: {folder} (sweep.csv, accuracy.png, best.yaml{shown})")
     console.print(f"next: kd-lightning fit --config {folder}/best.yaml")
+
+
+def log_students(chosen: list[dict[str, Any]], folder: Path, results: Sequence[Result]) -> None:
+    """Log a run for each student with its options and figures, and one with the heat map, to each chosen logger.
+
+    Args:
+        chosen: see `chosen_loggers`; without TensorBoard's.
+        folder: of the sweep; it has the heat map.
+        results: of the students.
+    """
+    for config in chosen:
+        for student, accuracy, nll in results:
+            logger = _logger_of(config, folder, student.name)
+            logger.log_hyperparams(student._asdict())
+            logger.log_metrics({"val/accuracy": accuracy, "val/nll": nll}, step=0)
+            logger.finalize("success")
+            finish_loggers()
+        logger = _logger_of(config, folder, "all")
+        send(logger, "sweep/accuracy", folder / HEAT_MAP)
+        logger.finalize("success")
+        finish_loggers()
+
+
+def _logger_of(config: dict[str, Any], folder: Path, run: str) -> Logger:
+    _, logger = loggers_of_run([config], folder.parents[1], f"sweep/{folder.name}", run)
+    return build_logger(logger)
 
 
 def _base_config(given: dict[str, Any], folder: Path) -> dict[str, Any]:

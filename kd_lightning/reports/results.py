@@ -25,6 +25,7 @@
      "data": {"train": DIGEST, "test": DIGEST},   # of images and preprocessing
      "versions": {PACKAGE: VERSION}, "machine": {"system", "processor", "cores"}, "device": NAME, "devices": NUMBER,
      "threads": NUMBER,   # CPU threads of torch
+     "loggers": {CLASS: ID},   # of the runs of Weights & Biases and MLflow, which a test continues
      "label": WORD,   # of `fit --label`, or random, as in the run's checkpoints; `reproduce`: its fingerprint
      "settings": DIGEST, "fingerprint": DIGEST,   # of all that the figures of `reproduce` depend on; with the seed
      "reproduced": {…},   # `measured_on` of the test by `reproduce`, and the "parts" that it wrote
@@ -53,7 +54,7 @@ _BY_CLASS = ("class_images", "class_figures", "class_names", "confusion")
 TEST_PARTS = ("test", "measured_on", *_BY_CLASS, "bias_correction", "latency")
 """Parts that a test writes; a new test replaces or removes all of them."""
 
-_OF_A_RUN = ("label", "settings", "fingerprint", "reproduced", "fit", "export", *TEST_PARTS)
+_OF_A_RUN = ("label", "loggers", "settings", "fingerprint", "reproduced", "fit", "export", *TEST_PARTS)
 _OF_ITS_SETTING = ("data", "network", "versions", "machine", "device", "devices", "threads")
 PARTS = frozenset((*_OF_A_RUN, *_OF_ITS_SETTING, "config", "commit", "command"))
 """All parts of `results.json`."""

@@ -22,6 +22,11 @@ class Student(NamedTuple):
     soft_weight: float
     seed: int
 
+    @property
+    def name(self) -> str:
+        """Name of its run."""
+        return f"T{self.temperature:g}_w{self.soft_weight:g}_seed{self.seed}"
+
 
 class Result(NamedTuple):
     """Figures of a student on the validation images: accuracy in [0, 1], negative log-likelihood in nats."""
@@ -89,9 +94,8 @@ def write_events(folder: Path, results: Sequence[Result], figure: Figure) -> Non
     with SummaryWriter(str(folder)) as writer:
         writer.add_figure("sweep/accuracy", figure)
         for student, accuracy, nll in results:
-            name = f"T{student.temperature:g}_w{student.soft_weight:g}_seed{student.seed}"
             figures = {"val/accuracy": accuracy, "val/nll": nll}
-            writer.add_hparams(student._asdict(), figures, run_name=name)
+            writer.add_hparams(student._asdict(), figures, run_name=student.name)
 
 
 def terminal_table(results: Sequence[Result]) -> Table:

@@ -1,5 +1,6 @@
 """What is written for TensorBoard, read back from the files that it reads."""
 
+import csv
 import re
 import sys
 from pathlib import Path
@@ -174,6 +175,18 @@ def test_runs_are_comparable(runs: dict[str, EventAccumulator]) -> None:
     asked = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
     scalars = {tag for events in runs.values() for tag in events.Tags()["scalars"]}
     assert [tag for tag in asked if not any(re.match(tag, scalar) for scalar in scalars)] == []
+
+    # metrics.csv has the same curves, a row an epoch.
+    for name, events in runs.items():
+        with Path(f"logs/{name}/seed_0/metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+        tags = {tag for tag in events.Tags()["scalars"] if tag.startswith(("train/", "val/", "norm/"))}
+        assert {"epoch", "step", *tags} == set(rows[0])
+        for tag in tags:
+            found = torch.tensor([float(row[tag]) for row in rows])
+            assert found.tolist() == [event.value for event in events.Scalars(tag)]  # to the bit
+    assert [int(row["step"]) for row in rows] == [event.step for event in runs["distill"].Scalars("train/loss")]
 
     rates = [event.value for event in runs["teacher"].Scalars("train/learning_rate")]
     assert rates == pytest.approx([0.1, 0.05, 0.025])

@@ -24,7 +24,7 @@ WRITTEN_BY = {
     "Describer": set(),
     "Gallery": PLOTS,
     "PredictionWriter": {"predictions.csv"},
-    "ResultsWriter": set(),
+    "ResultsWriter": {"metrics.csv"},
 }
 
 

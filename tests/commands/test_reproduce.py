@@ -201,7 +201,7 @@ CSV = "lightning.pytorch.loggers.CSVLogger"
 
 
 def tables():
-    found = Path("lightning_logs").rglob("metrics.csv")
+    found = Path("lightning_logs").rglob("csv/metrics.csv")
     return sorted(str(file.relative_to("lightning_logs/digits/baseline").parts[0]) for file in found)
 
 

@@ -41,6 +41,9 @@ CSV = logger("CSVLogger", save_dir="tables", name="digits")
 WANDB = logger("WandbLogger", save_dir="cloud", project="digits", offline=True)
 
 
+MLFLOW = logger("MLFlowLogger", tracking_uri="sqlite:///runs.db")
+
+
 def write_config(loggers, **trainer):
     net = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 10]}}
     config = {
@@ -58,6 +61,13 @@ def runs():
     return sorted({str(file.parent) for name in ("config.yaml", "results.json") for file in Path().rglob(name)})
 
 
+def epochs(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["train/loss"] and row["val/accuracy"] for row in rows)
+    return [(row["epoch"], row["step"]) for row in rows]
+
+
 @pytest.mark.parametrize(
     ("loggers", "folder"),
     [
@@ -69,6 +79,7 @@ def runs():
         ([CSV, TENSORBOARD], "logs/digits/version_0"),
         pytest.param(*([TENSORBOARD, CSV], "logs/digits/version_0"), marks=pytest.mark.slow),
         pytest.param(*([WANDB, CSV], "tables/digits/version_0"), marks=pytest.mark.slow),
+        pytest.param(*(MLFLOW, "1/*"), marks=pytest.mark.slow),
         (None, "lightning_logs/version_0"),
         pytest.param(*(True, "lightning_logs/version_0"), marks=pytest.mark.slow),
         (False, "."),
@@ -78,6 +89,8 @@ def runs():
 def test_fit_test_predict_and_resuming_share_one_folder_whichever_the_loggers(loggers, folder):
     if "Wandb" in str(loggers):
         pytest.importorskip("wandb")
+    if "MLFlow" in str(loggers):
+        pytest.importorskip("mlflow")
     assert main(["fit", write_config(loggers)]) == 0
     (run,) = Path().glob(folder) if folder != "." else [Path()]
     config = f"--config={run / 'config.yaml'}"
@@ -90,6 +103,10 @@ def test_fit_test_predict_and_resuming_share_one_folder_whichever_the_loggers(lo
     assert "test" not in results  # those figures were of the shorter training
     found = {file.name for file in run.iterdir()}
     assert {"config.yaml", "checkpoints", "predictions.csv", "confusion.png", "mistakes.png"} <= found
+    if folder.startswith("tables"):
+        assert (run / "metrics.csv").is_file()  # the logger's own
+    else:
+        assert epochs(run) == [("0", "0"), ("1", "1")]
     checkpoints = [file for file in Path().rglob("*.ckpt") if "wandb" not in file.parts]
     assert {file.parent for file in checkpoints} == {run / "checkpoints"}
 
@@ -109,6 +126,32 @@ def test_a_test_of_a_run_adds_to_its_table_of_metrics():
         rows = list(csv.DictReader(file))
     assert sum(bool(row["val/accuracy"]) for row in rows) == sum(bool(row["train/loss"]) for row in rows) == 1
     assert sum(bool(row["test/accuracy"]) for row in rows) == 1
+
+
+def test_curves_are_those_of_the_training_that_is_resumed():
+    config = [write_config(NUMBERED), "--trainer.check_val_every_n_epoch=2"]
+    run = Path("logs/digits/seed_0")
+    lightning.main(["fit", *config, "--trainer.max_epochs=2", "--pictures=false"])
+    file = run / "metrics.csv"
+    header, first, second = file.read_text().splitlines()
+    column = header.split(",").index("val/accuracy")
+    assert [bool(row.split(",")[column]) for row in (first, second)] == [False, True]  # not that of the epoch before
+    # Killed within the third epoch: what comes after the checkpoint is trained again.
+    file.write_text(f"{file.read_text()}2,2,0.5\n")
+    lightning.main(["fit", *config, "--trainer.max_epochs=4", f"--ckpt_path={run}"])
+    assert [row.split(",")[:2] for row in file.read_text().splitlines()[1:]] == [
+        *(["0", "0"], ["1", "1"], ["2", "2"], ["3", "3"])
+    ]
+    assert file.read_text().splitlines()[:3] == [header, first, second]
+    lightning.main(["fit", *config])
+    assert [row.split(",")[:2] for row in file.read_text().splitlines()[1:]] == [["0", "0"]]  # a new training
+
+
+def test_a_table_of_the_user_s_stays_where_a_run_has_no_folder_of_its_own():
+    Path("metrics.csv").write_text("mine")
+    assert main(["fit", write_config(False)]) == 0
+    assert Path("metrics.csv").read_text() == "mine"
+    assert Path("results.json").is_file()
 
 
 def test_another_folder_for_a_test_is_the_user_s_choice():
