@@ -65,7 +65,7 @@ HOMES = {
     ),
     "modules": ("ClassifierModule", "DistillModule", "FeatureMatch", "PopulationModule", "TeacherModule"),
     "schedules": ("CosineDecay",),
-    "teachers": ("EnsembleTeacher",),
+    "teachers": ("EnsembleTeacher", "OwnInput"),
 }
 """Public names by the module that defines them: `from kd_lightning import MLP` works for each."""
 
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from kd_lightning.modules import *
     from kd_lightning.schedules import CosineDecay as CosineDecay
     from kd_lightning.teachers import EnsembleTeacher as EnsembleTeacher
+    from kd_lightning.teachers import OwnInput as OwnInput
 else:
     __all__ = sorted(name for names in HOMES.values() for name in names)
 

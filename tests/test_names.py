@@ -40,7 +40,8 @@ def test_the_stub_has_the_same_names():
     for node in block.body:
         if isinstance(node, ast.ImportFrom):
             home, names = node.module.removeprefix("kd_lightning."), tuple(alias.name for alias in node.names)
-            read[home] = tuple(import_module(node.module).__all__) if names == ("*",) else names
+            names = tuple(import_module(node.module).__all__) if names == ("*",) else names
+            read[home] = (*read.get(home, ()), *names)
     assert {home: sorted(names) for home, names in read.items()} == {
         home: sorted(names) for home, names in kd_lightning.HOMES.items()
     }

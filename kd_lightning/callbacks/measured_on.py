@@ -17,7 +17,7 @@ from kd_lightning.reports.results import code_version, read_results
 def weights_of(module: LightningModule) -> dict[str, str]:
     """Return digests of the weights of a module's network and of its teacher, if any."""
     teacher: Any = getattr(module, "teacher", None)
-    networks: dict[str, Any] = {"weights": module.net, "teacher": getattr(teacher, "network", None)}
+    networks: dict[str, Any] = {"weights": module.net, "teacher": getattr(teacher, "trained_network", None)}
     found = {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
     # The digest of a teacher that was cast or sharded differs from that of its own run.
     if getattr(teacher, "sharded", False) or any(p.dtype != torch.float32 for p in module.parameters()):

@@ -108,7 +108,7 @@ def describe(data: Any) -> Description | None:
         return None
 
 
-def _read(plain: Any, name: str) -> Description | None:
+def read_description(plain: Any, name: str) -> Description | None:
     """Read the description in a checkpoint; None if it has none, as files from elsewhere.
 
     Args:
@@ -142,19 +142,35 @@ def compare_with_data(plain: Any, data: Any, name: str) -> list[int] | None:
     Raises:
         UserError: other class names, another image shape or another normalisation.
     """
-    trained, shown = _read(plain, name), describe(data)
-    if trained is None or shown is None:
-        return None
-    if differences := _differences(trained, shown):
+    trained, shown = read_description(plain, name), describe(data)
+    return None if trained is None or shown is None else compare(trained, shown, name)
+
+
+def compare(trained: Description, shown: Description, name: str, remedy: str = "") -> list[int] | None:
+    """Compare what a network was trained on with what it is used on.
+
+    Args:
+        trained: of the network's checkpoint.
+        shown: of the data, as the network sees it.
+        name: option and file, for errors.
+        remedy: a further one, for errors.
+
+    Returns:
+        See `compare_with_data`.
+
+    Raises:
+        UserError: see `compare_with_data`.
+    """
+    if found := differences(trained, shown):
         raise UserError(
-            f"{name} was trained with {' and '.join(differences)}; make the data like that (class names, "
-            "data.image_size, data.mean, data.std), or train its network on this data"
+            f"{name} was trained with {' and '.join(found)}; make the data like that (class names, "
+            f"data.image_size, data.mean, data.std),{remedy} or train its network on this data"
         )
     order = [trained.class_names.index(class_name) for class_name in shown.class_names]
     return None if trained.class_names == shown.class_names else order
 
 
-def _differences(trained: Description, shown: Description) -> list[str]:
+def differences(trained: Description, shown: Description) -> list[str]:
     """Return the differences between two descriptions, except the order of classes."""
     found: list[tuple[str, Any, Any]] = []
     names, ours = trained.class_names, shown.class_names

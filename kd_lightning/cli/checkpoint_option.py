@@ -10,6 +10,7 @@ from kd_lightning.cli.run_config import named_run, saved_run, stay_in
 from kd_lightning.errors import UserError
 from kd_lightning.models.config import leave_out_weights
 from kd_lightning.modules.resuming import KEY as TRAINING
+from kd_lightning.teachers import without_own_input
 
 
 def choose_checkpoint(config: Any, command: str) -> None:
@@ -49,7 +50,7 @@ def check_checkpoint(path: Path, module: Any, command: str) -> dict[str, Any] | 
     Raises:
         UserError: a file of weights alone to resume from, or one that cannot be read or does not fit.
     """
-    content = load_weights(module.net, path, "ckpt_path")
+    content = load_weights(without_own_input(module.net), path, "ckpt_path")
     if is_of_module(content, module):
         return content
     if command == "fit":

@@ -9,15 +9,15 @@ from typing import Any
 import yaml
 from torch import nn
 
-from kd_lightning import data
-from kd_lightning.checkpoints.description import KEY, Description, compare_with_data, describe
+from kd_lightning import data, teachers
+from kd_lightning.checkpoints.description import KEY, Description, compare_with_data, describe, read_description
 from kd_lightning.checkpoints.file import digest_of, read_weights
-from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
+from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.export import ImageClassifier, check_predictor, ours, plain_options, rebuild
 from kd_lightning.reports.results import check_run
-from kd_lightning.teachers import EnsembleTeacher, parts_of
+from kd_lightning.teachers import EnsembleTeacher, OwnInput, load_teacher, prepare_inputs
 
 MAX_CONFIG = 2**20
 """Largest config of a run, in bytes, and in values with aliases followed."""
@@ -93,11 +93,11 @@ def _by_config(file: Path, content: Any, config: Path, option: str) -> Trained:
         raise UserError(f"{option}: the data of {config} has the classes of {file} in another order; the same expected")
 
     def teacher() -> nn.Module:
-        paths = built.model.teacher_ckpt
-        for network, path in [] if paths is None else parts_of(built.model.teacher.network, paths):
-            load_weights(network, resolve_checkpoint(path, "teacher_ckpt"), "teacher_ckpt")
+        for part in load_teacher(built.model.teacher.network, built.model.teacher_ckpt):
+            part.prepare(built.datamodule)
         return built.model.teacher.network
 
+    prepare_inputs(built.model.net, built.datamodule)
     classifier = ImageClassifier(built.model.net, description)
     taught = teacher if hasattr(built.model, "teacher_ckpt") else None
     return Trained(file, content, classifier, description, lambda: built.datamodule, taught)
@@ -112,7 +112,8 @@ def _by_itself(file: Path, content: Any, option: str) -> Trained:
         return _data(config, file)
 
     def teacher() -> nn.Module:
-        return _teacher(_part(model, "teacher"), model["teacher_ckpt"])
+        assert description is not None
+        return _teacher(_part(model, "teacher"), model["teacher_ckpt"], description)
 
     if plain is None and not model:
         raise UserError(f"{option}: {file} does not describe its network: {FROM_PYTHON}")
@@ -128,15 +129,23 @@ def _by_itself(file: Path, content: Any, option: str) -> Trained:
     return Trained(file, content, classifier, description, make_data, teacher if model.get("teacher_ckpt") else None)
 
 
-def _teacher(recorded: dict[str, Any], paths: Any) -> nn.Module:
-    """Build a teacher, or the members of an ensemble, with their weights."""
+def _teacher(recorded: dict[str, Any], paths: Any, shown: Description) -> nn.Module:
+    """Build a teacher, or the members of an ensemble, with their weights, for the images that the student reads."""
     if isinstance(paths, list):
         members = _part(recorded, "init_args").get("members")
         if not isinstance(members, list) or len(members) != len(paths):
             raise UserError(f"teacher_ckpt: {len(paths)} paths found, one for each member of an ensemble expected")
-        return EnsembleTeacher([_teacher(member, path) for member, path in zip(members, paths, strict=True)])
+        return EnsembleTeacher([_teacher(member, path, shown) for member, path in zip(members, paths, strict=True)])
     weights = resolve_checkpoint(str(paths), "teacher_ckpt")
-    return rebuild(recorded, read_weights(weights, "teacher_ckpt"), weights, "teacher_ckpt")
+    content = read_weights(weights, "teacher_ckpt")
+    is_wrapped = ours(recorded.get("class_path"), teachers) is OwnInput
+    inner = _part(_part(recorded, "init_args"), "network") if is_wrapped else recorded
+    network = rebuild(inner, content, weights, "teacher_ckpt")
+    if is_wrapped:
+        network = OwnInput(network, **plain_options(recorded, ["network"]))
+        plain = content.get(KEY) if isinstance(content, dict) else None
+        network.prepare(shown, read_description(plain, f"teacher_ckpt: {weights}"))
+    return network
 
 
 def _config_beside(file: Path, option: str) -> dict[str, Any]:

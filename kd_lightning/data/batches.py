@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd_lightning.batch import UNLABELLED, Batch
 from kd_lightning.data.mixes import Draws, Mix, Mixes
 from kd_lightning.data.sets import ImageSet, StreamedSet, read
 from kd_lightning.data.views import ViewFamily
+from kd_lightning.utils.resize import resize
 
 RESIDENT_BYTES = 2 * 2**30
 """Sets up to this size are copied to the device; larger ones stay memory-mapped."""
@@ -30,13 +30,7 @@ def normalise_and_resize(image: Tensor, scale: Tensor, shift: Tensor, shape: tup
         shift: float (C, 1, 1), see `scale_and_shift`.
         shape: (C, H, W) of the network's input.
     """
-    image = image.float().mul_(scale).add_(shift)
-    if image.shape[1:] == shape:
-        return image
-    # Antialiasing does not change enlarged images, and doubles the time.
-    shrinks = any(target < stored for target, stored in zip(shape, image.shape[1:], strict=True))
-    image = image.contiguous(memory_format=torch.channels_last)
-    return F.interpolate(image, shape[1:], mode="bilinear", antialias=shrinks)
+    return resize(image.float().mul_(scale).add_(shift), shape[1:])
 
 
 def neighbours(images: int, size: int) -> Tensor:

@@ -19,6 +19,9 @@ from kd_lightning.errors import UserError
 OURS, TORCHVISION = "kd_lightning.models.", "torchvision.models."
 """Modules whose networks have an option `weights` for published weights."""
 
+WRAPPED = ("members", "network")
+"""Options of networks that consist of other networks: `EnsembleTeacher` and `OwnInput`, and any of a user's own."""
+
 
 def is_network_factory(value: Any) -> bool:
     """Return whether a function makes networks.
@@ -112,15 +115,19 @@ def _named(class_path: str) -> Any:
 
 
 def _parts(network: Any) -> list[Any]:
-    """Return a network's config in a list, or those of an ensemble's members; empty without a network."""
+    """Return a network's config in a list, or those of the networks inside it; empty without a network."""
     if network is None:
         return []
     if isinstance(network, nn.Module):
         raise UserError(
             f"model: {type(network).__name__} found, an instance; a class or a function that makes it expected"
         )
-    members = _options(network).get("members")
-    return members if isinstance(members, list) else [network]
+    inner = [part for name in WRAPPED for part in _listed(_options(network).get(name)) if hasattr(part, "class_path")]
+    return [part for each in inner for part in _parts(each)] or [network]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def fit_to_classes(model: Any, given: Any, count: Callable[[], int]) -> list[Any]:

@@ -21,6 +21,7 @@ from kd_lightning.modules.hard_loss import HardLoss
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.modules.optimizers import build_optimizer
 from kd_lightning.schedules import CosineDecay
+from kd_lightning.teachers import prepare_inputs
 
 
 class StepOutput(NamedTuple):
@@ -104,6 +105,7 @@ class ClassifierModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Check the networks against the data, and choose how many steps are taken at once."""
         data = data_of(self.trainer)
+        prepare_inputs(self.net, data)
         self.network_check.prepare(data)
         self.check_networks(stage == "fit")
         self.hard_loss.prepare(data, fitting=stage == "fit")

@@ -9,12 +9,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
-from kd_lightning.checkpoints.description import KEY, compare_with_data, listed
-from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
+from kd_lightning.checkpoints.description import describe, listed
 from kd_lightning.errors import UserError
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.sanity import warn_if_at_chance
-from kd_lightning.teachers import FrozenTeacher, LogitCache, parts_of
+from kd_lightning.teachers import FrozenTeacher, LogitCache, OwnInput, TeacherPart, load_teacher, parts_of
 
 
 class StudentModule(ClassifierModule):
@@ -57,8 +56,7 @@ class StudentModule(ClassifierModule):
         self.cache_teacher = cache_teacher
         self.shard_teacher = shard_teacher
         self._architecture = str(teacher)
-        self._teacher_files: list[tuple[Path, Any]] = []  # each with its description
-        self._is_teacher_loaded = teacher_ckpt is None
+        self._teacher_parts: list[TeacherPart] = []  # its networks, once they are loaded
         self._has_teacher = True  # false in a test without the teacher's file, or with a teacher of other data
         self._class_orders: list[list[int] | None] = []
         self._cache: LogitCache | None = None
@@ -66,17 +64,19 @@ class StudentModule(ClassifierModule):
     def setup(self, stage: str) -> None:
         """Load the teacher, and compare student and teacher with the data."""
         self._load_teacher(stage)
+        for part in self._teacher_parts:
+            part.prepare(data_of(self.trainer))
         super().setup(stage)
-        if self._teacher_files and self._is_teacher_loaded:
+        if self._teacher_parts:
             self._match_classes(stage)
-        if self.shard_teacher and self.trainer.world_size > 1 and self._is_teacher_loaded and not self.teacher.sharded:
+        if self.shard_teacher and self.trainer.world_size > 1 and self._teacher_parts and not self.teacher.sharded:
             self.teacher.shard(self.trainer.strategy.root_device)
         self.compile_network(self.teacher.network)
 
     def check_networks(self, fitting: bool) -> None:
         """Check the outputs of student and teacher; see `ClassifierModule`."""
         super().check_networks(fitting)
-        if self._is_teacher_loaded and not self.teacher.sharded:
+        if self._teacher_parts and not self.teacher.sharded:
             self.check_outputs(self.teacher.network, "teacher")
 
     def run_teacher(self, image: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class StudentModule(ClassifierModule):
     def on_fit_start(self) -> None:
         """Compare the teacher with chance, and open the cache of its logits."""
         data, trainer, precision = data_of(self.trainer), self.trainer, self.trainer.precision_plugin
-        name = str(self.teacher_ckpt or f"none (the {type(self.teacher.network).__name__} as it was built)")
+        name = str(self.teacher_ckpt or f"none (the {type(self.teacher.trained_network).__name__} as it was built)")
         # `forward` runs no hooks, which count the teacher's forward passes in training.
         with precision.train_step_context():
             warn_if_at_chance(lambda image: self.teacher.forward(self.as_input(image)), name, trainer)
@@ -135,7 +135,9 @@ class StudentModule(ClassifierModule):
         key = f"{self._architecture} {self.trainer.precision} {self.device.type}"
         if any(self._class_orders):  # cached logits are in the data's order
             key += f" {self._class_orders}"
-        files = [file for file, _ in self._teacher_files]
+        if inputs := [str(part.network) for part in self._teacher_parts if isinstance(part.network, OwnInput)]:
+            key += f" {inputs}"  # with what checkpoints or the data have added
+        files = [part.file for part in self._teacher_parts if part.file]
         return LogitCache.open(
             data_of(self.trainer),
             self.teacher.network,
@@ -148,29 +150,24 @@ class StudentModule(ClassifierModule):
 
     def _load_teacher(self, stage: str) -> None:
         """Load the teacher's weights, once; without its file, warn in a test."""
-        if self._is_teacher_loaded:
+        if self._teacher_parts:
             return
-        assert self.teacher_ckpt is not None
-        parts = parts_of(self.teacher.network, self.teacher_ckpt)
-        missing = [path for _, path in parts if not Path(path).exists()]
+        teacher, paths = self.teacher.network, self.teacher_ckpt
+        missing = [path for _, path in parts_of(teacher, paths) if not Path(path).exists()] if paths else []
         self._has_teacher = stage == "fit" or not missing
         if not self._has_teacher:
             warnings.warn(f"teacher_ckpt: no {missing[0]}; agreement with the teacher is not reported", stacklevel=2)
             return
-        for network, path in parts:
-            file = resolve_checkpoint(path, "teacher_ckpt")
-            content = load_weights(network, file, "teacher_ckpt")
-            self._teacher_files.append((file, content.get(KEY) if isinstance(content, dict) else None))
-        self._is_teacher_loaded = True
+        self._teacher_parts = load_teacher(teacher, paths)
 
     def _match_classes(self, stage: str) -> None:
         """Permute the teacher's classes to the data's order; refuse a teacher of other data, or warn in a test."""
         data = data_of(self.trainer)
+        shown = describe(data)
+        for part in self._teacher_parts if stage == "fit" else ():
+            part.warn_of_input(shown)
         try:
-            orders = [
-                compare_with_data(description, data, f"teacher_ckpt: {file}")
-                for file, description in self._teacher_files
-            ]
+            orders = [part.class_order(shown) for part in self._teacher_parts]
         except UserError as error:
             if stage == "fit":
                 raise
@@ -179,7 +176,7 @@ class StudentModule(ClassifierModule):
             return
         self._has_teacher, self._class_orders = True, orders
         self.teacher.set_class_orders(orders)
-        permuted = [file for order, (file, _) in zip(orders, self._teacher_files, strict=True) if order]
+        permuted = [part.file for order, part in zip(orders, self._teacher_parts, strict=True) if order]
         if permuted and stage == "fit":
             rank_zero_info(
                 f"teacher_ckpt: {permuted[0]} has its classes in another order than the data; its logits are permuted "

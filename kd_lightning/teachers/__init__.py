@@ -1,7 +1,20 @@
-"""Teachers: frozen trained networks, ensembles of them, and a cache of their logits."""
+"""Teachers: frozen trained networks, ensembles, networks with an input of their own, and a cache of logits."""
 
 from kd_lightning.teachers.cache import LogitCache, uses_batch_statistics
 from kd_lightning.teachers.ensemble import EnsembleTeacher, parts_of
 from kd_lightning.teachers.frozen import FrozenTeacher
+from kd_lightning.teachers.loading import TeacherPart, load_teacher
+from kd_lightning.teachers.own_input import OwnInput, prepare_inputs, without_own_input
 
-__all__ = ["EnsembleTeacher", "FrozenTeacher", "LogitCache", "parts_of", "uses_batch_statistics"]
+__all__ = [
+    "EnsembleTeacher",
+    "FrozenTeacher",
+    "LogitCache",
+    "OwnInput",
+    "TeacherPart",
+    "load_teacher",
+    "parts_of",
+    "prepare_inputs",
+    "uses_batch_statistics",
+    "without_own_input",
+]

@@ -64,13 +64,18 @@ class EnsembleTeacher(nn.Module):
         return torch.stack([it.to(torch.promote_types(it.dtype, torch.float32)) for it in logits]).mean(dim=0)
 
 
+def networks_of(teacher: nn.Module) -> list[nn.Module]:
+    """Return the networks of a teacher: an ensemble's members, or itself."""
+    return [*teacher.members] if isinstance(teacher, EnsembleTeacher) else [teacher]
+
+
 def parts_of(teacher: nn.Module, paths: str | Path | Sequence[str | Path]) -> list[tuple[nn.Module, str]]:
-    """Pair the networks of a teacher, an ensemble's members or itself, with the paths of their weights.
+    """Pair the networks of a teacher with the paths of their weights.
 
     Raises:
         UserError: there are more paths than networks, or fewer.
     """
-    networks = [*teacher.members] if isinstance(teacher, EnsembleTeacher) else [teacher]
+    networks = networks_of(teacher)
     listed = [expand(path, "teacher_ckpt") for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if len(listed) != len(networks):
         whose = "the ensemble's members" if isinstance(teacher, EnsembleTeacher) else type(teacher).__name__

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from kd_lightning.errors import UserError
 from kd_lightning.teachers.ensemble import EnsembleTeacher, as_index, in_class_order
+from kd_lightning.teachers.own_input import without_own_input
 
 
 class FrozenTeacher(nn.Module):
@@ -38,6 +39,11 @@ class FrozenTeacher(nn.Module):
             raise UserError(f"teacher: {type(network).__name__} found, a network (nn.Module) expected")
         object.__setattr__(self, "network", network.eval().requires_grad_(False))
         self.register_buffer("class_order", None, persistent=False)
+
+    @property
+    def trained_network(self) -> nn.Module:
+        """The network that a file's weights belong to: `network`, or what is inside its `OwnInput`."""
+        return without_own_input(self.network)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.network._apply(fn, recurse)
