@@ -70,7 +70,7 @@ class TeacherPart(NamedTuple):
         if found := differences(published, shown):
             rank_zero_warn(
                 f"teacher: the published weights of {type(self.network).__name__} read {' and '.join(found)}; unless "
-                f"they were trained again on images like the data's,{REMEDY[:-1]}"
+                "they were trained again on images like the data's, wrap the network in kd_lightning.OwnInput"
             )
 
 

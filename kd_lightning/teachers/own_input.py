@@ -87,7 +87,9 @@ class OwnInput(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size and (image_size[0], image_size[1])
+        size = (
+            (image_size, image_size) if isinstance(image_size, int) else image_size and (image_size[0], image_size[1])
+        )
         if size and min(size) < 1:
             raise UserError(f"image_size: {image_size} found, at least 1 pixel expected")
         if (mean is None) != (std is None):

@@ -1,0 +1,39 @@
+"""Run the code of docs/teachers.md."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torchvision.models import mobilenet_v3_small
+
+from kd_lightning.cli import lightning
+from tests.test_shown_code import block, images
+
+PAGE = "docs/teachers.md"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kd-lightning"])
+    images(".", ("train/ant", "train/bee", "test/ant", "test/bee"), 2, 32)
+
+
+def student_of(first: str, **options: Any) -> Any:
+    """Train LightNN for one step on a folder of images, with the teacher of the block that begins with a line."""
+    net = {"class_path": "kd_lightning.LightNN"}
+    shown = yaml.safe_load(block(PAGE, first))
+    model = {"class_path": "kd_lightning.DistillModule", "init_args": {"net": net, **shown, **options}}
+    data = {"class_path": "kd_lightning.ImageFolderDataModule", "init_args": {"root": ".", "image_size": 32}}
+    trainer = {"logger": False, "max_epochs": 1, "enable_model_summary": False, "limit_train_batches": 1}
+    Path("student.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer}))
+    return lightning.main(["fit", "--config=student.yaml"]).model
+
+
+def test_a_teacher_of_another_input_is_built_as_shown() -> None:
+    torch.save(mobilenet_v3_small(num_classes=2).state_dict(), "teacher.pth")
+    teacher = student_of("# a teacher for images of 224 pixels").teacher.network
+    assert teacher.convert(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 224, 224)
