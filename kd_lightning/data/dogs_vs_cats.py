@@ -29,7 +29,8 @@ BASE_BYTES, MAX_GROWTH = 2**26, 8
 class DogsVsCatsDataModule(ImageFolderDataModule):
     """About 25,000 photographs in one flat folder: `train/cat.0.jpg`, …, `train/dog.12499.jpg`.
 
-    Kaggle's own test images have no labels; the labelled ones are split, by default 0.7 / 0.2 / 0.1 as in the source.
+    Kaggle's own test images have no labels (`unlabelled: data/dogs-vs-cats/test1` distils on them too); the labelled
+    ones are split, by default 0.7 / 0.2 / 0.1 as in the source.
 
     Args:
         root: folder of `train/`, or of Kaggle's `dogs-vs-cats.zip` or `train.zip`, which is unpacked there.

@@ -25,6 +25,9 @@ from kd_lightning.utils.download import short_timeout
 USUAL = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}
 """torchvision's values of `split`, by part; the first that a dataset accepts is used."""
 
+RESERVED = {"root", "train", "download", "loader", "transform", "target_transform", "transforms"}
+"""Arguments of datasets that the data module has options for, or sets itself."""
+
 
 class TorchvisionSource:
     """A classification dataset of torchvision: a class that yields images with class numbers.
@@ -56,6 +59,8 @@ class TorchvisionSource:
         self.root = Path(root)
         self.title = title or dataset
         self._arguments = dict(arguments or {})
+        if own := sorted(RESERVED & self._arguments.keys()):
+            raise UserError(f"dataset_kwargs: {', '.join(own)} found, which the data module sets itself")
         self._expected = [self.root / name for name in files]
         self._needed = needed
         self._accepted = _arguments_of(self.kind)

@@ -163,3 +163,19 @@ def test_what_a_killed_unpacking_left_is_removed_by_the_next(tmp_path: Path, inn
 def test_its_classes_are_two_and_none_is_left_out(flat: Path) -> None:
     with pytest.raises(UserError, match="leave_out_classes: found, but DogsVsCatsDataModule has a fixed list"):
         DogsVsCatsDataModule(str(flat), leave_out_classes=["cat"])
+
+
+def test_kaggle_s_own_test_images_are_unlabelled(flat: Path) -> None:
+    (flat / "test1").mkdir()
+    for i in range(3):
+        (flat / "test1" / f"{i}.jpg").write_bytes(photograph(250))
+    data = DogsVsCatsDataModule(str(flat), image_size=8, unlabelled=str(flat / "test1"))
+    data.prepare_data()
+    data.setup("fit")
+    assert data.make_batch(data.train_positions).label.add(1).bincount().tolist() == [3, 7, 7]
+
+
+@pytest.mark.parametrize("option", ["classes", "leave_out_classes"])
+def test_the_classes_are_fixed(flat: Path, option: str) -> None:
+    with pytest.raises(UserError, match=f"{option}: found, but DogsVsCatsDataModule has a fixed list of classes"):
+        DogsVsCatsDataModule(str(flat), **{option: ["cat", "dog"]})

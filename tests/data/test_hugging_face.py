@@ -136,6 +136,13 @@ def test_labels_that_are_missing_mark_unlabelled_images_and_no_test_set(caplog: 
     assert "data: no test part found: a test measures the images of val/" in caplog.text
 
 
+def test_unlabelled_files_come_beside_rows() -> None:
+    write_parquet(Path("data"), train=table(6), test=table(3, 1))
+    write_tree(Path("more"), 1)
+    data = set_up("data", "fit", unlabelled="more")
+    assert data.make_batch(data.train_positions).label.add(1).bincount().tolist() == [3, 2, 2, 2]
+
+
 def test_a_damaged_row_is_named() -> None:
     rows = {"image": [png((0, 0, 0)), {"bytes": b"none", "path": None}, png((1, 1, 1))], "label": [0, 1, 1]}
     kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -389,6 +390,11 @@ def test_files_are_streamed_above_the_limit_of_the_cache(tmp_path: Path, monkeyp
         ("FakeData", {}, "dataset: FakeData found, which has no root folder"),
         ("EMNIST", {}, "dataset_kwargs: EMNIST: .* missing 1 required positional argument: 'split'"),
         ("EMNIST", {"dataset_kwargs": {"split": "words"}}, "dataset_kwargs: EMNIST: Unknown value 'words'"),
+        (
+            "FashionMNIST",
+            {"dataset_kwargs": {"train": False}},
+            "dataset_kwargs: train found, which the data module sets",
+        ),
         ("FashionMNIST", {"val_split": "val"}, "val_split: val found, but torchvision's FashionMNIST has a training"),
         ("SVHN", {"dataset_kwargs": {"split": "extra"}}, "dataset_kwargs: split found; use train_split"),
         (
@@ -406,6 +412,57 @@ def test_what_cannot_be_read_is_one_line(name: str, options: dict[str, Any], exp
     assert "\n" not in str(caught.value)
     message = str(caught.value).replace(str(tmp_path), "ROOT")
     assert re.search(expected, message), message
+
+
+def test_validation_images_are_tested_if_there_are_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    imagenette(tmp_path, monkeypatch)
+    data = set_up("Imagenette", tmp_path, val_size=2)
+    assert list(data.class_names) == ["tench", "English springer", "cassette player", "chain saw"]  # first synonyms
+    counts = [len(data.train_positions), len(data.val_positions), data.test_count]
+    assert (counts, data.test_part) == ([COUNT - 2, 2, COUNT], "val")
+    assert "no test part found: a test measures the images of val/" in caplog.text
+
+
+def test_stl10_s_unlabelled_images_are_trained_on_without_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stl10(tmp_path, monkeypatch)
+    data = set_up("STL10", tmp_path, "fit", train_split="train+unlabeled", val_size=4)
+    assert data.make_batch(data.train_positions).label.add(1).bincount().tolist() == [COUNT, 1, 1, 1, 1]
+    assert data.make_batch(data.val_positions).label.bincount().tolist() == [1, 1, 1, 1]
+
+
+def test_unlabelled_images_of_a_folder_come_beside_a_dataset_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    food101(tmp_path, monkeypatch)
+    for i in range(3):
+        picture(tmp_path / "more" / f"{i}.png", i)
+    data = set_up("Food101", tmp_path, "fit", unlabelled=str(tmp_path / "more"))
+    assert data.make_batch(data.train_positions).label.add(1).bincount().tolist() == [3, 2, 2, 2, 2]
+    write_mnist(tmp_path)
+    with pytest.raises(UserError, match="unlabelled: found, but MNIST has arrays; only images of files can be added"):
+        TorchvisionDataModule("MNIST", str(tmp_path), unlabelled=str(tmp_path / "more"))
+
+
+def test_missing_files_are_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar100(tmp_path / "made", monkeypatch)
+    archive = shutil.make_archive(str(tmp_path / "served"), "gztar", tmp_path / "made")
+    monkeypatch.setattr(CIFAR100, "tgz_md5", md5(Path(archive)))
+    downloaded = []
+
+    def download(url: str, file: str) -> None:
+        downloaded.append(url)
+        shutil.copy(archive, file)
+
+    monkeypatch.setattr(torchvision_utils, "_get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", download)
+    data = TorchvisionDataModule("CIFAR100", str(tmp_path / "root"))
+    assert list(data.class_names) == ["apple", "fish", "baby", "bear"]
+    data.prepare_data()
+    assert downloaded == ["https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"]
 
 
 def test_arrays_refuse_another_stored_size(tmp_path: Path) -> None:
