@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
 from kd_lightning.data.decode import Decoder, ImageItem
@@ -21,7 +20,7 @@ from kd_lightning.data.image_files import WHOLE, WITHOUT_LABELS, ImageFiles, Lab
 from kd_lightning.data.module import ClassificationDataModule
 from kd_lightning.data.sets import ImageSet, StreamedSet
 from kd_lightning.errors import UserError
-from kd_lightning.utils.paths import expand
+from kd_lightning.utils.paths import expand, user_cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -266,26 +265,11 @@ class DecodedDataModule(ClassificationDataModule):
     def _cache_folder(self) -> Path:
         # Several datasets may share a cache folder.
         own = hashlib.sha256(self.cache_key()).hexdigest()[:16]
-        return (Path(self.cache_dir) if self.cache_dir else user_cache_folder()) / own
+        return (Path(self.cache_dir) if self.cache_dir else user_cache_folder("cache_dir")) / own
 
     def cache_key(self) -> bytes:
         """Return what tells this dataset's caches from others': where its files are."""
         return b"\0".join(os.fsencode(root.resolve()) for root in self.roots)
-
-
-def user_cache_folder() -> Path:
-    """Return the user's cache folder, such as `~/.cache/kd_lightning`.
-
-    Raises:
-        UserError: the user has no home folder.
-    """
-    try:
-        folder = user_cache_path("kd_lightning", appauthor=False)
-    except RuntimeError:  # newer versions of platformdirs; older ones return a path that begins with ~
-        folder = Path()
-    if not folder.is_absolute():
-        raise UserError("cache_dir: no home folder found for decoded images; name a folder with --data.cache_dir")
-    return folder
 
 
 def _paths(given: str | Sequence[str], option: str) -> list[Path]:

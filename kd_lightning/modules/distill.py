@@ -50,7 +50,7 @@ class DistillModule(StudentModule):
         teacher: the teacher's network, built like `net`; its weights come from `teacher_ckpt`.
         teacher_ckpt: a checkpoint of this package, a run folder (its best checkpoint, else its last), or a state dict
             of the network as `.pt`, `.pth` or `.safetensors`; for an `EnsembleTeacher` a list, one for each member.
-            None: the network is used with the weights that it has.
+            None: the network is used as it was built; then its logits are cached in the user's cache folder.
         temperature: T of the soft loss, above 0.
         hard_weight: factor on the cross-entropy with the label, at least 0.
         soft_weight: factor on the soft loss, at least 0.

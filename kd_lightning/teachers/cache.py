@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kd_lightning.checkpoints.file import digest_of
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.teachers.cache_file import cache_file, remove_outdated
+from kd_lightning.teachers.cache_file import cache_file, mark_used, remove_outdated, user_cache_file
 from kd_lightning.utils.atomic_write import atomic_write
 from kd_lightning.utils.progress import progress_bar
 
@@ -91,7 +91,8 @@ class LogitCache:
         Args:
             data: the run's data module.
             network: the teacher.
-            files: the teacher's weights; the cache is saved beside the first one, and nowhere if there are none.
+            files: the teacher's weights; the cache is saved beside the first one, or, if there are none, in the user's
+                cache folder under a digest of the network's weights.
             key: what else the logits depend on, such as the precision.
             device: where the cache lies.
             required: True: the cache must be exact, whatever its size; None: create it where it is exact and takes at
@@ -113,7 +114,7 @@ class LogitCache:
             return None
         # The file's name has the digest of the first file of weights; the others belong to the key.
         key = " ".join([digest, key, *map(digest_of, files[1:])])
-        file = cache_file(files[0], key) if files else None
+        file = cache_file(files[0], key) if files else user_cache_file(network, key)
         cache = cls(data.train_positions, *_size(data), device, file)
         if file:
             cache.load()
@@ -186,6 +187,7 @@ class LogitCache:
         """Load the file; warn if it is damaged or of another cache. All processes of a run call this."""
         if saved := self._read():
             self._rows[saved[0]] = saved[1]
+            mark_used(self.file)
             self._is_from_file = True
         self._merge()
         self._compare_next, self._has_new = True, False

@@ -2,8 +2,14 @@
 
 import os
 import re
+from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from kd_lightning.errors import UserError
+
+CACHE_VARIABLE = "KD_LIGHTNING_CACHE"
+"""Environment variable with a cache folder in place of the user's default one."""
 
 VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})")
 
@@ -27,3 +33,25 @@ def expand(path: str | os.PathLike[str], option: str) -> str:
         if expanded.startswith("~"):
             raise UserError(f"{option}: {text} found, but {user} has no home folder; a file of that name is ./{text}")
     return expanded
+
+
+def user_cache_folder(option: str) -> Path:
+    """Return the folder for caches: `$KD_LIGHTNING_CACHE`, or the user's, such as `~/.cache/kd_lightning`.
+
+    Args:
+        option: what is cached there, for errors.
+
+    Raises:
+        UserError: the user has no home folder.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(expand(chosen, CACHE_VARIABLE)).absolute()
+    try:
+        folder = user_cache_path("kd_lightning", appauthor=False)
+    except RuntimeError:  # newer versions of platformdirs; older ones return a path that begins with ~
+        folder = Path()
+    if not folder.is_absolute():
+        raise UserError(
+            f"{option}: no home folder found for its files; name one in {CACHE_VARIABLE} or --data.cache_dir"
+        )
+    return folder

@@ -37,3 +37,27 @@ def test_a_teacher_of_another_input_is_built_as_shown() -> None:
     torch.save(mobilenet_v3_small(num_classes=2).state_dict(), "teacher.pth")
     teacher = student_of("# a teacher for images of 224 pixels").teacher.network
     assert teacher.convert(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 224, 224)
+
+
+MINE = """
+import torch
+
+def teacher(num_classes=10):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, num_classes))
+    torch.nn.init.constant_(network[1].weight, {weight})
+    return network
+"""
+
+
+def test_a_teacher_as_it_was_built_is_cached_under_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setenv("KD_LIGHTNING_CACHE", "caches")
+    kept = []
+    for weight in (0.25, 0.25, 0.125):
+        Path("mine.py").write_text(MINE.format(weight=weight))
+        module = student_of("# a teacher with the weights that its function loads", cache_teacher="all")
+        sys.modules.pop("mine")
+        kept.append([*Path("caches/teacher_logits").glob("Sequential.logits-*")])
+        (figures,) = module.trainer.test(module, module.trainer.datamodule, verbose=False)
+        assert "test/agreement" in figures
+    assert [len(files) for files in kept] == [1, 1, 2]
