@@ -69,6 +69,7 @@ class TorchvisionSource:
         self.parts = self._find_parts(splits or {})
         self._opened: dict[str, Any] = {}
         self._in_memory: dict[str, ImageSet | None] = {}
+        self._labelled: dict[str, Labelled] = {}
 
     def prepare(self) -> None:
         """Download the files that are missing."""
@@ -102,8 +103,12 @@ class TorchvisionSource:
 
     def labelled(self, part: str) -> Labelled:
         """List the files of a part with their class numbers; for arrays, their positions."""
-        found = self._arrays(part)
-        return [*enumerate(found.label.tolist())] if found else list_files(self.open(part), self.title)
+        if part not in self._labelled:
+            found = self._arrays(part)
+            self._labelled[part] = (
+                [*enumerate(found.label.tolist())] if found else list_files(self.open(part), self.title)
+            )
+        return self._labelled[part]
 
     @cached_property
     def class_names(self) -> list[str]:
