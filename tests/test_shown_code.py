@@ -70,6 +70,7 @@ HERE = (
     ("docs/extend.md", "# plain data"),
     ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18, in_chans: 1}}"),
     ("docs/export.md", "from kd_lightning.export import describe, export_network"),
+    ("docs/command_line.md", "# training.yaml: kd-lightning fit --config digits/teacher --config training.yaml"),
     *(
         (
             "docs/augmentation.md",
@@ -233,6 +234,20 @@ def test_a_config_is_run_by_the_command_in_its_first_line(page: str, first: str)
     file, _, command = first.removeprefix("# ").partition(": ")
     Path(file).write_text(block(page, first))
     run(command)
+
+
+def test_callbacks_and_schedules_have_the_short_names_that_are_shown() -> None:
+    page, first = (
+        "docs/command_line.md",
+        "# training.yaml: kd-lightning fit --config digits/teacher --config training.yaml",
+    )
+    Path("training.yaml").write_text(block(page, first))
+    run(first.partition(": ")[2])
+    trained = build(["fit", "--config=digits/teacher", "--config=training.yaml"])
+    kinds = {type(callback).__name__ for callback in trained.trainer.callbacks}
+    assert {"EarlyStopping", "EMAWeightAveraging"} <= kinds
+    config = yaml.safe_load(Path("lightning_logs/digits/teacher/seed_0/config.yaml").read_text())
+    assert config["model"]["init_args"]["lr_scheduler"]["init_args"]["warmup"] == 0.1
 
 
 def test_the_trainer_s_commands_are_run_as_shown() -> None:

@@ -1,10 +1,12 @@
 """Lightning's callbacks that a training from the command line refuses, each with the reason."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
+    BatchSizeFinder,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
@@ -16,12 +18,13 @@ from kd_lightning.callbacks.last_checkpoint import LastCheckpoint
 from kd_lightning.errors import UserError
 
 
-def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, resumes: bool) -> None:
+def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, data: Any, resumes: bool) -> None:
     """Refuse callbacks that would have no effect or overwrite the files of others, before a training begins.
 
     Args:
         callbacks: the callbacks of the training.
         module: the module to train.
+        data: its data module.
         resumes: whether the training resumes from a checkpoint.
 
     Raises:
@@ -38,9 +41,15 @@ def check_callbacks(callbacks: Sequence[Callback], module: LightningModule, resu
             names = (callback._attr_name, "lr", "learning_rate")
             if not any(attribute and hasattr(module, attribute) for attribute in names):
                 raise UserError(
-                    "callbacks: LearningRateFinder found, which sets the attribute `lr` of a module, and "
+                    "trainer.callbacks: LearningRateFinder found, which sets the attribute `lr` of a module, and "
                     f"{type(module).__name__} has none; compare rates with --model.optimizer.lr"
                 )
+        if isinstance(callback, BatchSizeFinder) and hasattr(data, "check_resumable"):
+            raise UserError(
+                f"trainer.callbacks: {name} found, none expected: its trials step the schedule of the training that "
+                "they precede, and its place in the epoch is counted in batches of one size; try sizes with "
+                "--data.batch_size N --trainer.max_steps 20"
+            )
         if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
             lacking = f"{type(module).__name__} has no backbone"
             raise UserError(f"trainer.callbacks: {name} found, a BaseFinetuning of your own expected: {lacking}")

@@ -152,7 +152,7 @@ class _CLI(LightningCLI):
         callbacks = add_default_callbacks(str(self.subcommand), options, config)
         kwargs["enable_progress_bar"] = add_progress_bar(callbacks, config)
         if self.subcommand == "fit":
-            check_callbacks(callbacks, self.model, resumes=bool(options.get("ckpt_path")))
+            check_callbacks(callbacks, self.model, self.datamodule, resumes=bool(options.get("ckpt_path")))
         try:
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except TypeError as error:

@@ -2,14 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BaseFinetuning
 
 from kd_lightning.__main__ import main
+from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.cli import lightning
+from kd_lightning.reports.results import read_results
 from tests.callbacks.test_last_checkpoint import LAST, fit
 
 
@@ -78,6 +81,38 @@ def test_averages_are_tested_behind_their_training_and_later() -> None:
         assert_same(done.model.state_dict(), averages)
 
 
+class Watch(Callback):
+    """Notes the weights after each step."""
+
+    seen: ClassVar[list[Any]] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        self.seen.append({name: weight.detach().clone() for name, weight in module.net.state_dict().items()})
+
+
+@pytest.mark.slow
+def test_exponential_averages_are_what_is_tested_and_exported() -> None:
+    Watch.seen = []
+    watch = "--trainer.callbacks+=tests.callbacks.test_unsupported.Watch"
+    trained = fit(watch, *SUPPORTED["exponential averages"], "--data.val_size=0", "--trainer.max_epochs=2")
+    expected, *later = Watch.seen  # the first update copies the weights
+    for weights in later:
+        expected = {name: 0.9 * average + 0.1 * weights[name] for name, average in expected.items()}
+    for name, tensor in kept().items():
+        assert torch.allclose(tensor, expected[name.removeprefix("net.")], atol=1e-6)
+        assert not torch.allclose(tensor, Watch.seen[-1][name.removeprefix("net.")], atol=1e-6)
+    run = LAST.parents[1]
+    assert main(["test", f"--config={run}/config.yaml", "--verbose=false"]) == 0
+    results = read_results(run)
+    assert results["measured_on"]["weights"] == weights_digest(trained.model.net)
+    assert main(["export", str(run), "--format=torch"]) == 0
+    exported = torch.export.load(run / "export/model.pt2").state_dict
+    for average in expected.values():
+        same_shape = [tensor for tensor in exported.values() if tensor.shape == average.shape]
+        assert any(torch.allclose(tensor, average, atol=1e-6) for tensor in same_shape)
+    assert read_results(run)["export"]["forms"]["model.pt2"]["errors"] == results["test"]["errors"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -90,11 +125,19 @@ def test_averages_are_tested_behind_their_training_and_later() -> None:
             "trainer.callbacks: BackboneFinetuning found, a BaseFinetuning of your own expected",
         ),
         (
+            given("LearningRateFinder"),
+            "trainer.callbacks: LearningRateFinder found, which sets the attribute `lr` of a module, and TeacherModule",
+        ),
+        (
+            given("BatchSizeFinder"),
+            "trainer.callbacks: BatchSizeFinder found, none expected: its trials step the schedule of the training",
+        ),
+        (
             [*PRUNING, f"--ckpt_path={LAST}"],
             "trainer.callbacks: ModelPruning found, none expected with --ckpt_path: a checkpoint does not",
         ),
     ],
-    ids=["swa", "backbone", "pruning resumed"],
+    ids=["swa", "backbone", "rate", "batch size", "pruning resumed"],
 )
 def test_what_is_not_supported_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     fit("--trainer.max_epochs=1")
