@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 

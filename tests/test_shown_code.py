@@ -68,7 +68,7 @@ HERE = (
     ("docs/extend.md", "# mine.py"),
     ("docs/extend.md", "class MyDataModule(kd_lightning.ClassificationDataModule):"),
     ("docs/extend.md", "# plain data"),
-    ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18, in_chans: 1}}"),
+    ("docs/extend.md", "net: {class_path: timm.create_model, init_args: {model_name: resnet18}}"),
     ("docs/export.md", "from kd_lightning.export import describe, export_network"),
     ("docs/command_line.md", "# training.yaml: kd-lightning fit --config digits/teacher --config training.yaml"),
     *(

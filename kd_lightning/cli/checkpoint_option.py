@@ -8,7 +8,6 @@ from kd_lightning.checkpoints.description import KEY
 from kd_lightning.checkpoints.weights import is_of_module, load_weights, resolve_checkpoint
 from kd_lightning.cli.run_config import named_run, saved_run, stay_in
 from kd_lightning.errors import UserError
-from kd_lightning.models.config import leave_out_weights
 from kd_lightning.modules.resuming import KEY as TRAINING
 from kd_lightning.teachers import without_own_input
 
@@ -36,7 +35,6 @@ def choose_checkpoint(config: Any, command: str) -> None:
         config["ckpt_path"] = str(file)
         if run and run.resolve() in file.resolve().parents:
             stay_in(config.trainer, run)
-        leave_out_weights((config.model.get("init_args") or {}).get("net"))
 
 
 def check_checkpoint(path: Path, module: Any, command: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from kd_lightning.callbacks import ResultsWriter
+from kd_lightning.callbacks.results import RESUME_WORDS
 from kd_lightning.callbacks.unsupported import check_callbacks
 from kd_lightning.checkpoints.io import AtomicCheckpointIO
 from kd_lightning.cli.checkpoint_option import check_checkpoint, check_resumable, choose_checkpoint
@@ -24,7 +25,8 @@ from kd_lightning.cli.option_parser import OptionParser
 from kd_lightning.cli.quiet import report_full_disk_once, silence_needless_warnings
 from kd_lightning.cli.run_config import SaveTrainingConfig, expand_paths, prepare_loggers
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.models.config import fit_to_classes, leave_out_classes, leave_out_weights, without_classes
+from kd_lightning.models.building import explain, without_published_weights, without_rejected
+from kd_lightning.models.from_data import Tried, fit_to_data, leave_out_determined
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.utils.cpu import configure_cpu
 from kd_lightning.utils.run_folder import folder_of, has_own_folder, leading_logger, run_folder
@@ -102,9 +104,6 @@ class _CLI(LightningCLI):
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.matmul_precision)
-        options = config.model.get("init_args") or {}
-        if options.get("teacher_ckpt") is not None:
-            leave_out_weights(options.get("teacher"))  # loaded from the file
         choose_checkpoint(config, str(self.subcommand))
 
     def instantiate_classes(self) -> None:
@@ -112,11 +111,11 @@ class _CLI(LightningCLI):
         config = self.config[self.subcommand]
         try:
             given = self._given[self.subcommand].get("model")
-            tried = fit_to_classes(
-                config.model, given, lambda: getattr(build_data(config.data.as_dict()), "num_classes", 0)
-            )
-            self._instantiate(tried)
+            tried = fit_to_data(config.model, given, lambda: build_data(config.data.as_dict()))
+            with without_published_weights(_loaded_from_files(config)):
+                self._instantiate(tried)
         except Exception as error:
+            explain(config.model, error)
             if not isinstance(error, ValueError) and not is_option_error(error):
                 raise
             raise UserError(shorten(str(root_cause(error)))) from error
@@ -135,12 +134,12 @@ class _CLI(LightningCLI):
         self._seed_is_chosen = type(self.config[self.subcommand].seed_everything) is int
         super()._set_seed()
 
-    def _instantiate(self, tried: list[Any]) -> None:
-        """Instantiate everything; if a network rejects the `num_classes` of the data, try again without it."""
+    def _instantiate(self, tried: Tried) -> None:
+        """Instantiate everything; if a network rejects an option that the data determines, try again without it."""
         try:
             super().instantiate_classes()
         except Exception as error:
-            if not without_classes(tried, error):
+            if not without_rejected(tried, error):
                 raise
             self._instantiate(tried)
 
@@ -200,10 +199,17 @@ class _Parsed(_Built):
 
     def before_instantiate_classes(self) -> None:
         prepare_loggers(self.config[self.subcommand].trainer)
-        leave_out_classes(self.config[self.subcommand].model, self._given[self.subcommand].get("model"))
+        leave_out_determined(self.config[self.subcommand].model, self._given[self.subcommand].get("model"))
 
     def instantiate_classes(self) -> None:
         pass
+
+
+def _loaded_from_files(config: Any) -> list[Any]:
+    """Return the networks of a config whose weights are loaded from files that other options name."""
+    options = config.model.get("init_args") or {}
+    files = {"net": config.get("ckpt_path"), "teacher": options.get("teacher_ckpt")}
+    return [options.get(role) for role, file in files.items() if file is not None and file not in RESUME_WORDS]
 
 
 def build_data(config: dict[str, Any]) -> Any:

@@ -15,10 +15,14 @@ from torchvision.models import get_model_builder, list_models
 from kd_lightning import models
 from kd_lightning.checkpoints.weights import fitting_weights
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.models.config import TORCHVISION
+from kd_lightning.models.config import TIMM, TORCHVISION
+from kd_lightning.utils.extras import need_package
 
 PUBLISHED = ("weights", "pretrained", "weights_backbone")
 """Options that would download weights, which the file's weights replace."""
+
+TIMM_SOURCES = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+"""Further options of timm that name files and addresses of published weights."""
 
 TRUSTED = "where you trust it, name its config: --config FILE"
 """Advice for a file that names what is not allowed."""
@@ -33,8 +37,9 @@ MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.ra
 def rebuild(recorded: Any, content: Any, file: Path, option: str) -> nn.Module:
     """Build the network that a file describes, and load the file's weights.
 
-    Only networks of `kd_lightning.models` and classification networks of `torchvision.models` are built, from numbers,
-    strings and lists of them: nothing that a file names is imported, and no string becomes a function.
+    Only networks of `kd_lightning.models`, classification networks of `torchvision.models` and networks of timm's own
+    list are built, from numbers, strings and lists of them: nothing that a file names is imported, and no string
+    becomes a function.
 
     Args:
         recorded: {"class_path", "init_args", "dict_kwargs"}, as in a config.
@@ -47,11 +52,11 @@ def rebuild(recorded: Any, content: Any, file: Path, option: str) -> nn.Module:
     """
     recorded = recorded if isinstance(recorded, dict) else {}
     class_path = recorded.get("class_path")
-    make = _maker(class_path)
+    make = _maker(recorded)
     if make is None:
         raise UserError(
-            f"{option}: the network of {file} is {class_path}, and a file may name those of kd_lightning.models and "
-            f"torchvision.models alone that classify images; {TRUSTED}"
+            f"{option}: the network of {file} is {class_path}, and a file may name those of kd_lightning.models, "
+            f"torchvision.models and timm alone that classify images; {TRUSTED}"
         )
     options = _options(make, recorded, f"{option}: {class_path} of {file}")
     try:
@@ -89,9 +94,12 @@ def plain_options(recorded: dict[str, Any], left_out: Sequence[str]) -> dict[str
     return options
 
 
-def _maker(class_path: Any) -> Callable[..., nn.Module] | None:
+def _maker(recorded: dict[str, Any]) -> Callable[..., nn.Module] | None:
     """Return the class or factory of a network by its class path, else None."""
+    class_path = recorded.get("class_path")
     module, _, name = str(class_path).rpartition(".")
+    if f"{module}.".startswith(TIMM):
+        return _maker_of_timm(module, name, recorded)
     if not f"{module}.".startswith(TORCHVISION):
         return ours(class_path, models)
     found = getattr(torchvision.models, name, None)
@@ -102,13 +110,29 @@ def _maker(class_path: Any) -> Callable[..., nn.Module] | None:
     return found if f"{module}." == TORCHVISION or module == found.__module__ else None
 
 
+def _maker_of_timm(module: str, name: str, recorded: dict[str, Any]) -> Callable[..., nn.Module] | None:
+    """Return the function of a network that timm lists: not one of the hub or of a folder, which would be read."""
+    need_package("timm")
+    import timm
+
+    modules = ("timm", "timm.models", timm.create_model.__module__)
+    is_named = name == timm.create_model.__name__ and module in modules
+    if is_named:
+        name = str(plain_options(recorded, ()).get("model_name")).partition(".")[0]  # without the name of weights
+    make = timm.models.model_entrypoint(name) if timm.is_model(name) else None
+    return make if make is None or is_named or module in (*modules, make.__module__) else None
+
+
 def _options(make: Callable[..., nn.Module], recorded: dict[str, Any], what: str) -> dict[str, Any]:
     """Return the options of a network.
 
     Raises:
         UserError: one of them names code.
     """
-    options = plain_options(recorded, PUBLISHED)
+    is_timm = make.__module__.startswith(TIMM)
+    options = plain_options(recorded, (*PUBLISHED, *(("model_name", *TIMM_SOURCES) if is_timm else ())))
+    if is_timm:  # as `timm.create_model` does
+        options = {name: value for name, value in options.items() if value is not None}
     parameters = inspect.signature(make).parameters
     for name in {*options} & {*parameters}:
         parameter = parameters[name]

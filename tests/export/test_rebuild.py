@@ -75,7 +75,7 @@ def test_a_network_that_counts_while_it_is_made_is_made_too() -> None:
     ],
 )
 def test_a_file_names_networks_of_two_packages_alone(class_path: Any) -> None:
-    with pytest.raises(UserError, match=r"may name those of kd_lightning\.models and torchvision.models alone"):
+    with pytest.raises(UserError, match=r"may name those of kd_lightning\.models, torchvision.models and timm alone"):
         rebuild(recorded(class_path, command="touch ran"), {}, FILE, "model")
     assert not Path("ran").exists()
 
@@ -146,7 +146,7 @@ def test_networks_of_torchvision_are_made_by_class_and_by_the_module_that_define
         (recorded("torchvision.models.VGG", features="os.system"), "features found to be os.system, which is code"),
         (
             recorded("torchvision.models.detection.FasterRCNN"),
-            "of kd_lightning.models and torchvision.models alone that",
+            "of kd_lightning.models, torchvision.models and timm alone that",
         ),
     ],
 )
