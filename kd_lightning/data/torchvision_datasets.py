@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_lightning.batch import UNLABELLED
 from kd_lightning.data.decoded import DecodedDataModule
 from kd_lightning.data.image_files import WHOLE, Labelled
 from kd_lightning.data.module import ClassificationDataModule
@@ -47,7 +48,8 @@ class TorchvisionDataModule(DecodedDataModule):
             three for files.
         train_split: torchvision's `split` of the training images, such as `trainval`; by default `train`.
         val_split: that of the validation images; by default `val` or `valid`, unless they are part of `train_split`.
-        test_split: that of the test images; by default `test`.
+        test_split: that of the test images; by default `test`, or the validation split if there is none, or none with
+            labels, which a line says.
         dataset_kwargs: further arguments of the class, such as `{split: letters}` for EMNIST.
         mean: subtracted from pixels in [0, 1]; by default ImageNet's, and for grey images 0.449.
         std: divisor after that; by default ImageNet's, and for grey images 0.226.
@@ -73,6 +75,7 @@ class TorchvisionDataModule(DecodedDataModule):
         std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        self._finds_test = test_split is None
         splits = {"train": train_split, "val": val_split, "test": test_split}
         self._source = TorchvisionSource(dataset, expand(root, "root"), splits, dataset_kwargs)
         shape = self._source.array_shape
@@ -100,7 +103,10 @@ class TorchvisionDataModule(DecodedDataModule):
 
     def find(self) -> dict[str, Labelled]:
         """List the files with their class numbers, by part; for arrays, their numbers."""
-        return {part: self._source.labelled(part) for part in self._source.parts}
+        found = {part: self._source.labelled(part) for part in self._source.parts}
+        if self._finds_test and all(label == UNLABELLED for _, label in found.get("test", ())):
+            found.pop("test", None)  # its labels are not published
+        return found
 
     @property
     def fingerprint(self) -> str:

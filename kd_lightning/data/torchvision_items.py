@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kd_lightning.batch import UNLABELLED
 from kd_lightning.data.image_files import Labelled
 from kd_lightning.data.sets import ImageSet
 from kd_lightning.errors import UserError
@@ -88,16 +89,16 @@ def _listed(dataset: Any) -> list[Any] | None:
 
 
 def _pair(item: Any, title: str) -> tuple[Any, int]:
-    """Return an item's image or file, and the number of its class."""
-    if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], (int, np.integer)):
-        return item[0], int(item[1])
+    """Return an item's image or file, and the number of its class; `UNLABELLED` for None."""
+    if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], (int, np.integer, type(None))):
+        return item[0], UNLABELLED if item[1] is None else int(item[1])
     kinds = ", ".join(type(part).__name__ for part in item) if isinstance(item, (tuple, list)) else type(item).__name__
     raise UserError(f"dataset: {title} found, whose items are ({kinds}); an image and a class number expected")
 
 
 def class_names_of(dataset: Any, count: int) -> list[str]:
     """Return the names of at least `count` classes."""
-    lists = [getattr(dataset, name, None) for name in ("classes", "bin_classes", "categories")]
+    lists = [getattr(dataset, name, None) for name in ("classes", "bin_classes", "categories", "all_categories")]
     numbers = getattr(dataset, "class_to_idx", None)
     if isinstance(numbers, dict):
         first = {number: name for name, number in reversed(numbers.items())}  # a class may have several names

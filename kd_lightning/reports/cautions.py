@@ -20,8 +20,8 @@ def cautions(recipe: Recipe, groups: Sequence[Group]) -> list[str]:
     """Return a line for each warning.
 
     Warnings are about a teacher that is worse than the student's network without a teacher, a student of another
-    teacher than the table's, versions of the code with different figures, tests of a part of the test set, and classes
-    with no or too few test images.
+    teacher than the table's, versions of the code with different figures, tests of a part of the test set or of the
+    validation images, and classes with no or too few test images.
 
     Raises:
         One of `rows.DAMAGED`: results that do not follow their schema.
@@ -40,6 +40,8 @@ def cautions(recipe: Recipe, groups: Sequence[Group]) -> list[str]:
             lines.append(
                 f"{group.name}: {run.results['test']['images']} of {run.measured_on['of']} test images measured"
             )
+    if validation := [group.name for group in groups if group.runs[0].measured_on.get("part") == "val"]:
+        lines.append(f"measured on the validation images, as there is no test part: {', '.join(validation)}")
     few: dict[str, list[str]] = {}
     for group in groups:
         for run in group.runs:

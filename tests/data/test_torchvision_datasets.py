@@ -234,6 +234,18 @@ def imagenette(root: Path, patch: pytest.MonkeyPatch) -> None:
             picture(root / f"imagenette2/{name}/{wnid}/{i}.jpeg", i, part)
 
 
+def clevr(root: Path, patch: pytest.MonkeyPatch) -> None:
+    folder = root / "clevr/CLEVR_v1.0"
+    (folder / "scenes").mkdir(parents=True)
+    for part, name in enumerate(("train", "val", "test")):  # test has no labels
+        files = [f"CLEVR_{name}_{i}.png" for i in range(COUNT)]
+        for i, file in enumerate(files):
+            picture(folder / "images" / name / file, i, part)
+        scenes = [{"image_filename": file, "objects": [0] * (i % 4)} for i, file in enumerate(files)]
+        if name != "test":
+            (folder / f"scenes/CLEVR_{name}_scenes.json").write_text(json.dumps({"scenes": scenes}))
+
+
 DIGITS = ["0", "1", "2", "3"]
 LETTERS = ["0 - zero", "1 - one", "2 - two", "3 - three", "4 - four", "5 - five", "6 - six", "7 - seven", "8 - eight"]
 LETTERS += ["9 - nine"]
@@ -423,6 +435,12 @@ def test_validation_images_are_tested_if_there_are_no_others(
     counts = [len(data.train_positions), len(data.val_positions), data.test_count]
     assert (counts, data.test_part) == ([COUNT - 2, 2, COUNT], "val")
     assert "no test part found: a test measures the images of val/" in caplog.text
+
+
+def test_a_test_part_without_labels_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clevr(tmp_path, monkeypatch)
+    data = set_up("CLEVRClassification", tmp_path)
+    assert (data.num_classes, data.test_part, data.test_count) == (4, "val", COUNT)
 
 
 def test_stl10_s_unlabelled_images_are_trained_on_without_label(

@@ -104,6 +104,11 @@ def test_a_part_of_the_test_set_is_named_where_all_runs_measured_a_part(capsys: 
     assert "left out: made/baseline/seed_0 (its test measured 120 of 500 images;" in capsys.readouterr().err
 
 
+def test_figures_of_validation_images_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    write("baseline", 10, measured_on={"images": 500, "of": 500, "part": "val"})
+    assert warnings(capsys) == ["measured on the validation images, as there is no test part: baseline"]
+
+
 def test_classes_with_too_few_test_images_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     write("baseline", 10, class_names=["cat", "dog", "emu"], class_images=[90, 3, 0])
     assert warnings(capsys) == ["no image of emu; fewer than 10 images of dog among the test images"]
