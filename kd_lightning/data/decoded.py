@@ -130,12 +130,14 @@ class DecodedDataModule(ClassificationDataModule):
     def _found(self) -> dict[str, Labelled]:
         found = dict(self.find())
         if self.split and WHOLE not in found:
-            raise UserError(f"split: found, but {self.place} has a train/ folder, and with it a split of its own")
+            raise UserError(
+                f"split: found, but {self.place} has a train/ folder or split, and with it a split of its own"
+            )
         if "val" in found and "test" not in found:
             self.test_part = "val"
             found["test"] = found.pop("val") if self.val_size else found["val"]
         if self.val_size and (WHOLE in found or "val" in found):
-            raise UserError(f"val_size: {self.val_size} found, but {self.place} is split by its folders or by `split`")
+            raise UserError(f"val_size: {self.val_size} found, but {self.place} is split already, or by `split`")
         return found | {WITHOUT_LABELS: find_unlabelled(self.unlabelled)}
 
     @cached_property
@@ -226,7 +228,8 @@ class DecodedDataModule(ClassificationDataModule):
         return StreamedSet(_Reader(files.paths, self.decoder), files.label, digest)
 
     def _say_what_is_tested(self) -> None:
-        if self.test_part == "val" and "test" not in self._logged:
+        is_first = getattr(self.trainer, "global_rank", 0) == 0 and "test" not in self._logged
+        if self.test_part == "val" and is_first:
             self._logged.add("test")
             chosen = "" if self.val_size else ", by which best.ckpt is chosen"
             log.warning(f"{self.place}: no test part found: a test measures the images of val/{chosen}")

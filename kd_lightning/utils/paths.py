@@ -52,6 +52,6 @@ def user_cache_folder(option: str) -> Path:
         folder = Path()
     if not folder.is_absolute():
         raise UserError(
-            f"{option}: no home folder found for its files; name one in {CACHE_VARIABLE} or --data.cache_dir"
+            f"{option}: no home folder found for its files; name a folder in {CACHE_VARIABLE} or by --data.cache_dir"
         )
     return folder
