@@ -53,6 +53,9 @@ ELSEWHERE = {
     ("docs/teachers.md", "# a teacher with the weights that its function loads"): (
         "teachers/test_as_shown.py::test_a_teacher_as_it_was_built_is_cached_under_its_weights"
     ),
+    ("docs/teachers.md", "# a teacher of four classes, two of which are the data's"): (
+        "teachers/test_as_shown.py::test_a_teacher_of_more_classes_is_matched_as_shown"
+    ),
     ("docs/teachers.md", "# a teacher for images of 224 pixels"): (
         "teachers/test_as_shown.py::test_a_teacher_of_another_input_is_built_as_shown"
     ),

@@ -146,7 +146,9 @@ def compare_with_data(plain: Any, data: Any, name: str) -> list[int] | None:
     return None if trained is None or shown is None else compare(trained, shown, name)
 
 
-def compare(trained: Description, shown: Description, name: str, remedy: str = "") -> list[int] | None:
+def compare(
+    trained: Description, shown: Description, name: str, remedy: str = "", may_know_more: bool = False
+) -> list[int] | None:
     """Compare what a network was trained on with what it is used on.
 
     Args:
@@ -154,6 +156,7 @@ def compare(trained: Description, shown: Description, name: str, remedy: str = "
         shown: of the data, as the network sees it.
         name: option and file, for errors.
         remedy: a further one, for errors.
+        may_know_more: whether the network may have classes that the data has not.
 
     Returns:
         See `compare_with_data`.
@@ -161,7 +164,7 @@ def compare(trained: Description, shown: Description, name: str, remedy: str = "
     Raises:
         UserError: see `compare_with_data`.
     """
-    if found := differences(trained, shown):
+    if found := differences(trained, shown, may_know_more):
         raise UserError(
             f"{name} was trained with {' and '.join(found)}; make the data like that (class names, "
             f"data.image_size, data.mean, data.std),{remedy} or train its network on this data"
@@ -170,14 +173,16 @@ def compare(trained: Description, shown: Description, name: str, remedy: str = "
     return None if trained.class_names == shown.class_names else order
 
 
-def differences(trained: Description, shown: Description) -> list[str]:
-    """Return the differences between two descriptions, except the order of classes."""
+def differences(trained: Description, shown: Description, may_know_more: bool = False) -> list[str]:
+    """Return the differences between two descriptions, except the order of classes; see `compare`."""
     found: list[tuple[str, Any, Any]] = []
     names, ours = trained.class_names, shown.class_names
+    theirs_alone, ours_alone = [n for n in names if n not in {*ours}], [n for n in ours if n not in {*names}]
     # Names that are not unique cannot be matched in another order.
-    if names != ours and (sorted(names) != sorted(ours) or len({*names}) < len(names)):
-        theirs_alone, ours_alone = [n for n in names if n not in ours], [n for n in ours if n not in names]
-        found.append(("class_names", listed(theirs_alone or names), listed(ours_alone or ours)))
+    matched = [name for name in names if name in {*ours}] if may_know_more else names
+    if names != ours and (ours_alone or sorted(matched) != sorted(ours) or len({*matched}) < len(matched)):
+        none = ", no overlap of class names" if may_know_more and not matched else ""
+        found.append(("class_names", listed(theirs_alone or names), listed(ours_alone or ours) + none))
     if trained.image_shape != shown.image_shape:
         found.append(("image_shape", list(trained.image_shape), list(shown.image_shape)))
     if trained.image_shape[0] == shown.image_shape[0]:

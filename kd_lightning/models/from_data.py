@@ -43,7 +43,7 @@ def fit_to_data(model: Any, given: Any, make_data: Callable[[], Any]) -> Tried:
     """
     unset = _unset(model, given)
     values = _values(make_data()) if unset else {}
-    sizes = {place: size for role in ROLES for place, size in _own_sizes(options_of(model).get(role))}
+    inputs = {place: own for role in ROLES for place, own in _own_inputs(options_of(model).get(role))}
     tried: Tried = []
     for network, names in unset:
         options = network.get("init_args") or {}
@@ -53,9 +53,8 @@ def fit_to_data(model: Any, given: Any, make_data: Callable[[], Any]) -> Tried:
                 f"model: {network.class_path} with weights has 1000 classes, the data {classes}; "
                 "kd_lightning.models.pretrained gives such a network a head of its own"
             )
-        known = {name: values[name] for name in names if name in values}
-        if "img_size" in known and id(network) in sizes:
-            known["img_size"] = sizes[id(network)]
+        its = values if id(network) not in inputs else _within(inputs[id(network)], values)
+        known = {name: its[name] for name in names if name in its}
         declared = {name: value for name, value in known.items() if name in options}
         for name, value in declared.items():
             options[name] = value
@@ -73,12 +72,23 @@ def _values(data: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-def _own_sizes(network: Any) -> Iterator[tuple[int, int]]:
-    """Return the `image_size` of each network inside an `OwnInput`, with the `id` of its config."""
+def _own_inputs(network: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the options of each `OwnInput`, with the `id` of the config of the network inside."""
     for inner in inner_networks(network):
-        if size := options_of(network).get("image_size"):
-            yield id(inner), size
-        yield from _own_sizes(inner)
+        if "network" in options_of(network):
+            yield id(inner), options_of(network)
+        yield from _own_inputs(inner)
+
+
+def _within(own: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that the data determines of a network inside an `OwnInput` with some options.
+
+    Channels and size that are not given there are those that the network was published for, its own defaults.
+    """
+    within = {"num_classes": values.get("num_classes"), "img_size": own.get("image_size")}
+    if len(own.get("mean") or ()) == 1:  # grey images are repeated for several
+        within["in_chans"] = values.get("in_chans")
+    return {name: value for name, value in within.items() if value}
 
 
 def leave_out_determined(model: Any, given: Any) -> None:
@@ -93,11 +103,24 @@ def _unset(model: Any, given: Any) -> Tried:
     """Return the networks of a config with the options that they take, and that the user has not set."""
     unset = []
     for role in ROLES:
+        as_built = role == "teacher" and not options_of(model).get("teacher_ckpt")
+        has_classes = role == "teacher" and options_of(model).get("teacher_classes") is not None
         networks, theirs = parts_of(options_of(model).get(role)), parts_of(options_of(given).get(role))
         for network, users in zip_longest(networks, theirs[: len(networks)]):
-            if names := [name for name in _taken(network) if name not in options_of(users)]:
+            names = [name for name in _taken(network) if name not in options_of(users)]
+            if has_classes or (as_built and _is_published(network)):  # classes of its own
+                names = [name for name in names if name != "num_classes"]
+            if names:
                 unset.append((network, names))
     return unset
+
+
+def _is_published(network: Any) -> bool:
+    """Return whether a network is built with all of its published weights, those of the last layer too."""
+    options = options_of(network)
+    return options.get("pretrained") is True or bool(
+        home_of(network).startswith(TORCHVISION) and options.get("weights")
+    )
 
 
 def _taken(network: Any) -> list[str]:

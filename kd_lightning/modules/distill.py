@@ -61,6 +61,8 @@ class DistillModule(StudentModule):
             `all`: before the first step, for all images and views, in large batches.
         shard_teacher: divide the teacher's weights among the processes of a run, for a teacher too large for one
             device; each block is assembled when it is called. Its logits are cached only with `cache_teacher: all`.
+        teacher_classes: names of the teacher's outputs, in order, or a text file with one in each line; by default
+            those that its checkpoint states. The data's classes are found among them by their names.
         features: layers of the student and the teacher that are matched, each pair by its own loss.
         feature_weight: factor on the sum of those losses, above 0 if there are features, else 0.
         **kwargs: optimizer, lr_scheduler, steps_at_once and compile, see `ClassifierModule`.
@@ -85,12 +87,13 @@ class DistillModule(StudentModule):
         soft_loss: SoftLoss = soft_target_loss,
         cache_teacher: bool | Literal["all"] | None = None,
         shard_teacher: bool = False,
+        teacher_classes: Sequence[str] | str | None = None,
         # The CLI builds arguments in this order: after `net`, so that a loss's weights do not change the student's.
         features: Sequence[FeatureMatch] = (),
         feature_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(net, teacher, teacher_ckpt, cache_teacher, shard_teacher, **kwargs)
+        super().__init__(net, teacher, teacher_ckpt, cache_teacher, shard_teacher, teacher_classes, **kwargs)
         check_weights(temperature, hard_weight=hard_weight, soft_weight=soft_weight, feature_weight=feature_weight)
         if features and not feature_weight:
             raise UserError("feature_weight: 0 found, a number above 0 expected where there are features")

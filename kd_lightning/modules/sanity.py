@@ -47,12 +47,13 @@ class NetworkCheck:
         self._source = "data" if hasattr(data, "num_classes") else "student"
         self.is_due = self.image_shape is None
 
-    def check(self, network: nn.Module, name: str) -> None:
+    def check(self, network: nn.Module, name: str, select: Callable[[Any], Any] = lambda output: output) -> None:
         """Run a network on two blank images, and compare its outputs with the data.
 
         Args:
             network: images to logits.
             name: the network's role, for errors.
+            select: the network's output to its logits of the data's classes.
 
         Raises:
             UserError: the network cannot read the images, returns no logits, or has another number of classes.
@@ -62,7 +63,7 @@ class NetworkCheck:
             return
         with torch.compiler.set_stance("force_eager") if self._compiled else nullcontext():
             logits, self.memory_format = read_blank_images(network, name, self.image_shape, self.memory_format)
-        self._classes = check_logits(network, name, logits, self._classes, self._source)
+        self._classes = check_logits(network, name, select(logits), self._classes, self._source)
 
     def check_labels(self, label: Tensor) -> None:
         """Raise `UserError` for a label that is not a class of the network; labels on a GPU are not read."""
@@ -130,7 +131,8 @@ def check_logits(network: nn.Module, name: str, logits: Any, classes: int | None
             f"{name}: {kind} returns a tensor of shape {tuple(logits.shape)} for 2 images, 2 rows of logits expected"
         )
     if classes and logits.shape[1] != classes:
-        raise UserError(f"{name}: {kind} has {logits.shape[1]} classes, the {source} has {classes}")
+        remedy = "; name its classes: teacher_classes" if name == "teacher" and source == "data" else ""
+        raise UserError(f"{name}: {kind} has {logits.shape[1]} classes, the {source} has {classes}{remedy}")
     if name == "network" and getattr(network, "aux_logits", False):  # they are returned in training alone
         raise UserError(f"{name}: {kind} returns auxiliary outputs too, aux_logits: false expected")
     return logits.shape[1]

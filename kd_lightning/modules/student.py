@@ -1,6 +1,7 @@
 """The base of modules that learn from a frozen teacher: load it, check it, and cache its logits."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,11 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from kd_lightning.batch import Batch, data_of
-from kd_lightning.checkpoints.description import describe, listed
+from kd_lightning.checkpoints.description import listed
 from kd_lightning.errors import UserError
 from kd_lightning.modules.classifier import ClassifierModule
 from kd_lightning.modules.sanity import warn_if_at_chance
-from kd_lightning.teachers import FrozenTeacher, LogitCache, OwnInput, TeacherPart, load_teacher, parts_of
+from kd_lightning.teachers import ClassOrder, FrozenTeacher, LogitCache, OwnInput, TeacherPart, load_teacher, parts_of
 
 
 class StudentModule(ClassifierModule):
@@ -28,6 +29,7 @@ class StudentModule(ClassifierModule):
         teacher_ckpt: files of its weights.
         cache_teacher: whether its logits are cached.
         shard_teacher: whether its weights are divided among the processes.
+        teacher_classes: names of its classes.
         **kwargs: optimizer, lr_scheduler, steps_at_once and compile, see `ClassifierModule`.
 
     Raises:
@@ -44,6 +46,7 @@ class StudentModule(ClassifierModule):
         teacher_ckpt: str | list[str] | None = None,
         cache_teacher: bool | Literal["all"] | None = None,
         shard_teacher: bool = False,
+        teacher_classes: Sequence[str] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(net, **kwargs)
@@ -55,10 +58,11 @@ class StudentModule(ClassifierModule):
         self.teacher_ckpt = teacher_ckpt
         self.cache_teacher = cache_teacher
         self.shard_teacher = shard_teacher
+        self.teacher_classes = teacher_classes
         self._architecture = str(teacher)
         self._teacher_parts: list[TeacherPart] = []  # its networks, once they are loaded
         self._has_teacher = True  # false in a test without the teacher's file, or with a teacher of other data
-        self._class_orders: list[list[int] | None] = []
+        self._class_orders: list[ClassOrder | None] = []
         self._cache: LogitCache | None = None
 
     def setup(self, stage: str) -> None:
@@ -66,9 +70,9 @@ class StudentModule(ClassifierModule):
         self._load_teacher(stage)
         for part in self._teacher_parts:
             part.prepare(data_of(self.trainer))
-        super().setup(stage)
         if self._teacher_parts:
             self._match_classes(stage)
+        super().setup(stage)
         if self.shard_teacher and self.trainer.world_size > 1 and self._teacher_parts and not self.teacher.sharded:
             self.teacher.shard(self.trainer.strategy.root_device)
         self.compile_network(self.teacher.network)
@@ -76,8 +80,8 @@ class StudentModule(ClassifierModule):
     def check_networks(self, fitting: bool) -> None:
         """Check the outputs of student and teacher; see `ClassifierModule`."""
         super().check_networks(fitting)
-        if self._teacher_parts and not self.teacher.sharded:
-            self.check_outputs(self.teacher.network, "teacher")
+        if self._teacher_parts and self._has_teacher and not self.teacher.sharded:
+            self.network_check.check(self.teacher.network, "teacher", self.teacher.in_class_order)
 
     def run_teacher(self, image: Tensor) -> Tensor:
         """Compute the teacher's logits, float32 (B, classes), of normalised images (B, C, H, W)."""
@@ -134,7 +138,7 @@ class StudentModule(ClassifierModule):
             return None
         key = f"{self._architecture} {self.trainer.precision} {self.device.type}"
         if any(self._class_orders):  # cached logits are in the data's order
-            key += f" {self._class_orders}"
+            key += f" {[order and order.places for order in self._class_orders]}"
         if inputs := [str(part.network) for part in self._teacher_parts if isinstance(part.network, OwnInput)]:
             key += f" {inputs}"  # with what checkpoints or the data have added
         files = [part.file for part in self._teacher_parts if part.file]
@@ -158,16 +162,15 @@ class StudentModule(ClassifierModule):
         if not self._has_teacher:
             warnings.warn(f"teacher_ckpt: no {missing[0]}; agreement with the teacher is not reported", stacklevel=2)
             return
-        self._teacher_parts = load_teacher(teacher, paths)
+        self._teacher_parts = load_teacher(teacher, paths, self.teacher_classes)
 
     def _match_classes(self, stage: str) -> None:
-        """Permute the teacher's classes to the data's order; refuse a teacher of other data, or warn in a test."""
+        """Select the data's classes from the teacher's; refuse a teacher of other data, or warn in a test."""
         data = data_of(self.trainer)
-        shown = describe(data)
         for part in self._teacher_parts if stage == "fit" else ():
-            part.warn_of_input(shown)
+            part.warn_of_input(data)
         try:
-            orders = [part.class_order(shown) for part in self._teacher_parts]
+            orders = [part.class_order(data) for part in self._teacher_parts]
         except UserError as error:
             if stage == "fit":
                 raise
@@ -176,9 +179,9 @@ class StudentModule(ClassifierModule):
             return
         self._has_teacher, self._class_orders = True, orders
         self.teacher.set_class_orders(orders)
-        permuted = [part.file for order, part in zip(orders, self._teacher_parts, strict=True) if order]
-        if permuted and stage == "fit":
-            rank_zero_info(
-                f"teacher_ckpt: {permuted[0]} has its classes in another order than the data; its logits are permuted "
-                f"to the data's ({listed(data.class_names)})"
-            )
+        changed = [(part, order) for part, order in zip(self._teacher_parts, orders, strict=True) if order]
+        if changed and stage == "fit":
+            part, order = changed[0]
+            more = order.outputs - len(order.places)
+            has = f"{more} more classes than the data" if more else "its classes in another order than the data"
+            rank_zero_info(f"{part.name} has {has}; its logits are permuted to the data's ({listed(data.class_names)})")

@@ -1,12 +1,14 @@
 """Teachers: frozen trained networks, ensembles, networks with an input of their own, and a cache of logits."""
 
 from kd_lightning.teachers.cache import LogitCache, uses_batch_statistics
+from kd_lightning.teachers.classes import ClassOrder
 from kd_lightning.teachers.ensemble import EnsembleTeacher, parts_of
 from kd_lightning.teachers.frozen import FrozenTeacher
 from kd_lightning.teachers.loading import TeacherPart, load_teacher
 from kd_lightning.teachers.own_input import OwnInput, prepare_inputs, without_own_input
 
 __all__ = [
+    "ClassOrder",
     "EnsembleTeacher",
     "FrozenTeacher",
     "LogitCache",

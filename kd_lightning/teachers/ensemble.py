@@ -2,26 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
+from kd_lightning.teachers.classes import ClassOrder, as_index, in_class_order
 from kd_lightning.utils.paths import expand
 
 _ORDER = "class_order_{}"
 """Name of the buffer with a member's order of the classes."""
-
-
-def as_index(order: Sequence[int] | None) -> Tensor | None:
-    """Convert an order of classes to int64 (classes,); None stays None."""
-    return None if order is None else torch.tensor(order)
-
-
-def in_class_order(logits: Any, order: Tensor | None) -> Any:
-    """Permute the classes of logits (B, classes), if there is an order."""
-    return logits if order is None else logits.index_select(-1, order.to(logits.device))
 
 
 class EnsembleTeacher(nn.Module):
@@ -49,8 +39,9 @@ class EnsembleTeacher(nn.Module):
         self.members = nn.ModuleList(members)
         self.set_class_orders([None] * len(members))
 
-    def set_class_orders(self, orders: Sequence[Sequence[int] | None]) -> None:
-        """Permute each member's logits: class c is its output `order[c]`; with None the logits stay as they are."""
+    def set_class_orders(self, orders: Sequence[ClassOrder | None]) -> None:
+        """Select each member's logits: class c is its output `places[c]`; with None the logits stay as they are."""
+        self._orders = tuple(orders)
         for number, order in enumerate(orders):
             # Buffers, which move with the members, yet are not among the weights of a file.
             self.register_buffer(_ORDER.format(number), as_index(order), persistent=False)
@@ -58,8 +49,8 @@ class EnsembleTeacher(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes), in float32 or finer, of normalised images (B, C, H, W)."""
         logits = [
-            in_class_order(member(image), getattr(self, _ORDER.format(number)))
-            for number, member in enumerate(self.members)
+            in_class_order(member(image), getattr(self, _ORDER.format(number)), order)
+            for number, (member, order) in enumerate(zip(self.members, self._orders, strict=True))
         ]
         return torch.stack([it.to(torch.promote_types(it.dtype, torch.float32)) for it in logits]).mean(dim=0)
 

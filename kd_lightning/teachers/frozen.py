@@ -10,7 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from kd_lightning.errors import UserError
-from kd_lightning.teachers.ensemble import EnsembleTeacher, as_index, in_class_order
+from kd_lightning.teachers.classes import ClassOrder, as_index, in_class_order
+from kd_lightning.teachers.ensemble import EnsembleTeacher
 from kd_lightning.teachers.own_input import without_own_input
 
 
@@ -29,7 +30,7 @@ class FrozenTeacher(nn.Module):
 
     network: nn.Module
     class_order: Tensor | None
-    """int64 (classes,): the network's output for each class of the student; None where the order is the same."""
+    """int64 (classes,): the network's output for each class of the student; None where they are the same."""
     sharded = False
     """Whether the weights are divided among the processes."""
 
@@ -39,6 +40,7 @@ class FrozenTeacher(nn.Module):
             raise UserError(f"teacher: {type(network).__name__} found, a network (nn.Module) expected")
         object.__setattr__(self, "network", network.eval().requires_grad_(False))
         self.register_buffer("class_order", None, persistent=False)
+        self._order: ClassOrder | None = None
 
     @property
     def trained_network(self) -> nn.Module:
@@ -73,22 +75,26 @@ class FrozenTeacher(nn.Module):
         for block in dict.fromkeys([*blocks, self.network]):  # the inner ones first
             fully_shard(block, mesh=mesh)
 
-    def set_class_orders(self, orders: Sequence[Sequence[int] | None]) -> None:
-        """Permute the logits from now on, so that class c of the student is output `order[c]` of the network.
+    def set_class_orders(self, orders: Sequence[ClassOrder | None]) -> None:
+        """Select the logits from now on, so that class c of the student is output `places[c]` of the network.
 
         Args:
-            orders: one for each member of an ensemble, else one; None where nothing is to be permuted.
+            orders: one for each member of an ensemble, else one; None where the classes are the same.
         """
         if isinstance(self.network, EnsembleTeacher):
             self.network.set_class_orders(orders)
         else:
-            (order,) = orders
-            self.class_order = as_index(order)
+            (self._order,) = orders
+            self.class_order = as_index(self._order)
+
+    def in_class_order(self, logits: Any) -> Any:
+        """Return the network's logits (B, outputs) of the student's classes, in their order: (B, classes)."""
+        return in_class_order(logits, self.class_order, self._order)
 
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
         """Compute the network's logits (B, classes) in the student's order of the classes."""
-        return in_class_order(self.network(*args), self.class_order)
+        return self.in_class_order(self.network(*args))
 
 
 def _has_weights_and_is_called(module: nn.Module) -> bool:

@@ -1,21 +1,30 @@
 """Load the weights of a teacher, or of each member of an ensemble."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from kd_lightning.checkpoints.description import KEY, Description, compare, differences, read_description
+from kd_lightning.checkpoints.description import (
+    KEY,
+    Description,
+    compare,
+    describe,
+    differences,
+    read_description,
+)
 from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
+from kd_lightning.teachers.classes import ClassOrder, match_classes, read_names, stated_names
 from kd_lightning.teachers.ensemble import networks_of, parts_of
 from kd_lightning.teachers.own_input import InputFormat, OwnInput, without_own_input
 
 OPTION = "teacher_ckpt"
 
-REMEDY = " wrap the network in kd_lightning.OwnInput,"
-"""What to do where only the images differ."""
+REMEDY = " wrap the network in kd_lightning.OwnInput, name its classes as the data does (teacher_classes),"
+"""What a teacher of other data may need."""
 
 
 class TeacherPart(NamedTuple):
@@ -25,11 +34,13 @@ class TeacherPart(NamedTuple):
         network: a member of an ensemble, or the teacher itself.
         file: of its weights; None for a network as it was built.
         trained: what it was trained on, as its file describes it; None if that does not.
+        class_names: of its outputs, as the user or its file names them; empty if neither does.
     """
 
     network: nn.Module
     file: Path | None = None
     trained: Description | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,26 +55,31 @@ class TeacherPart(NamedTuple):
             if isinstance(module, OwnInput):
                 module.prepare(data, self.trained)
 
-    def class_order(self, shown: Description | None) -> list[int] | None:
-        """Compare what the network was trained on with the data of a run.
+    def class_order(self, data: Any) -> ClassOrder | None:
+        """Compare what the network was trained on with the data of a run, and find the data's classes in its outputs.
 
         Args:
-            shown: description of the data; None if it has none, which fits any network.
+            data: a data module; one without a description fits any network.
 
         Returns:
-            For each class of the data, the index of the network's output; None if the order is the same.
+            Which outputs are the data's classes; None if they are the same, or not known.
 
         Raises:
-            UserError: other class names, another image shape or another normalisation.
+            UserError: a class of the data is unknown to the network; another image shape or another normalisation.
         """
-        if shown is None or self.trained is None:
-            return None
-        if isinstance(self.network, OwnInput):
-            return compare(self.trained, self.network.format.described(shown), self.name)
-        return compare(self.trained, shown, self.name, REMEDY)
+        names, shown = self.class_names, describe(data)
+        if shown and self.trained:
+            trained = replace(self.trained, class_names=names)
+            own = isinstance(self.network, OwnInput)
+            seen = self.network.format.described(shown) if isinstance(self.network, OwnInput) else shown
+            index = compare(trained, seen, self.name, "" if own else REMEDY, may_know_more=True)
+        else:
+            index = match_classes(names, getattr(data, "class_names", ())) if names else None
+        return None if index is None else ClassOrder(index, len(names))
 
-    def warn_of_input(self, shown: Description | None) -> None:
+    def warn_of_input(self, data: Any) -> None:
         """Warn of a network whose published weights read other images than the data's, if it states which."""
+        shown = describe(data)
         if shown is None or self.trained or isinstance(self.network, OwnInput):
             return
         published = InputFormat.of_network(self.network).described(shown)
@@ -74,12 +90,16 @@ class TeacherPart(NamedTuple):
             )
 
 
-def load_teacher(teacher: nn.Module, paths: str | Path | Sequence[str | Path] | None) -> list[TeacherPart]:
+def load_teacher(
+    teacher: nn.Module, paths: str | Path | Sequence[str | Path] | None, classes: str | Sequence[str] | None = None
+) -> list[TeacherPart]:
     """Load the weights of a teacher's networks.
 
     Args:
         teacher: receives the weights.
         paths: files or run folders, one for each network; None: the networks stay as they were built.
+        classes: names of the outputs of each network, or a text file of them; by default what their files state, or,
+            for a network of Hugging Face, its config.
 
     Returns:
         The networks, each with its file.
@@ -87,12 +107,15 @@ def load_teacher(teacher: nn.Module, paths: str | Path | Sequence[str | Path] | 
     Raises:
         UserError: see `parts_of` and `load_weights`.
     """
+    given = () if classes is None else read_names(classes)
     if paths is None:
-        return [TeacherPart(network) for network in networks_of(teacher)]
+        return [TeacherPart(it, class_names=given or stated_names(it)) for it in networks_of(teacher)]
     parts = []
     for network, path in parts_of(teacher, paths):
         file = resolve_checkpoint(path, OPTION)
         content = load_weights(without_own_input(network), file, OPTION)
         description = content.get(KEY) if isinstance(content, dict) else None
-        parts.append(TeacherPart(network, file, read_description(description, f"{OPTION}: {file}")))
+        trained = read_description(description, f"{OPTION}: {file}")
+        names = given or (trained.class_names if trained else stated_names(network))
+        parts.append(TeacherPart(network, file, trained, names))
     return parts

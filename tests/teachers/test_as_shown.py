@@ -10,6 +10,7 @@ import yaml
 from torchvision.models import mobilenet_v3_small
 
 from kd_lightning.cli import lightning
+from kd_lightning.teachers import load_teacher
 from tests.test_shown_code import block, images
 
 PAGE = "docs/teachers.md"
@@ -61,3 +62,12 @@ def test_a_teacher_as_it_was_built_is_cached_under_its_weights(monkeypatch: pyte
         (figures,) = module.trainer.test(module, module.trainer.datamodule, verbose=False)
         assert "test/agreement" in figures
     assert [len(files) for files in kept] == [1, 1, 2]
+
+
+def test_a_teacher_of_more_classes_is_matched_as_shown() -> None:
+    torch.save(mobilenet_v3_small(num_classes=4).state_dict(), "teacher.pth")
+    module = student_of("# a teacher of four classes, two of which are the data's")
+    image = torch.rand(2, 3, 32, 32)
+    assert torch.equal(module.run_teacher(image), module.teacher.network(image)[:, [3, 1]])
+    Path("classes.txt").write_text("cow\nbee\n\ndog\nant\n", encoding="utf-8")
+    assert load_teacher(module.teacher.network, None, "classes.txt")[0].class_names == ("cow", "bee", "dog", "ant")
