@@ -111,8 +111,8 @@ class _CLI(LightningCLI):
         config = self.config[self.subcommand]
         try:
             given = self._given[self.subcommand].get("model")
-            tried = fit_to_data(config.model, given, lambda: build_data(config.data.as_dict()))
             with without_published_weights(_loaded_from_files(config)):
+                tried = fit_to_data(config.model, given, lambda: build_data(config.data.as_dict()))
                 self._instantiate(tried)
         except Exception as error:
             explain(config.model, error)
