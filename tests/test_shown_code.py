@@ -81,6 +81,7 @@ HERE = (
         )
         for name in ("random", "mixed")
     ),
+    ("docs/extend.md", "# tuned.yaml: kd-lightning fit --config configs/digits/teacher.yaml --config tuned.yaml"),
 )
 """Blocks that tests below run."""
 
@@ -236,6 +237,8 @@ def test_a_network_of_another_library_is_built_as_shown() -> None:
 def test_a_config_is_run_by_the_command_in_its_first_line(page: str, first: str) -> None:
     file, _, command = first.removeprefix("# ").partition(": ")
     Path(file).write_text(block(page, first))
+    if "published.pt" in block(page, first):
+        torch.save(build(["fit", "--config=configs/digits/teacher.yaml"]).model.net.state_dict(), "published.pt")
     run(command)
 
 

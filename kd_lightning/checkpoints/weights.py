@@ -68,7 +68,14 @@ def is_of_module(content: Any, module: nn.Module) -> bool:
     return is_checkpoint and (content.get("state_dict") or {}).keys() == module.state_dict().keys()
 
 
-def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -> dict[str, Tensor]:
+def search_parts(content: Any) -> list[Any]:
+    """Return the parts of a file's content in which weights are searched, in order."""
+    return [*_of_lightning(content), content]
+
+
+def fitting_weights(
+    network: nn.Module, content: Any, path: Path, option: str, head: str | None = None
+) -> dict[str, Tensor]:
     """Return a network's weights from a file's content, under any key and prefix.
 
     In a Lightning checkpoint, the network named `net` is searched first, then the whole `state_dict`, then the rest.
@@ -78,11 +85,12 @@ def fitting_weights(network: nn.Module, content: Any, path: Path, option: str) -
         content: as returned by `read_weights`.
         path: the file.
         option: the option that named the file, for errors.
+        head: prefix of the names of a layer that is left out.
 
     Raises:
         UserError: no weights, those of another architecture, or several that fit and differ.
     """
-    parts, wanted = [*_of_lightning(content), content], Wanted.of(network)
+    parts, wanted = search_parts(content), Wanted.of(network, head=head)
     tried = [found for part in parts if (found := candidates(wanted, part))]
     if not tried:
         raise UserError(f"{option}: {path} holds no state dict: names with tensors were expected")

@@ -50,6 +50,8 @@ def check_checkpoint(path: Path, module: Any, command: str) -> dict[str, Any] | 
     """
     content = load_weights(without_own_input(module.net), path, "ckpt_path")
     if is_of_module(content, module):
+        if command == "fit":
+            module.init_from = None  # the checkpoint has the weights
         return content
     if command == "fit":
         raise UserError(

@@ -208,7 +208,7 @@ class _Parsed(_Built):
 def _loaded_from_files(config: Any) -> list[Any]:
     """Return the networks of a config whose weights are loaded from files that other options name."""
     options = config.model.get("init_args") or {}
-    files = {"net": config.get("ckpt_path"), "teacher": options.get("teacher_ckpt")}
+    files = {"net": config.get("ckpt_path") or options.get("init_from"), "teacher": options.get("teacher_ckpt")}
     return [options.get(role) for role, file in files.items() if file is not None and file not in RESUME_WORDS]
 
 

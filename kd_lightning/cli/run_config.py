@@ -25,7 +25,7 @@ CONFIG_FILE = "config.yaml"
 PATH_OPTIONS = frozenset(
     (
         *("default_root_dir", "save_dir", "root_dir", "dir", "dirpath"),  # of the trainer, loggers and callbacks
-        *("ckpt_path", "teacher_ckpt", "weights", "root", "cache_dir"),
+        *("ckpt_path", "teacher_ckpt", "init_from", "weights", "root", "cache_dir"),
     )
 )
 """Options in which `~` and environment variables are expanded, anywhere in a config."""

@@ -14,14 +14,16 @@ from torch.optim import Optimizer
 
 from kd_lightning.batch import Batch, as_batch, data_of, images_of
 from kd_lightning.checkpoints.description import KEY, describe
-from kd_lightning.checkpoints.weights import resolve_checkpoint
+from kd_lightning.checkpoints.initial_weights import load_initial_weights
+from kd_lightning.checkpoints.weights import NETWORK_PREFIX, resolve_checkpoint
 from kd_lightning.errors import UserError
 from kd_lightning.modules import loading, multi_step, resuming, sanity
+from kd_lightning.modules.fine_tuning import FineTuning
 from kd_lightning.modules.hard_loss import HardLoss
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.modules.optimizers import build_optimizer
 from kd_lightning.schedules import CosineDecay
-from kd_lightning.teachers import prepare_inputs
+from kd_lightning.teachers import prepare_inputs, without_own_input
 
 
 class StepOutput(NamedTuple):
@@ -56,6 +58,12 @@ class ClassifierModule(LightningModule):
         label_smoothing: probability that the labels' cross-entropy spreads evenly over all classes, in [0, 1).
         class_weights: factors on the cross-entropy of each class, or `balanced`: inverse to the number of training
             images of a class.
+        init_from: file of weights from which training starts: a checkpoint, a run folder or published weights; the last
+            layer is left out where its classes differ. A resumed training and a test do not read it.
+        freeze: parts of the network that are not trained: names of parameters or layers, with `*` for any part. Batch
+            norms in them keep their running statistics.
+        lr_scale: factor on the learning rate of parts of the network, named as in `freeze`; the first that fits holds.
+        decay_norms_and_biases: whether weight decay applies to norms and biases too: all parameters of one dimension.
         compile: whether torch compiles the network, and a teacher, before their first use, or the name of the backend
             (true: `inductor`). It pays off on a GPU, and for long runs. Checkpoints are the same.
 
@@ -72,6 +80,10 @@ class ClassifierModule(LightningModule):
         steps_at_once: int = 1,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        init_from: str | None = None,
+        freeze: Sequence[str] = (),
+        lr_scale: dict[str, float] | None = None,
+        decay_norms_and_biases: bool = True,
         compile: bool | str = False,
     ) -> None:
         super().__init__()
@@ -84,6 +96,9 @@ class ClassifierModule(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.steps_at_once = steps_at_once
         self.hard_loss = HardLoss(label_smoothing, class_weights)
+        self.init_from = init_from
+        self.fine_tuning = FineTuning(net, freeze, lr_scale, decay_norms_and_biases)
+        self.fine_tuning.keep_statistics()  # Lightning calls `train` on no module
         self.compile_backend = "inductor" if compile is True else compile
         if self.compile_backend and self.compile_backend not in list_backends(exclude_tags=None):
             raise UserError(f"compile: {compile} found, true, false or one of {', '.join(list_backends())} expected")
@@ -92,6 +107,7 @@ class ClassifierModule(LightningModule):
         self.train_means = RunningMeans()
         self.evaluation = EvaluationMetrics()
         self.training_state = resuming.TrainingState(self.train_means)
+        self._is_initialised = False
         self.weights_from: tuple[str, Any] | None = None
         """File from which the network's weights alone were loaded, and its description."""
         self.last_teacher_logits: Tensor | None = None
@@ -105,6 +121,7 @@ class ClassifierModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Check the networks against the data, and choose how many steps are taken at once."""
         data = data_of(self.trainer)
+        self._initialise(stage, data)
         prepare_inputs(self.net, data)
         self.network_check.prepare(data)
         self.check_networks(stage == "fit")
@@ -115,6 +132,18 @@ class ClassifierModule(LightningModule):
             data.batches_at_once = self.steps_at_once if multi_step.may_be_taken_at_once(self.trainer) else 1
             self.automatic_optimization = data.batches_at_once == 1
         self.compile_network(self.net)
+
+    def _initialise(self, stage: str, data: Any) -> None:
+        """Load `init_from`, once, where a training starts anew."""
+        if stage == "fit" and self.init_from and not self._is_initialised:
+            load_initial_weights(without_own_input(self.net), self.init_from, getattr(data, "class_names", None))
+            self._is_initialised = True
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, but for frozen batch norms."""
+        super().train(mode)
+        self.fine_tuning.keep_statistics()
+        return self
 
     def check_networks(self, fitting: bool) -> None:
         """Check the outputs of all networks on blank images; `fitting` in training alone."""
@@ -237,9 +266,18 @@ class ClassifierModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _build_optimizer(self) -> tuple[Optimizer, Any]:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = build_optimizer(self.optimizer, parameters, self._trainer)
-        return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+        named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        tuning, parameters = self.fine_tuning, [parameter for _, parameter in named]
+        if tuning.is_plain:
+            optimizer = build_optimizer(self.optimizer, parameters, self._trainer)
+            return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+        groups = tuning.groups((name.removeprefix(NETWORK_PREFIX), parameter) for name, parameter in named)
+        optimizer = build_optimizer(self.optimizer, groups, self._trainer)
+        tuning.check_decay(optimizer)
+        tuning.scale_rates(optimizer)
+        scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+        tuning.scale_schedule(optimizer, scheduler)
+        return optimizer, scheduler
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a schedule, unless it is a `ReduceLROnPlateau`, which `advance_plateaus` has stepped."""

@@ -1,21 +1,21 @@
 """Build a module's optimizer."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from torch import Tensor
 from torch.optim import Optimizer
 
 from kd_lightning.errors import UserError
 
 
-def build_optimizer(make: Callable[..., Optimizer], parameters: Iterable[Tensor], trainer: Trainer | None) -> Optimizer:
+def build_optimizer(make: Callable[..., Optimizer], parameters: Iterable[Any], trainer: Trainer | None) -> Optimizer:
     """Build an optimizer, fused if possible.
 
     Args:
         make: the class, or a function of the parameters.
-        parameters: to be trained.
+        parameters: to be trained, or groups of them.
         trainer: of the run, if there is one.
 
     Raises:
@@ -31,7 +31,7 @@ def build_optimizer(make: Callable[..., Optimizer], parameters: Iterable[Tensor]
     return optimizer
 
 
-def fused_if_possible(make: Callable[..., Optimizer], parameters: Iterable[Tensor]) -> Optimizer:
+def fused_if_possible(make: Callable[..., Optimizer], parameters: Iterable[Any]) -> Optimizer:
     """Build an optimizer; with `fused=True` if class and device support it and `fused` is not set."""
     parameters = list(parameters)
     if getattr(make, "keywords", {}).get("fused") is None:

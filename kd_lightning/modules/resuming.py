@@ -129,6 +129,7 @@ class TrainingState:
 def record(optimizer: Optimizer, scheduler: Any) -> dict[str, Any]:
     """Describe a new optimizer and its schedule in plain types that a checkpoint may contain."""
     options = {name: value for name, value in optimizer.defaults.items() if name not in IMPLEMENTATION_OPTIONS}
+    options["groups"] = [len(group["params"]) for group in optimizer.param_groups]
     schedule = None if scheduler is None else _named(scheduler, scheduler.state_dict())
     seed = int(os.environ[SEED]) if SEED in os.environ else None
     return {"optimizer": _named(optimizer, options), "schedule": schedule, "seed": seed}

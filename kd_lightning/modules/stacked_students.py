@@ -57,6 +57,14 @@ class PopulationModule(StudentModule):
             raise UserError("members: finite numbers expected")
         temperatures, soft_weights, seeds = zip(*members, strict=True)
         check_weights(min(temperatures), hard_weight=hard_weight, soft_weight=min(soft_weights))
+        for name, default in (
+            ("init_from", None),
+            ("freeze", ()),
+            ("lr_scale", None),
+            ("decay_norms_and_biases", True),
+        ):
+            if kwargs.get(name, default) not in (default, []):
+                raise UserError(f"{name}: {kwargs[name]} found, but students that are trained at once do not have it")
         super().__init__(Stack([_build(net, seed) for seed in seeds]), teacher, teacher_ckpt, **kwargs)
         self.hard_weight = hard_weight
         self._temperatures, self._soft_weights = torch.tensor(temperatures), torch.tensor(soft_weights)
