@@ -63,8 +63,8 @@ class DecodedDataModule(ClassificationDataModule):
         cache_limit: largest cache of a part, in GiB; a larger part is streamed (set `num_workers`).
         skip_unreadable: skip files that cannot be read, in place of an error before training.
         unlabelled: folder, or list of folders, of images without class, which are trained on beside the labelled ones,
-            or alone: by the soft loss, while the hard loss leaves them out. They count in `train_size`, and are never
-            held out for validation.
+            or alone: by the soft loss, while the hard loss leaves them out. They count in `train_size`, stay whatever
+            classes are left out, and are never held out for validation.
         mean: subtracted from pixels in [0, 1]; by default ImageNet's.
         std: divisor after that; by default ImageNet's.
         eval_batch_size: images per step in validation, test and prediction.

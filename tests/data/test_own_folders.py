@@ -62,10 +62,13 @@ def test_unlabelled_images_beside_labelled_ones_are_trained_on_by_the_soft_loss_
     write_flat(Path("images/more"), 6)
     root = ["--data.root=images", "--data.val_size=3"]
     assert run("fit", "teacher", *TEACHER, *root) == 0
-    more = [*root, "--data.unlabelled=images/more", "--model.hard_weight=0.5", "--model.cache_teacher=true"]
+    more = [*root, "--data.unlabelled=images/more", "--data.omit_classes=[2]", "--model.cache_teacher=true"]
+    corrected = ["--pictures=false", "--trainer.callbacks=kd_lightning.callbacks.BiasCorrection"]
     assert run("fit", "student", *STUDENT, *more) == 0
-    assert run("test", "student", *STUDENT, *more, "--ckpt_path=runs/student", "--pictures=false") == 0
-    assert read_results(Path("runs/student"))["test"]["images"] == 12
+    assert run("test", "student", *STUDENT, *more, "--ckpt_path=runs/student", *corrected) == 0
+    results = read_results(Path("runs/student"))
+    assert results["test"]["images"] == 12
+    assert "frequency" in results["bias_correction"]  # of the labelled training images
 
 
 def test_unlabelled_images_alone_train_a_student_and_no_teacher(capsys: pytest.CaptureFixture[str]) -> None:
