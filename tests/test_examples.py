@@ -1,14 +1,20 @@
 """Run the scripts under `examples/`."""
 
+import csv
+import os
 import re
 import runpy
 import shutil
+import statistics
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from kd_lightning.__main__ import main
+from kd_lightning.reports.results import read_results
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -44,6 +50,40 @@ def test_an_ensemble_is_distilled(capsys):
         "distilled from all three",
     ]
     assert max(errors.values()) < 90
+
+
+def notebook():
+    return nbformat.read(EXAMPLES / "distil_your_own.ipynb", as_version=4)
+
+
+def test_the_notebook_has_eight_cells_of_code_and_no_outputs():
+    found = notebook()
+    nbformat.validate(found)
+    code = [cell for cell in found.cells if cell.cell_type == "code"]
+    assert len(code) == 8
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+@pytest.mark.slow
+def test_the_notebook_distils_and_exports_a_student(monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = notebook()
+    NotebookClient(done, timeout=300).execute()  # raises the error of a cell in Python
+    outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    words = "".join(output.get("text", "") for output in outputs)
+    assert "error:" not in words  # of a command
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2  # curves and mistakes
+    accuracies = {
+        stage: [read_results(run)["test"]["accuracy"] for run in Path(f"lightning_logs/mine/{stage}").glob("seed_*")]
+        for stage in ("teacher", "baseline", "distill")
+    }
+    assert [len(its) for its in accuracies.values()] == [1, 3, 3]
+    assert statistics.fmean(accuracies["distill"]) > statistics.fmean(accuracies["baseline"]) > 0.8
+    with Path("predictions.csv").open() as file:
+        classes = [line["class"] for line in csv.DictReader(file)]
+    assert len(classes) == 37
+    assert classes.count("3") > 15
 
 
 def test_every_example_is_tested():
