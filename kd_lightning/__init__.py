@@ -45,6 +45,7 @@ HOMES = {
     "errors": ("UserError",),
     "losses": (
         "CosineHiddenLoss",
+        "EmbeddingLoss",
         "FeatureMapLoss",
         "balanced_weights",
         "label_loss",

@@ -56,6 +56,9 @@ ELSEWHERE = {
     ("docs/teachers.md", "# a teacher of four classes, two of which are the data's"): (
         "teachers/test_as_shown.py::test_a_teacher_of_more_classes_is_matched_as_shown"
     ),
+    ("docs/teachers.md", "# a teacher that returns embeddings of 1024 numbers"): (
+        "teachers/test_as_shown.py::test_a_teacher_without_classes_is_learned_from_as_shown"
+    ),
     ("docs/teachers.md", "# a teacher for images of 224 pixels"): (
         "teachers/test_as_shown.py::test_a_teacher_of_another_input_is_built_as_shown"
     ),

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from kd_lightning.utils.precision import at_least_float32
 
-__all__ = ["CosineHiddenLoss", "FeatureMapLoss"]
+__all__ = ["CosineHiddenLoss", "EmbeddingLoss", "FeatureMapLoss"]
 
 
 class CosineHiddenLoss(nn.Module):
@@ -41,6 +41,53 @@ class CosineHiddenLoss(nn.Module):
             )
         student, teacher = (F.avg_pool1d(vector, vector.shape[1] // width) for vector in (student, teacher))
         return F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)))
+
+
+class EmbeddingLoss(nn.Module):
+    """Let the student's features predict the direction of a teacher's embedding: 1 - cosine behind a projector.
+
+    The projector, a trainable linear layer, brings the student's width to the teacher's. It learns with the student and
+    is no part of it, so that the student's own features stay free for its classes. Feature maps (B, C, H, W) are
+    averaged over height and width, tokens (B, N, C) over N. Computed in float32 (float64 stays).
+
+    Args:
+        student_width: C of the student's features.
+        teacher_width: C of the teacher's.
+
+    Source: the projector and the direction, Chen et al. 2022, section 3 (arXiv 2210.15274), with one projector.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.projector = nn.Linear(student_width, teacher_width)
+
+    def forward(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Compare two layers' outputs, each (B, C), (B, N, C) or (B, C, H, W).
+
+        Returns:
+            A scalar in [0, 2], 0 where the directions agree.
+
+        Raises:
+            ValueError: the batches differ, or a width is another one.
+        """
+        student, teacher = _one_vector(student_features), _one_vector(teacher_features)
+        widths = self.projector.in_features, self.projector.out_features
+        found = student.shape[1:], teacher.shape[1:]
+        if len(student) != len(teacher) or found != (widths[:1], widths[1:]):
+            raise ValueError(
+                f"student features {tuple(student_features.shape)} and teacher features "
+                f"{tuple(teacher_features.shape)} do not match: as many images, and widths of {widths[0]} and "
+                f"{widths[1]}, expected"
+            )
+        predicted = at_least_float32(self.projector(student))
+        return (1 - F.cosine_similarity(predicted, at_least_float32(teacher))).mean()
+
+
+def _one_vector(features: Tensor) -> Tensor:
+    """Average feature maps and tokens to one vector an image; leave anything else."""
+    if features.dim() == 4:
+        return features.mean(dim=(2, 3))
+    return features.mean(dim=1) if features.dim() == 3 else features
 
 
 class FeatureMapLoss(nn.Module):

@@ -53,7 +53,7 @@ class DistillModule(StudentModule):
             None: the network is used as it was built; then its logits are cached in the user's cache folder.
         temperature: T of the soft loss, above 0.
         hard_weight: factor on the cross-entropy with the label, at least 0.
-        soft_weight: factor on the soft loss, at least 0.
+        soft_weight: factor on the soft loss, at least 0; 0 for a teacher without classes, whose features are matched.
         soft_loss: (student logits, teacher logits, temperature) to a scalar: a function, or an `nn.Module`, whose
             parameters are trained with the student.
         cache_teacher: compute the teacher's logits once for each image and view, and save them beside `teacher_ckpt`
@@ -105,6 +105,7 @@ class DistillModule(StudentModule):
         self.temperature = temperature
         self.hard_weight, self.soft_weight, self.feature_weight = hard_weight, soft_weight, feature_weight
         self.soft_loss = soft_loss
+        self.needs_logits = soft_weight > 0
         self.features = tuple(features)
         self.feature_losses = nn.ModuleList(match.loss for match in features)
         if features:
@@ -116,20 +117,22 @@ class DistillModule(StudentModule):
         with self._student_outputs() as student_outputs, self._teacher_outputs() as teacher_outputs:
             logits = self(batch.image).float()
             teacher_logits = self.teacher_logits(batch)
-            if teacher_logits is None:  # a test without the teacher's file
+            if not self._has_teacher:  # a test without the teacher's file
                 return StepOutput(logits, losses={})
             feature_losses = [
                 match.loss(student_outputs[match.student_layer], teacher_outputs[match.teacher_layer])
                 for match in self.features
             ]
         hard_loss = self.hard_loss(logits if unmixed_logits is None else unmixed_logits, batch)
-        soft_loss = self.soft_loss(logits, teacher_logits, self.temperature)
-        check_scalar(self.soft_loss, soft_loss)
-        loss = self.hard_weight * hard_loss + self.soft_weight * soft_loss
-        losses = {"loss": loss, "hard_loss": hard_loss, "soft_loss": soft_loss}
+        loss = self.hard_weight * hard_loss
+        losses = {"loss": loss, "hard_loss": hard_loss}
+        if teacher_logits is not None:
+            losses["soft_loss"] = self.soft_loss(logits, teacher_logits, self.temperature)
+            check_scalar(self.soft_loss, losses["soft_loss"])
+            losses["loss"] = losses["loss"] + self.soft_weight * losses["soft_loss"]
         if feature_losses:
             losses["feature_loss"] = torch.stack(feature_losses).sum()
-            losses["loss"] = loss + self.feature_weight * losses["feature_loss"]
+            losses["loss"] = losses["loss"] + self.feature_weight * losses["feature_loss"]
         return StepOutput(logits, losses, teacher_logits)
 
     def check_networks(self, fitting: bool) -> None:

@@ -47,23 +47,37 @@ class NetworkCheck:
         self._source = "data" if hasattr(data, "num_classes") else "student"
         self.is_due = self.image_shape is None
 
-    def check(self, network: nn.Module, name: str, select: Callable[[Any], Any] = lambda output: output) -> None:
+    def check(
+        self,
+        network: nn.Module,
+        name: str,
+        select: Callable[[Any], Any] = lambda output: output,
+        required: bool = True,
+    ) -> bool:
         """Run a network on two blank images, and compare its outputs with the data.
 
         Args:
             network: images to logits.
             name: the network's role, for errors.
             select: the network's output to its logits of the data's classes.
+            required: whether another output than logits is an error.
+
+        Returns:
+            Whether the network returns logits, as far as it is known.
 
         Raises:
             UserError: the network cannot read the images, returns no logits, or has another number of classes.
         """
         if self.image_shape is None:
             network.to(memory_format=self.memory_format)
-            return
+            return True
         with torch.compiler.set_stance("force_eager") if self._compiled else nullcontext():
-            logits, self.memory_format = read_blank_images(network, name, self.image_shape, self.memory_format)
-        self._classes = check_logits(network, name, select(logits), self._classes, self._source)
+            output, self.memory_format = read_blank_images(network, name, self.image_shape, self.memory_format)
+        logits = select(output)
+        if not required and not _are_logits(network, logits, self._classes):
+            return False
+        self._classes = check_logits(network, name, logits, self._classes, self._source)
+        return True
 
     def check_labels(self, label: Tensor) -> None:
         """Raise `UserError` for a label that is not a class of the network; labels on a GPU are not read."""
@@ -107,6 +121,12 @@ def read_blank_images(
         raise UserError(f"{name}: {type(network).__name__} cannot read images of {size} ({one_line(error)})") from error
 
 
+def _are_logits(network: nn.Module, output: Any, classes: int | None) -> bool:
+    """Return whether a network's output for two images may be logits; in timm `num_classes` is 0 without classes."""
+    is_row = isinstance(output, Tensor) and output.dim() == 2 and len(output) == 2
+    return is_row and getattr(network, "num_classes", None) != 0 and output.shape[1] == (classes or output.shape[1])
+
+
 def check_logits(network: nn.Module, name: str, logits: Any, classes: int | None, source: str) -> int:
     """Check that a network returned logits (2, classes) for two images.
 
@@ -124,15 +144,17 @@ def check_logits(network: nn.Module, name: str, logits: Any, classes: int | None
         UserError: the output is something else.
     """
     kind = type(network).__name__
+    remedy = "; without classes, set soft_weight to 0 and match features" if name == "teacher" else ""
     if not isinstance(logits, Tensor):
-        raise UserError(f"{name}: {kind} returns a {type(logits).__name__}, a tensor of logits expected")
+        raise UserError(f"{name}: {kind} returns a {type(logits).__name__}, a tensor of logits expected{remedy}")
     if logits.dim() != 2 or len(logits) != 2:
         raise UserError(
             f"{name}: {kind} returns a tensor of shape {tuple(logits.shape)} for 2 images, 2 rows of logits expected"
+            f"{remedy}"
         )
     if classes and logits.shape[1] != classes:
-        remedy = "; name its classes: teacher_classes" if name == "teacher" and source == "data" else ""
-        raise UserError(f"{name}: {kind} has {logits.shape[1]} classes, the {source} has {classes}{remedy}")
+        named = "; name its classes: teacher_classes" if remedy and source == "data" else ""
+        raise UserError(f"{name}: {kind} has {logits.shape[1]} classes, the {source} has {classes}{named}{remedy}")
     if name == "network" and getattr(network, "aux_logits", False):  # they are returned in training alone
         raise UserError(f"{name}: {kind} returns auxiliary outputs too, aux_logits: false expected")
     return logits.shape[1]

@@ -36,6 +36,8 @@ class StudentModule(ClassifierModule):
         UserError: the teacher's file is missing or unreadable, or of another architecture, other classes or other data.
     """
 
+    needs_logits = True
+    """Whether a loss needs the teacher's logits; else it may be a network without classes."""
     cache_obstacle = ""
     """Why the teacher's logits cannot be cached; empty if they can."""
 
@@ -62,6 +64,7 @@ class StudentModule(ClassifierModule):
         self._architecture = str(teacher)
         self._teacher_parts: list[TeacherPart] = []  # its networks, once they are loaded
         self._has_teacher = True  # false in a test without the teacher's file, or with a teacher of other data
+        self._has_classes = True  # of the data
         self._class_orders: list[ClassOrder | None] = []
         self._cache: LogitCache | None = None
 
@@ -81,15 +84,20 @@ class StudentModule(ClassifierModule):
         """Check the outputs of student and teacher; see `ClassifierModule`."""
         super().check_networks(fitting)
         if self._teacher_parts and self._has_teacher and not self.teacher.sharded:
-            self.network_check.check(self.teacher.network, "teacher", self.teacher.in_class_order)
+            self._has_classes = self.network_check.check(
+                self.teacher.network, "teacher", self.teacher.in_class_order, self.needs_logits
+            )
 
     def run_teacher(self, image: Tensor) -> Tensor:
         """Compute the teacher's logits, float32 (B, classes), of normalised images (B, C, H, W)."""
         return self.teacher(self.as_input(image)).float()
 
     def teacher_logits(self, batch: Batch) -> Tensor | None:
-        """Return the teacher's logits, float32 (B, classes), in training from the cache; None without a teacher."""
+        """Return the teacher's logits, float32 (B, classes), in training from the cache; None if it has none."""
         if not self._has_teacher:
+            return None
+        if not self._has_classes:
+            self.teacher(self.as_input(batch.image))  # hooks record its features
             return None
         if self._cache is None or not self.trainer.training:
             return self.run_teacher(batch.image)
@@ -98,6 +106,10 @@ class StudentModule(ClassifierModule):
     def on_fit_start(self) -> None:
         """Compare the teacher with chance, and open the cache of its logits."""
         data, trainer, precision = data_of(self.trainer), self.trainer, self.trainer.precision_plugin
+        if not self._has_classes:
+            kind = type(self.teacher.trained_network).__name__
+            rank_zero_info(f"teacher: {kind} has no logits of the data's classes; its features alone are used")
+            return
         name = str(self.teacher_ckpt or f"none (the {type(self.teacher.trained_network).__name__} as it was built)")
         # `forward` runs no hooks, which count the teacher's forward passes in training.
         with precision.train_step_context():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses import CosineHiddenLoss, FeatureMapLoss
+from kd_lightning.losses import CosineHiddenLoss, EmbeddingLoss, FeatureMapLoss
 
 
 def features(*shape: int, seed: int = 0) -> Tensor:
@@ -136,3 +136,25 @@ def test_the_gradient_reaches_student_and_regressor(loss: nn.Module) -> None:
     assert student.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in loss.parameters())
     assert len(list(loss.parameters())) == (2 if isinstance(loss, FeatureMapLoss) else 0)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "maps", "tokens"])
+def test_an_embedding_is_predicted_by_a_projector(kind: str) -> None:
+    loss = EmbeddingLoss(2, 3)
+    with torch.no_grad():
+        loss.projector.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+        loss.projector.bias.zero_()
+    student = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    teacher = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])  # cosines 1 and 0
+    if kind == "maps":
+        student = torch.stack([student + 1, student - 1], dim=2).unsqueeze(3)
+    elif kind == "tokens":
+        student, teacher = (torch.stack([it + 1, it - 1], dim=1) for it in (student, teacher))
+    assert loss(student, teacher).item() == pytest.approx(0.5)
+    assert loss(student, teacher.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((2, 3), (2, 3)), ((2, 2), (2, 4)), ((2, 2), (3, 3)), ((2,), (2, 3))])
+def test_an_embedding_of_another_width_is_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="as many images, and widths of 2 and 3, expected"):
+        EmbeddingLoss(2, 3)(torch.zeros(student), torch.zeros(teacher))

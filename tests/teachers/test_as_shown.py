@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torchvision.models import mobilenet_v3_small
 
 from kd_lightning.cli import lightning
@@ -71,3 +72,13 @@ def test_a_teacher_of_more_classes_is_matched_as_shown() -> None:
     assert torch.equal(module.run_teacher(image), module.teacher.network(image)[:, [3, 1]])
     Path("classes.txt").write_text("cow\nbee\n\ndog\nant\n", encoding="utf-8")
     assert load_teacher(module.teacher.network, None, "classes.txt")[0].class_names == ("cow", "bee", "dog", "ant")
+
+
+def test_a_teacher_without_classes_is_learned_from_as_shown() -> None:
+    timm = pytest.importorskip("timm")
+    save_file(timm.create_model("mobilenetv3_small_050", num_classes=0).state_dict(), "embedding.safetensors")
+    module = student_of("# a teacher that returns embeddings of 1024 numbers")
+    assert {"train/hard_loss", "train/feature_loss"} < set(module.trainer.callback_metrics)
+    assert "train/soft_loss" not in module.trainer.callback_metrics
+    (figures,) = module.trainer.test(module, module.trainer.datamodule, verbose=False)
+    assert "test/agreement" not in figures
