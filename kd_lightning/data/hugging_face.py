@@ -11,6 +11,7 @@ from kd_lightning.batch import UNLABELLED
 from kd_lightning.data.decoded import DecodedDataModule
 from kd_lightning.data.image_files import WHOLE, Labelled
 from kd_lightning.errors import UserError, one_line
+from kd_lightning.utils.extras import need_package
 
 USUAL = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 """Names of splits, by part; the first that a dataset has is used."""
@@ -183,10 +184,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise UserError('data: the package datasets is not installed; pip install "kd_lightning[hub]"') from error
+    need_package("datasets")
+    return importlib.import_module("datasets")
 
 
 def _image_column(features: Mapping[str, Any], given: str | None) -> str:

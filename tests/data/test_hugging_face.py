@@ -184,7 +184,5 @@ def test_what_cannot_be_loaded_is_one_line(
 
 def test_without_the_package_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(
-        UserError, match=r"data: the package datasets is not installed; pip install \"kd_lightning\[hub\]\""
-    ):
+    with pytest.raises(UserError, match=r"datasets is not installed: pip install \"kd_lightning\[hub\]\""):
         HuggingFaceDataModule("anything")
