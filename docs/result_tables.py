@@ -26,6 +26,9 @@ HEADLINES = {
 }
 """For each recipe, in the order of the tables: the student trained on labels alone, and the distilled one."""
 
+OTHERS = ("cifar10_resnet56",)
+"""Recipes outside of `configs/`, whose YAML lies beside the figures; they are in `results.md` alone."""
+
 METRICS = {"errors": "errors of {:,}", "right": "correct of {:,}", "accuracy": "accuracy, % of {:,}"}
 LEVEL = 0.95
 ABSENT = "\N{EN DASH}"
@@ -33,8 +36,9 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def read(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """Read what was measured, by recipe, in the order of `HEADLINES`."""
-    return {name: json.loads((root / "lightning_logs/measured" / f"{name}.json").read_text()) for name in HEADLINES}
+    """Read what was measured, by recipe, in the order of `HEADLINES` and `OTHERS`."""
+    names = (*HEADLINES, *OTHERS)
+    return {name: json.loads((root / "lightning_logs/measured" / f"{name}.json").read_text()) for name in names}
 
 
 def interval(values: list[float], digits: int) -> str:

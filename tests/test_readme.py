@@ -192,6 +192,13 @@ def test_the_table_of_all_results_quotes_what_was_measured():
     )
 
 
+def test_the_gain_from_a_published_teacher_quotes_what_was_measured():
+    rows = {row["name"]: row["figures"] for row in result_tables.read()["cifar10_resnet56"]["rows"]}
+    pairs = zip(rows["distill_resnet56"], rows["baseline_improved"], strict=True)
+    gain = result_tables.interval([distilled - alone for distilled, alone in pairs], 2)
+    assert f"gains {gain.replace(result_tables.NO_BREAK, ' ')} points" in (ROOT / "docs" / "results.md").read_text()
+
+
 def test_speeds_are_those_of_the_last_records():
     lines = (ROOT / "benchmarks" / "records.jsonl").read_text().splitlines()
     last = {(record["name"], record["threads"]): record for record in map(json.loads, lines)}

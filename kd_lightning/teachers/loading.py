@@ -17,6 +17,7 @@ from kd_lightning.checkpoints.description import (
     read_description,
 )
 from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
+from kd_lightning.errors import UserError
 from kd_lightning.teachers.classes import ClassOrder, match_classes, read_names, stated_names
 from kd_lightning.teachers.ensemble import networks_of, parts_of
 from kd_lightning.teachers.own_input import InputFormat, OwnInput, without_own_input
@@ -113,9 +114,18 @@ def load_teacher(
     parts = []
     for network, path in parts_of(teacher, paths):
         file = resolve_checkpoint(path, OPTION)
-        content = load_weights(without_own_input(network), file, OPTION)
+        content = _load(without_own_input(network), file)
         description = content.get(KEY) if isinstance(content, dict) else None
         trained = read_description(description, f"{OPTION}: {file}")
         names = given or (trained.class_names if trained else stated_names(network))
         parts.append(TeacherPart(network, file, trained, names))
     return parts
+
+
+def _load(network: nn.Module, file: Path) -> Any:
+    try:
+        return load_weights(network, file, OPTION)
+    except UserError as error:
+        if " in the file and " not in str(error):
+            raise
+        raise UserError(f"{error}; if the teacher has other classes than the data, give its num_classes") from error
