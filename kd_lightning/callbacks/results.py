@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from kd_lightning.batch import class_names_of, data_of
 from kd_lightning.callbacks.curves import METRICS_FILE, Curves
+from kd_lightning.callbacks.earlier_files import PICTURES, own_results, stale_files
 from kd_lightning.callbacks.measured_on import measured_on, weights_of
 from kd_lightning.callbacks.setting import latency, setting
 from kd_lightning.errors import UserError
@@ -41,9 +42,6 @@ MAX_CLASSES = 1000
 
 RESUME_WORDS = ("last", "hpc", "registry")
 """Lightning's keywords for a checkpoint to resume from."""
-
-PICTURES = ("confusion.png", "errors.png", "mistakes.png", "reliability.png")
-"""Pictures that a test draws into the run folder."""
 
 
 def leaves_files(trainer: Trainer) -> bool:
@@ -135,7 +133,7 @@ class ResultsWriter(Callback):
         if has_own_folder(trainer) and leaves_files(trainer):
             self.check_place(run, trainer.ckpt_path)
         self._note_earlier_options()
-        may_write = has_own_folder(trainer) or not (run / METRICS_FILE).exists() or bool(_own_results(run))
+        may_write = has_own_folder(trainer) or not (run / METRICS_FILE).exists() or bool(own_results(run))
         self._curves.start(trainer, run, self._resumed["steps"] if trainer.ckpt_path and self._resumed else None)
         if not may_write or not leaves_files(trainer):
             self._curves.stop()
@@ -144,7 +142,7 @@ class ResultsWriter(Callback):
         if not trainer.ckpt_path:
             if "test" in read_results(run):
                 rank_zero_info(f"{run}: the run that was trained and tested there is replaced")
-            for file in _stale(run) if has_own_folder(trainer) else _own_results(run):
+            for file in stale_files(run) if has_own_folder(trainer) else own_results(run):
                 file.unlink(missing_ok=True)
         record(trainer, run, label=self.label, loggers=_runs_of_services(trainer))
 
@@ -269,27 +267,6 @@ class ResultsWriter(Callback):
         record(trainer, run, **{**dict.fromkeys(TEST_PARTS), **parts, **collected}, **setting(trainer, pl_module))
         with status("measuring latency"):
             record(trainer, run, latency=latency(trainer, pl_module))
-
-
-def _stale(run: Path) -> list[Path]:
-    """Return files that an earlier fit and test left in a run's own folder."""
-    # The newest event file is that of this fit.
-    events = sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)[:-1]
-    outputs = [*run.glob("predictions*.csv"), *(run / "export").glob("model*")]  # of the earlier network
-    return [
-        run / RESULTS_FILE,
-        run / METRICS_FILE,
-        run / "checkpoints" / "best.ckpt",
-        *(run / name for name in PICTURES),
-        *events,
-        *outputs,
-    ]
-
-
-def _own_results(run: Path) -> list[Path]:
-    """Return the results of an earlier fit in a folder that is not the run's own."""
-    found = read_results(run)
-    return [run / RESULTS_FILE] if isinstance(found.get("label"), str) and set(found) <= PARTS else []
 
 
 def _runs_of_services(trainer: Trainer) -> dict[str, str] | None:

@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from kd_lightning.callbacks.results import PICTURES, leaves_files
+from kd_lightning.callbacks.earlier_files import PICTURES
+from kd_lightning.callbacks.results import leaves_files
 from kd_lightning.reports.results import RESULTS_FILE, read_results
 from kd_lightning.utils.run_folder import run_folder
 

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import METRICS
+from kd_lightning.reports.by_class import CLASS_FIGURES
 from kd_lightning.reports.comparison import Comparison
-from kd_lightning.reports.rows import CLASS_FIGURES, SCORES, Row, RunFigures
+from kd_lightning.reports.rows import SCORES, Row, RunFigures
 from kd_lightning.utils.csv_text import csv_cell
 
 MAX_DECIMALS = 2

@@ -11,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kd_lightning import __version__
 from kd_lightning.recipe import METRICS
+from kd_lightning.reports.by_class import CLASS_FIGURES, class_figures_of, confusion_of
 from kd_lightning.reports.columns import IN_PERCENT, batch_sizes, cells, decimals, images_in_words, run_lines
 from kd_lightning.reports.comparison import Comparison
 from kd_lightning.reports.figures import MAX_NAMES, cost_charts, seed_chart
 from kd_lightning.reports.provenance import provenance_of
-from kd_lightning.reports.rows import CLASS_FIGURES, class_figures_of, confusion_of
 from kd_lightning.reports.runs import Group
 from kd_lightning.utils.atomic_write import write_text
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kd_lightning.recipe import Stage
+from kd_lightning.reports.by_class import class_figures_of, finite, numbers
 from kd_lightning.reports.runs import Group, MeasuredRun
 
 RULES = {
@@ -17,9 +18,6 @@ RULES = {
 
 SCORES = ("macro_f1", "balanced_accuracy", "top5_accuracy", "nll", "calibration_error", "teacher_kl")
 """Further figures of a test that a table has on request; see `results.json`."""
-
-CLASS_FIGURES = ("recall", "precision", "f1")
-"""Figures of each class, in [0, 1]."""
 
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """Exceptions of reading figures from a file that does not follow its schema."""
@@ -193,9 +191,9 @@ def _figures_of(run: MeasuredRun, rule: str | None, position: int) -> RunFigures
         seconds=float(run.results["fit"]["seconds"]),
         class_errors=int(figures["class_errors"]) if rule else None,
         # All rules have the same network, which was compared with its teacher as trained.
-        agreement=_finite(test.get("agreement") if trained else None),
-        latency=_numbers(run.results.get("latency", {})),
-        scores=_numbers({name: test[name] for name in SCORES if name in test} if trained else {}),
+        agreement=finite(test.get("agreement") if trained else None),
+        latency=numbers(run.results.get("latency", {})),
+        scores=numbers({name: test[name] for name in SCORES if name in test} if trained else {}),
         by_class=class_figures_of(run) if trained else {},
     )
 
@@ -230,9 +228,9 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
                 errors=int(errors[i]),
                 seconds=float(record["seconds"][i]),
                 class_errors=None if classes[i] is None else int(classes[i]),
-                agreement=_finite(agreement[i]),
-                latency=_numbers({size: values[i] for size, values in latency.items()}),
-                scores=_numbers({name: values[i] for name, values in scores.items()}),
+                agreement=finite(agreement[i]),
+                latency=numbers({size: values[i] for size, values in latency.items()}),
+                scores=numbers({name: values[i] for name, values in scores.items()}),
             )
             for i in range(count)
         ],
@@ -263,41 +261,3 @@ def check(row: Row) -> None:
         raise ValueError(f"{row.name}: {row.images} images of {row.of}")
     if isinstance(row.published, int | float) and not 0 <= float(row.published) < math.inf:
         raise ValueError(f"{row.name}: published {row.published}")
-
-
-def _finite(value: Any) -> float | None:
-    number = None if value is None else float(value)
-    if number is not None and not math.isfinite(number):
-        raise ValueError(f"figure {number}")
-    return number
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {str(name): number for name, value in values.items() if (number := _finite(value)) is not None}
-
-
-def class_figures_of(run: MeasuredRun) -> dict[str, dict[str, float]]:
-    """Return each of `CLASS_FIGURES` of a run's test by class name; empty if they were not stored.
-
-    Raises:
-        One of `DAMAGED`: a figure, or the number of images, is missing for a class.
-    """
-    figures = run.results.get("class_figures")
-    if not figures:
-        return {}
-    names = [str(name) for name in run.results["class_names"]]
-    if len(names) != len(run.results["class_images"]):
-        raise ValueError(f"{len(names)} class names, and other numbers of images")
-    return {kind: _numbers(dict(zip(names, figures[kind], strict=True))) for kind in CLASS_FIGURES}
-
-
-def confusion_of(run: MeasuredRun) -> list[list[int]]:
-    """Return the confusion matrix of a run's test, a row for each label; empty if it was not stored.
-
-    Raises:
-        One of `DAMAGED`: its size is not the number of class names.
-    """
-    counts, names = run.results.get("confusion", []), run.results.get("class_names", [])
-    if counts and {len(counts), *map(len, counts)} != {len(names)}:
-        raise ValueError(f"{len(names)} class names, and other counts")
-    return [[int(count) for count in row] for row in counts]

@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 
 from kd_lightning.__main__ import main
-from kd_lightning.callbacks.results import PICTURES
+from kd_lightning.callbacks.earlier_files import PICTURES
 from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
 from kd_lightning.models import densenet121

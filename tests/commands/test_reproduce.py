@@ -197,6 +197,13 @@ def test_devices_missing_on_a_cpu_give_a_one_line_error(command, devices, capsys
     assert calls or f"trainer.devices: {devices} found (`devices` selected" in capsys.readouterr().err
 
 
+def test_early_stopping_by_its_short_name_ends_a_stage():
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    words += ["--trainer.callbacks.stopping_threshold=100", "--data.val_size=50", "--pictures=false"]
+    assert main(["reproduce", "digits", "--stages=baseline", "--seeds=1", *words]) == 0
+    assert read_results(Path("lightning_logs/digits/baseline/seed_0"))["fit"]["epochs"] == 1
+
+
 CSV = "lightning.pytorch.loggers.CSVLogger"
 
 

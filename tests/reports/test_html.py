@@ -9,8 +9,8 @@ import pytest
 
 from kd_lightning.__main__ import main
 from kd_lightning.reports import html as report
+from kd_lightning.reports.by_class import CLASS_FIGURES
 from kd_lightning.reports.results import read_results
-from kd_lightning.reports.rows import CLASS_FIGURES
 from tests.commands.made import HINTON_RULES, write_run
 
 ROOT = Path(__file__).parents[2]
