@@ -1,7 +1,9 @@
 """Datasets of Hugging Face, local ones: no test reaches the hub."""
 
+import importlib
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from kd_lightning.reports.results import read_results
 from tests.data.test_image_folder import write_tree
 from tests.test_shown_code import block
 
-datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is an optional package")
 
 NAMES = ("ant", "bee", "cow")
 
@@ -30,7 +32,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
     for place in ("datasets.config.HF_HUB_OFFLINE", "huggingface_hub.constants.HF_HUB_OFFLINE"):
         monkeypatch.setattr(place, True)
-    datasets.disable_progress_bars()
+    importlib.import_module("datasets").disable_progress_bars()
 
 
 def png(colour: tuple[int, int, int]) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def png(colour: tuple[int, int, int]) -> dict[str, Any]:
 
 def table(count: int, part: int = 0, labels: Sequence[Any] = (), label: Any = None, **columns: Any) -> Any:
     """Make a split: image i is of class i % 3 and has the colour (10 c, i, part)."""
+    import datasets
+
     labels = labels or [i % 3 for i in range(count)]
     rows = {"image": [png((10 * (i % 3), i, part)) for i in range(count)], "labels": labels, **columns}
     kinds = {"image": datasets.Image(), "labels": label or datasets.ClassLabel(names=list(NAMES))}
@@ -87,6 +91,8 @@ def test_a_dataset_is_trained_on_as_shown() -> None:
 @pytest.mark.parametrize("kind", ["parquet", "imagefolder", "arrow"])
 @pytest.mark.parametrize("limit", [1.0, 0.0], ids=["cached", "streamed"])
 def test_local_kinds_have_the_same_images(kind: str, limit: float) -> None:
+    import datasets
+
     path = Path("local")
     if kind == "parquet":
         write_parquet(path, train=table(6), test=table(3, 1), validation=table(3, 2))
@@ -120,6 +126,8 @@ def test_a_training_split_alone_is_split(tmp_path: Path) -> None:
     [(["dog", "ant", "dog"], "string", ["ant", "dog"]), ([2, 0, 1], "int64", ["0", "1", "2"])],
 )
 def test_names_and_numbers_are_classes_too(labels: list[Any], kind: str, names: list[str]) -> None:
+    import datasets
+
     made = table(3, labels=labels, label=datasets.Value(kind)).rename_column("labels", "label")
     write_parquet(Path("data"), train=made, test=made)
     data = set_up("data", "fit")
@@ -144,6 +152,8 @@ def test_unlabelled_files_come_beside_rows() -> None:
 
 
 def test_a_damaged_row_is_named() -> None:
+    import datasets
+
     rows = {"image": [png((0, 0, 0)), {"bytes": b"none", "path": None}, png((1, 1, 1))], "label": [0, 1, 1]}
     kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet("bad.parquet")
