@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from kd_lightning.__main__ import main
+from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.cli import lightning
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
@@ -162,7 +163,9 @@ def test_a_student_learns_from_a_teacher_of_another_size_and_normalisation(capsy
     teacher = wrapped(image_size=12, mean=[0.25], std=[0.5])
     assert main(words(teacher)) == 0
     assert main([*words(teacher, command="test"), "--pictures=false"]) == 0
-    assert "agreement" in json.loads(Path("logs/s/seed_0/results.json").read_text())["test"]
+    results = json.loads(Path("logs/s/seed_0/results.json").read_text())
+    assert "agreement" in results["test"]
+    assert results["fit"]["teacher"] == weights_digest(torch.load("tiny.pt", weights_only=True))  # as of its own run
     (cached,) = Path().glob("tiny.pt.logits-*")  # beside the file, as any teacher's
     module = lightning.main(words(teacher, cache_teacher="all")).model
     assert [*Path().glob("tiny.pt.logits-*")] == [cached]
@@ -255,3 +258,12 @@ def test_a_network_of_its_own_input_is_tested_on_any_data_and_exported() -> None
     assert json.loads(Path("logs/s/seed_0/results.json").read_text())["test"]["images"] == 360
     assert main(config) == 0
     assert main(["export", "logs/s/seed_0", "--config=student.yaml", "--format=torch"]) == 0
+
+
+def test_an_exported_student_is_compared_with_its_teacher(capsys: Any) -> None:
+    torch.save(MLP([144, 10]).state_dict(), "ours.pt")
+    network = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [144, 10]}}
+    own = {"network": network, "image_size": 12, "mean": [0.25], "std": [0.5]}
+    assert main(words({"class_path": "kd_lightning.OwnInput", "init_args": own}, "ours.pt")) == 0
+    assert main(["export", "logs/s/seed_0", "--format=torch"]) == 0
+    assert "teacher OwnInput, PyTorch" in capsys.readouterr().out
