@@ -77,7 +77,8 @@ def main(words: list[str]) -> None:
     figure = draw_grid(results)
     with atomic_write(folder / HEAT_MAP) as temporary:
         figure.savefig(temporary)
-    events = not chosen or any(each["class_path"] == DEFAULT_LOGGER for each in chosen)
+    by_default = not chosen and given["trainer"]["logger"] is not False
+    events = by_default or any(each["class_path"] == DEFAULT_LOGGER for each in chosen)
     if events:
         write_events(folder, results, figure)
     log_students([each for each in chosen if each["class_path"] != DEFAULT_LOGGER], folder, results)

@@ -56,6 +56,14 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_without_a_logger_there_are_no_events(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "recipe/student.yaml", "--temperatures=1", "--soft_weights=0.5"]
+    assert main([*words, "--trainer.logger=false"]) == 0
+    assert len(rows()) == 1
+    assert not list(FOLDER.rglob("events*"))
+    assert "(sweep.csv, accuracy.png, best.yaml)" in capsys.readouterr().out
+
+
 def test_an_incomplete_last_stack_works_and_no_file_of_the_user_is_overwritten() -> None:
     for name in ("config.yaml", "results.json"):
         Path(name).write_text("mine")
