@@ -9,6 +9,7 @@ from kd_lightning.checkpoints.description import Description
 from kd_lightning.data.batches import normalise_and_resize, scale_and_shift
 from kd_lightning.errors import UserError
 from kd_lightning.teachers import uses_batch_statistics
+from kd_lightning.utils.network_output import logits_of
 
 
 class ImageClassifier(nn.Module):
@@ -47,4 +48,5 @@ class ImageClassifier(nn.Module):
         """Return probabilities, float32 (B, classes), of images uint8 (B, C, H, W)."""
         normalised = normalise_and_resize(image, self.scale, self.shift, self.shape)
         # Networks that reshape feature maps by `view` need contiguous memory, which resizing does not keep.
-        return self.network(normalised.contiguous()).float().softmax(dim=-1)
+        probabilities: Tensor = logits_of(self.network(normalised.contiguous())).float().softmax(dim=-1)
+        return probabilities

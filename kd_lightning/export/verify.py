@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kd_lightning.export.classifier import ImageClassifier
 from kd_lightning.export.probe import Predictor
+from kd_lightning.utils.network_output import logits_of
 from kd_lightning.utils.progress import progress_bar
 
 TOLERANCE = 1e-3
@@ -89,7 +90,7 @@ class Reference:
         with torch.no_grad():
             for part in progress_bar(images.parts(), "testing"):
                 batch = data.make_batch(part, train=False)
-                probabilities.append(classifier.network(batch.image.contiguous()).float().softmax(dim=-1))
+                probabilities.append(logits_of(classifier.network(batch.image.contiguous())).float().softmax(dim=-1))
                 label.append(batch.label)
         return cls(images, torch.cat(probabilities), torch.cat(label))
 

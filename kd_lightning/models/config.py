@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from functools import partial
 from inspect import isclass, ismodule
 from pydoc import locate
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from kd_lightning.errors import UserError
 
-OURS, TORCHVISION, TIMM = "kd_lightning.models.", "torchvision.models.", "timm."
+OURS, TORCHVISION, TIMM, TRANSFORMERS = "kd_lightning.models.", "torchvision.models.", "timm.", "transformers."
 """Modules of networks with published weights."""
 
 WRAPPED = ("members", "network")
@@ -60,7 +60,8 @@ def _why_not(make: Any) -> str:
     except Exception:  # names that only type checkers import
         return ""
     kinds = get_args(returned) or (returned,)
-    if returned is Any or any(isclass(kind) and issubclass(kind, nn.Module) for kind in kinds):
+    unknown = returned is Any or isinstance(returned, TypeVar)
+    if unknown or any(isclass(kind) and issubclass(kind, nn.Module) for kind in kinds):
         return ""
     return f"returns {getattr(returned, '__name__', returned)} by its annotation"
 
@@ -86,7 +87,8 @@ def takes_any_options(make: Any, known: Iterable[str]) -> bool:
         return False
     parameters = inspect.signature(make).parameters
     is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return is_open and set(known) <= set(parameters)
+    # `from_pretrained` passes most of its options on to a config that it reads from a file.
+    return is_open and (set(known) <= set(parameters) or str(getattr(make, "__module__", "")).startswith(TRANSFORMERS))
 
 
 def home_of(network: Any) -> str:
@@ -117,6 +119,10 @@ def parts_of(network: Any) -> list[Any]:
 def inner_networks(network: Any) -> list[Any]:
     """Return the networks inside one, as an ensemble's members; empty for a plain network."""
     options = options_of(network)
+    if not options:
+        return []
+    if home_of(network).startswith(TRANSFORMERS):  # classes, channels and size are options of its config
+        return [part for part in [options.get("config")] if hasattr(part, "class_path")]
     return [part for name in WRAPPED for part in _listed(options.get(name)) if hasattr(part, "class_path")]
 
 

@@ -1,12 +1,14 @@
 """Options of a network that the data determines: its classes, and the channels and size of its images."""
 
 from collections.abc import Callable, Iterator
+from inspect import isclass
 from itertools import zip_longest
 from typing import Any
 
 from kd_lightning.errors import UserError
 from kd_lightning.models.config import (
     TORCHVISION,
+    TRANSFORMERS,
     defaults_of,
     home_of,
     inner_networks,
@@ -17,8 +19,11 @@ from kd_lightning.models.config import (
 )
 from kd_lightning.models.timm_networks import check_name, is_timm, needs_image_size
 
-DETERMINED = ("num_classes", "in_chans", "img_size")
-"""Names of the options, as in timm."""
+DETERMINED = ("num_classes", "num_labels", "in_chans", "img_size")
+"""Names of the options: `num_classes` of most libraries, `num_labels` of Hugging Face, the others of timm."""
+
+CONFIG = ("id2label", "num_channels", "image_size")
+"""Options of a Hugging Face config that the data determines."""
 
 ROLES = ("net", "teacher")
 """Options of a module that are networks."""
@@ -68,7 +73,10 @@ def _values(data: Any) -> dict[str, Any]:
     """Return the options by name; without those that a data module does not know before setup."""
     channels, height, width = getattr(data, "image_shape", None) or (None, None, None)
     side = height if height == width else (height, width)
-    values = {"num_classes": getattr(data, "num_classes", 0), "in_chans": channels, "img_size": side}
+    names = getattr(data, "class_names", None) or range(getattr(data, "num_classes", 0))
+    values = {"num_classes": len(names), "in_chans": channels, "img_size": side}
+    values |= {"num_labels": len(names), "id2label": dict(enumerate(map(str, names)))}
+    values |= {"num_channels": channels, "image_size": side}
     return {name: value for name, value in values.items() if value}
 
 
@@ -85,9 +93,10 @@ def _within(own: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
     Channels and size that are not given there are those that the network was published for, its own defaults.
     """
-    within = {"num_classes": values.get("num_classes"), "img_size": own.get("image_size")}
+    within = {name: values.get(name) for name in ("num_classes", "num_labels", "id2label")}
+    within |= dict.fromkeys(("img_size", "image_size"), own.get("image_size"))
     if len(own.get("mean") or ()) == 1:  # grey images are repeated for several
-        within["in_chans"] = values.get("in_chans")
+        within |= {name: values.get(name) for name in ("in_chans", "num_channels")}
     return {name: value for name, value in within.items() if value}
 
 
@@ -109,7 +118,7 @@ def _unset(model: Any, given: Any) -> Tried:
         for network, users in zip_longest(networks, theirs[: len(networks)]):
             names = [name for name in _taken(network) if name not in options_of(users)]
             if has_classes or (as_built and _is_published(network)):  # classes of its own
-                names = [name for name in names if name != "num_classes"]
+                names = [name for name in names if name not in ("num_classes", "num_labels", "id2label")]
             if names:
                 unset.append((network, names))
     return unset
@@ -127,6 +136,9 @@ def _taken(network: Any) -> list[str]:
     """Return the options that a network takes, or may take."""
     known = options_of(network)
     taken = [name for name in DETERMINED if name in known]
+    if home_of(network).startswith(TRANSFORMERS):
+        is_config = isclass(named(network.class_path))
+        return [name for name in CONFIG if name in known] if is_config else [*dict.fromkeys([*taken, "num_labels"])]
     if takes_any_options(named(network.class_path), defaults_of(network.class_path)):
         taken += ["num_classes"]
         if is_timm(network):

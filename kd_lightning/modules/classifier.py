@@ -24,6 +24,7 @@ from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.modules.optimizers import build_optimizer
 from kd_lightning.schedules import CosineDecay
 from kd_lightning.teachers import prepare_inputs, without_own_input
+from kd_lightning.utils.network_output import logits_of
 
 
 class StepOutput(NamedTuple):
@@ -161,7 +162,8 @@ class ClassifierModule(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute logits (B, classes) of normalised images (B, C, H, W)."""
-        return self.net(self.as_input(image))
+        logits: Tensor = logits_of(self.net(self.as_input(image)))
+        return logits
 
     def as_input(self, image: Tensor) -> Tensor:
         """Convert images to the module's precision and memory format."""

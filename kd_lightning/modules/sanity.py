@@ -15,6 +15,7 @@ from kd_lightning.batch import UNLABELLED, Batch, data_of
 from kd_lightning.checkpoints.description import compare_with_data, listed
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.eval_mode import eval_mode
+from kd_lightning.utils.network_output import logits_of
 from kd_lightning.utils.progress import status
 
 REMEDY = "a finite number expected; the last good checkpoint is kept; a lower lr or gradient_clip_val may help"
@@ -111,7 +112,7 @@ def read_blank_images(
     image = torch.zeros(2, *shape, device=parameter.device, dtype=parameter.dtype)
     try:
         with eval_mode(network), torch.no_grad():
-            return network(image.to(memory_format=memory_format)), memory_format
+            return logits_of(network(image.to(memory_format=memory_format))), memory_format
     except UserError:  # of a feature hook
         raise
     except Exception as error:  # any network may be given

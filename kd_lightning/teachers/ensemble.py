@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kd_lightning.errors import UserError
 from kd_lightning.teachers.classes import ClassOrder, as_index, in_class_order
+from kd_lightning.utils.network_output import logits_of
 from kd_lightning.utils.paths import expand
 
 _ORDER = "class_order_{}"
@@ -49,7 +50,7 @@ class EnsembleTeacher(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes), in float32 or finer, of normalised images (B, C, H, W)."""
         logits = [
-            in_class_order(member(image), getattr(self, _ORDER.format(number)), order)
+            in_class_order(logits_of(member(image)), getattr(self, _ORDER.format(number)), order)
             for number, (member, order) in enumerate(zip(self.members, self._orders, strict=True))
         ]
         return torch.stack([it.to(torch.promote_types(it.dtype, torch.float32)) for it in logits]).mean(dim=0)

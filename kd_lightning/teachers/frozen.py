@@ -13,6 +13,7 @@ from kd_lightning.errors import UserError
 from kd_lightning.teachers.classes import ClassOrder, as_index, in_class_order
 from kd_lightning.teachers.ensemble import EnsembleTeacher
 from kd_lightning.teachers.own_input import without_own_input
+from kd_lightning.utils.network_output import logits_of
 
 
 class FrozenTeacher(nn.Module):
@@ -94,7 +95,7 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
         """Compute the network's logits (B, classes) in the student's order of the classes."""
-        return self.in_class_order(self.network(*args))
+        return self.in_class_order(logits_of(self.network(*args)))
 
 
 def _has_weights_and_is_called(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kd_lightning.checkpoints.description import Description
 from kd_lightning.errors import UserError
+from kd_lightning.utils.network_output import logits_of
 from kd_lightning.utils.precision import at_least_float32
 from kd_lightning.utils.resize import resize
 
@@ -152,7 +153,7 @@ class OwnInput(nn.Module):
         """Return the network's outputs for images (B, C, H, W) in the data's normalisation."""
         if not self._is_prepared:
             raise UserError("OwnInput: the data's normalisation is unknown before setup; call its prepare(data) first")
-        return self.network(self.convert(image))
+        return logits_of(self.network(self.convert(image)))
 
     def convert(self, image: Tensor) -> Tensor:
         """Return images (B, C, H, W) in the network's normalisation and size, of the same dtype and memory format."""
