@@ -19,6 +19,7 @@ import kd_lightning
 from kd_lightning.__main__ import main
 from kd_lightning.cli.lightning import build
 from kd_lightning.models import MLP
+from tests.cli import test_hugging_face_networks
 from tests.made import write_mnist
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +84,10 @@ HERE = (
             f"# {name}.yaml: kd-lightning fit --config configs/digits/teacher.yaml --config {name}.yaml",
         )
         for name in ("random", "mixed")
+    ),
+    (
+        "docs/extend.md",
+        "# hugging_face.yaml: kd-lightning fit --config configs/digits/teacher.yaml --config hugging_face.yaml",
     ),
     ("docs/extend.md", "# tuned.yaml: kd-lightning fit --config configs/digits/teacher.yaml --config tuned.yaml"),
 )
@@ -242,6 +247,8 @@ def test_a_config_is_run_by_the_command_in_its_first_line(page: str, first: str)
     Path(file).write_text(block(page, first))
     if "published.pt" in block(page, first):
         torch.save(build(["fit", "--config=configs/digits/teacher.yaml"]).model.net.state_dict(), "published.pt")
+    if "AutoModel" in block(page, first):
+        test_hugging_face_networks.save_published()
     run(command)
 
 
