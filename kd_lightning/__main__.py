@@ -1,5 +1,6 @@
 """The console command `kd-lightning`: run the command that its first word names, and report errors in one line."""
 
+import logging
 import os
 import shlex
 import sys
@@ -48,10 +49,14 @@ def main(args: list[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes
     status = 0
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
     try:
         try:
             status = _run_until_stopped(sys.argv[1:] if args is None else args)
         finally:
+            for logger, level in zip(loggers, levels, strict=True):  # a command may silence them
+                logger.setLevel(level)
             print(end="", flush=True)
     except BrokenPipeError:
         if not _reader_is_gone():
