@@ -1,4 +1,5 @@
 import gc
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -40,6 +41,16 @@ def _passes_are_timed_once(request, monkeypatch):
     if request.module.__name__ != "tests.utils.test_latency":
         monkeypatch.setattr(latency, "MIN_PASSES", 1)
         monkeypatch.setattr(latency, "MAX_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _lightning_says_as_much_as_before():
+    """Undo what `sweep`, `reproduce` and others silence in their process."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

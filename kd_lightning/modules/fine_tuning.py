@@ -52,7 +52,7 @@ class FineTuning:
         if wrong := [factor for factor in self.lr_scale.values() if not 0 <= factor < float("inf")]:
             raise UserError(f"lr_scale: {wrong[0]} found, a number of at least 0 expected")
         frozen = {name for name in names if any(matches(name, pattern) for pattern in freeze)}
-        if frozen == {*names}:
+        if freeze and frozen == {*names}:
             raise UserError(f"freeze: {', '.join(freeze)} found, which leaves no parameter of the network to train")
         for name, parameter in network.named_parameters():
             if name in frozen:
