@@ -61,5 +61,7 @@ def _plots_are_rendered_where_they_are_tested(request, monkeypatch):
         figure.canvas.get_renderer()  # blank pixels
         Image.new("RGB", (4, 4)).save(file, "PNG")
 
-    if not request.module.__name__.startswith(("tests.callbacks.", "tests.test_dashboard", "tests.cli.test_lightning")):
+    if not request.module.__name__.startswith(
+        ("tests.callbacks.", "tests.test_dashboard", "tests.cli.test_lightning", "tests.commands.test_sweep")
+    ):
         monkeypatch.setattr(Figure, "savefig", write_blank)

@@ -240,7 +240,7 @@ def test_everybody_s_monitor_is_logged_and_is_the_training_loss():
     )
     assert [size for size in batches[before:] if size != 2] == [20] * (360 // 20)  # 2: blank images of the setup
     Path(run).rename("gone")
-    done.model._is_teacher_loaded = False
+    done.model._teacher_parts = []
     (figures,) = done.trainer.test(done.model, done.datamodule, verbose=False)
     assert "test/nll" in figures
     assert "test/loss" not in figures
