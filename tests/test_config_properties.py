@@ -21,6 +21,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HUNDREDTHS.filter(bool), HUNDREDTHS, st.integers(1, 1000), st.booleans())
 def test_a_written_config_is_read_back_unchanged(
