@@ -181,9 +181,9 @@ def tree(tmp_path: Path) -> Path:
             "Add a column to the results table",
             {"<name>": "errors_per_second"},
             {
-                "kd_lightning/reports/columns.py": COLUMNS.replace(
-                    '\n        Column("", key="device",', COLUMN
-                ).replace("def cells(comparison", COLUMN_FUNCTIONS.strip("\n")),
+                "kd_lightning/reports/columns.py": COLUMNS.replace(DEVICE, COLUMN).replace(
+                    CELLS, COLUMN_FUNCTIONS.strip("\n")
+                ),
                 "tests/reports/test_errors_per_second.py": COLUMN_TEST,
             },
             [],
