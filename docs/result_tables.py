@@ -26,7 +26,7 @@ HEADLINES = {
 }
 """For each recipe, in the order of the tables: the student trained on labels alone, and the distilled one."""
 
-OTHERS = ("cifar10_resnet56",)
+OTHERS = ("cifar10_resnet56", "eurosat")
 """Recipes outside of `configs/`, whose YAML lies beside the figures; they are in `results.md` alone."""
 
 METRICS = {"errors": "errors of {:,}", "right": "correct of {:,}", "accuracy": "accuracy, % of {:,}"}
