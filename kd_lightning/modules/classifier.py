@@ -269,17 +269,10 @@ class ClassifierModule(LightningModule):
 
     def _build_optimizer(self) -> tuple[Optimizer, Any]:
         named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
-        tuning, parameters = self.fine_tuning, [parameter for _, parameter in named]
-        if tuning.is_plain:
-            optimizer = build_optimizer(self.optimizer, parameters, self._trainer)
-            return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
-        groups = tuning.groups((name.removeprefix(NETWORK_PREFIX), parameter) for name, parameter in named)
-        optimizer = build_optimizer(self.optimizer, groups, self._trainer)
-        tuning.check_decay(optimizer)
-        tuning.scale_rates(optimizer)
-        scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
-        tuning.scale_schedule(optimizer, scheduler)
-        return optimizer, scheduler
+        parameters: list[Any] = [parameter for _, parameter in named]
+        if not self.fine_tuning.is_plain:
+            parameters = self.fine_tuning.groups((name.removeprefix(NETWORK_PREFIX), each) for name, each in named)
+        return build_optimizer(self.optimizer, self.lr_scheduler, parameters, self._trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a schedule, unless it is a `ReduceLROnPlateau`, which `advance_plateaus` has stepped."""

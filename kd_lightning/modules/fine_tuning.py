@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from kd_lightning.errors import UserError
 
@@ -74,7 +74,7 @@ class FineTuning:
         return self.decays_all and not self.lr_scale
 
     def groups(self, parameters: Iterable[tuple[str, Tensor]]) -> list[dict[str, Any]]:
-        """Divide parameters into an optimizer's groups of equal options; `scale_rates` sets the rates.
+        """Divide parameters into an optimizer's groups of equal options; `scale_rates` reads their `lr_scale`.
 
         Args:
             parameters: names in the network, and parameters.
@@ -83,37 +83,41 @@ class FineTuning:
         for name, parameter in parameters:
             decays = self.decays_all or parameter.dim() > 1
             groups.setdefault((self._factor(name), decays), []).append(parameter)
-        self._factors = [factor for factor, _ in groups]
         return [
-            {"params": members, **({} if decays else {"weight_decay": 0.0})} for (_, decays), members in groups.items()
+            {"params": members, "lr_scale": factor, **({} if decays else {"weight_decay": 0.0})}
+            for (factor, decays), members in groups.items()
         ]
 
     def _factor(self, name: str) -> float:
         return next((factor for pattern, factor in self.lr_scale.items() if matches(name, pattern)), 1.0)
 
-    def scale_rates(self, optimizer: Optimizer) -> None:
-        """Multiply the rates of a new optimizer's groups by their factors."""
-        for group, factor in zip(optimizer.param_groups, self._factors, strict=True):
-            group["lr"] = group["lr"] * factor
 
-    def scale_schedule(self, optimizer: Optimizer, scheduler: Any) -> None:
-        """Multiply the rates again where a new schedule has set those of all groups.
+def check_decay(optimizer: Optimizer) -> None:
+    """Raise `UserError` where groups have no weight decay, for an optimizer that has none itself."""
+    without = any(group.get("weight_decay") == 0 for group in optimizer.param_groups)
+    if without and "weight_decay" not in optimizer.defaults:
+        raise UserError(f"decay_norms_and_biases: false found, but {type(optimizer).__name__} has no weight_decay")
 
-        Raises:
-            UserError: a schedule that keeps the rates of all groups itself.
-        """
-        if len({*self._factors}) < 2:
-            return
-        if isinstance(scheduler, CyclicLR):
-            raise UserError("lr_scale: CyclicLR found, which sets the rates of all groups; OneCycleLR expected")
-        for group, factor in zip(optimizer.param_groups, self._factors, strict=True):
-            if "max_lr" in group:  # of `OneCycleLR`
-                group.update({name: group[name] * factor for name in RATES if name in group})
 
-    def check_decay(self, optimizer: Optimizer) -> None:
-        """Raise `UserError` for an optimizer without weight decay, from which nothing can be left out."""
-        if not self.decays_all and "weight_decay" not in optimizer.defaults:
-            raise UserError(f"decay_norms_and_biases: false found, but {type(optimizer).__name__} has no weight_decay")
+def scale_rates(optimizer: Optimizer) -> None:
+    """Multiply the rates of a new optimizer's groups by their `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * group["lr_scale"]
+
+
+def scale_schedule(optimizer: Optimizer, scheduler: Any) -> None:
+    """Multiply the rates again where a new schedule has set those of all groups.
+
+    Raises:
+        UserError: a schedule that keeps the rates of all groups itself.
+    """
+    if all(group["lr_scale"] == 1 for group in optimizer.param_groups):
+        return
+    if isinstance(scheduler, CyclicLR):
+        raise UserError("lr_scale: CyclicLR found, which sets the rates of all groups; OneCycleLR expected")
+    if isinstance(scheduler, OneCycleLR):
+        for group in optimizer.param_groups:
+            group.update({name: group[name] * group["lr_scale"] for name in RATES})
 
 
 def _is_frozen(name: str, norm: nn.Module, frozen: set[str], freeze: Sequence[str]) -> bool:
