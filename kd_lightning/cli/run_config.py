@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from kd_lightning.errors import UserError
 from kd_lightning.reports.results import read_results
 from kd_lightning.utils.atomic_write import write_text
+from kd_lightning.utils.extras import not_installed
 from kd_lightning.utils.paths import expand
 from kd_lightning.utils.run_folder import folder_of, leading_logger, run_folder
 
@@ -154,10 +155,7 @@ def prepare_loggers(trainer: Namespace) -> None:
             continue
         name = entry.class_path.rpartition(".")[2]
         if name in NEEDS and find_spec(NEEDS[name]) is None:
-            raise UserError(
-                f"trainer.logger: {name} found, which needs {NEEDS[name]}, not installed; "
-                'pip install "kd_lightning[loggers]"'
-            )
+            raise UserError(f"trainer.logger: {name} found, but {not_installed(NEEDS[name])}")
         if "project" not in options:
             continue
         name, version = options.get("name") or "", options.get("version") or ""

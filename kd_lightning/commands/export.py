@@ -27,7 +27,7 @@ from kd_lightning.export import (
     Reference,
     export_checked,
     export_int8,
-    need_packages,
+    need_onnx,
     open_exported,
     random_images,
 )
@@ -63,7 +63,7 @@ def main(words: list[str]) -> None:
     if options.int8 and "onnx" not in options.format:
         raise UserError("export: --int8 found, which is an ONNX file; --format onnx expected")
     if "onnx" in options.format:
-        need_packages(*ONNX_PACKAGES)
+        need_onnx(*ONNX_PACKAGES)
     if options.threads:
         torch.set_num_threads(options.threads)
     console = quiet_console()

@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.paths import expand
+from kd_lightning.errors import UserError
+from kd_lightning.utils.name_list import read_lines
 
 MAX_NAMED = 3
 """Names that an error lists; it counts the others."""
@@ -32,8 +31,7 @@ def read_class_list(classes: str | Sequence[str], folders: Collection[str]) -> C
     Raises:
         UserError: the file cannot be read, a class has no folder, occurs twice, or there are fewer than two.
     """
-    lines = [line for each in _lines_of(classes) if (line := each.strip())]
-    pairs = [_folder_and_name(line, folders) for line in lines]
+    pairs = [_folder_and_name(line, folders) for line in read_lines(classes, "classes")]
     if folders and (unknown := [folder for folder, _ in pairs if folder not in folders]):
         raise UserError(f"classes: no class folder {_named(unknown)}; found are {_named(sorted(folders))}")
     for what in zip(*pairs, strict=True):
@@ -42,18 +40,6 @@ def read_class_list(classes: str | Sequence[str], folders: Collection[str]) -> C
     if len(pairs) < 2:
         raise UserError(f"classes: {len(pairs)} found, at least 2 expected")
     return ClassList(*(list(each) for each in zip(*pairs, strict=True)))
-
-
-def _lines_of(classes: str | Sequence[str]) -> Sequence[str]:
-    if not isinstance(classes, str):
-        return classes
-    file = Path(expand(classes, "classes"))
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"classes: {file} cannot be read ({one_line(error)}); a text file of class names, or a list, expected"
-        ) from error
 
 
 def _folder_and_name(line: str, folders: Collection[str]) -> tuple[str, str]:

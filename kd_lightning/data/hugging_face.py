@@ -11,7 +11,7 @@ from kd_lightning.batch import UNLABELLED
 from kd_lightning.data.decoded import DecodedDataModule
 from kd_lightning.data.image_files import WHOLE, Labelled
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.extras import need_package
+from kd_lightning.utils.extras import need_packages
 
 USUAL = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 """Names of splits, by part; the first that a dataset has is used."""
@@ -184,7 +184,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _library() -> Any:
-    need_package("datasets")
+    need_packages("datasets")
     return importlib.import_module("datasets")
 
 

@@ -3,7 +3,7 @@
 from kd_lightning.checkpoints.description import Description, describe
 from kd_lightning.export.classifier import ImageClassifier
 from kd_lightning.export.export import export_checked, export_int8, export_network
-from kd_lightning.export.formats import ONNX_PACKAGES, SUFFIXES, need_packages, open_exported
+from kd_lightning.export.formats import ONNX_PACKAGES, SUFFIXES, need_onnx, open_exported
 from kd_lightning.export.int8 import CALIBRATION_IMAGES
 from kd_lightning.export.probe import Predictor, check_predictor
 from kd_lightning.export.rebuild import ours, plain_options, rebuild
@@ -24,7 +24,7 @@ __all__ = [
     "export_checked",
     "export_int8",
     "export_network",
-    "need_packages",
+    "need_onnx",
     "open_exported",
     "ours",
     "plain_options",

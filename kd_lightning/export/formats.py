@@ -4,7 +4,6 @@ Both map images, uint8 (B, *stored_shape), to probabilities, float32 (B, classes
 ONNX's metadata_props, and in `metadata.json` among the extra files of a `.pt2`.
 """
 
-import importlib
 import io
 import json
 import logging
@@ -24,6 +23,7 @@ from kd_lightning.errors import UserError
 from kd_lightning.export.classifier import ImageClassifier
 from kd_lightning.export.digest import KEY, check_digest, expect_digest
 from kd_lightning.export.probe import Predictor, check_predictor, short
+from kd_lightning.utils.extras import need_packages
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 """File suffixes by format."""
@@ -38,20 +38,13 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 NOISY = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.fx", "root")
 
 
-def need_packages(*names: str) -> None:
-    """Check that optional packages are installed.
+def need_onnx(*names: str) -> None:
+    """Check that packages for ONNX files are installed.
 
     Raises:
         UserError: one is not.
     """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f'{name} is not installed, which ONNX files need: pip install "kd-lightning[export]", here '
-                'pip install -e ".[export]"; or --format torch, which needs nothing more'
-            ) from error
+    need_packages(*names, advice="; or --format torch, which needs nothing more")
 
 
 def metadata(description: Description, network: str, checkpoint: str = "") -> dict[str, str]:
@@ -103,7 +96,7 @@ def write_onnx(program: ExportedProgram, entries: dict[str, str], network: nn.Mo
     Raises:
         UserError: a package is missing, or ONNX lacks an operation of the network.
     """
-    need_packages(*ONNX_PACKAGES)
+    need_onnx(*ONNX_PACKAGES)
     with short_errors(_refusal(network)), quiet():
         made = torch.onnx.export(
             program,
@@ -137,7 +130,7 @@ def open_exported(path: Path, option: str) -> tuple[Description, Predictor]:
         raise UserError(f"{option}: no file {path}")
     open_file = _open_onnx if path.suffix == SUFFIXES["onnx"] else _open_torch
     if open_file is _open_onnx:
-        need_packages("onnxruntime")
+        need_onnx("onnxruntime")
     has_digest = check_digest(path, option)
     try:
         entries, predictor = open_file(path)

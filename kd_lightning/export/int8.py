@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_lightning.errors import UserError
 from kd_lightning.export.digest import ONNX_KEY
-from kd_lightning.export.formats import ONNX_PACKAGES, need_packages, quiet, short_errors
+from kd_lightning.export.formats import ONNX_PACKAGES, need_onnx, quiet, short_errors
 
 CALIBRATION_IMAGES = 512
 """Training images for measuring the ranges of activations."""
@@ -32,7 +32,7 @@ def write_int8(source: Path, images: Iterable[Tensor], path: Path) -> None:
     Raises:
         UserError: a package is missing, or the network has no layer that can be quantised.
     """
-    need_packages(*ONNX_PACKAGES)
+    need_onnx(*ONNX_PACKAGES)
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

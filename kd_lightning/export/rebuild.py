@@ -16,7 +16,7 @@ from kd_lightning import models
 from kd_lightning.checkpoints.weights import fitting_weights
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.models.config import TIMM, TORCHVISION
-from kd_lightning.utils.extras import need_package
+from kd_lightning.utils.extras import need_packages
 
 PUBLISHED = ("weights", "pretrained", "weights_backbone")
 """Options that would download weights, which the file's weights replace."""
@@ -112,7 +112,7 @@ def _maker(recorded: dict[str, Any]) -> Callable[..., nn.Module] | None:
 
 def _maker_of_timm(module: str, name: str, recorded: dict[str, Any]) -> Callable[..., nn.Module] | None:
     """Return the function of a network that timm lists: not one of the hub or of a folder, which would be read."""
-    need_package("timm")
+    need_packages("timm")
     import timm
 
     modules = ("timm", "timm.models", timm.create_model.__module__)

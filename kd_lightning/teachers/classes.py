@@ -3,15 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kd_lightning.checkpoints.description import listed
-from kd_lightning.errors import UserError, one_line
-from kd_lightning.utils.paths import expand
+from kd_lightning.errors import UserError
+from kd_lightning.utils.name_list import read_lines
 
 CLASSES = "teacher_classes"
 """The option with the names of a teacher's classes."""
@@ -89,16 +88,7 @@ def read_names(classes: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: the file cannot be read, or there are no names.
     """
-    lines = classes
-    if isinstance(classes, str):
-        file = Path(expand(classes, CLASSES))
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{CLASSES}: {file} cannot be read ({one_line(error)}); a text file of class names, or a list, expected"
-            ) from error
-    names = tuple(name for line in lines if (name := line.strip()))
+    names = tuple(read_lines(classes, CLASSES))
     if not names:
         raise UserError(f"{CLASSES}: no names found, one for each output of the teacher expected")
     return names

@@ -4,20 +4,34 @@ import importlib
 
 from kd_lightning.errors import UserError
 
-EXTRAS = {"timm": "timm", "transformers": "hub", "datasets": "hub"}
+EXTRAS = {
+    "timm": "timm",
+    "transformers": "hub",
+    "datasets": "hub",
+    "wandb": "loggers",
+    "mlflow": "loggers",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+}
 """Names of the extras, as in pyproject.toml, by package."""
 
 
-def need_package(name: str) -> None:
-    """Import an optional package.
+def need_packages(*names: str, advice: str = "") -> None:
+    """Import optional packages.
+
+    Args:
+        names: of the packages.
+        advice: what else to do without them, for the error.
 
     Raises:
-        UserError: it is not installed.
+        UserError: one is not installed.
     """
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(not_installed(name)) from error
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"{not_installed(name)}{advice}") from error
 
 
 def not_installed(name: str) -> str:

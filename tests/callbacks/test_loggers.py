@@ -194,6 +194,6 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     assert main(["fit", "--config=digits/teacher", f"--trainer.logger={kind}"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     package = "mlflow" if "MLFlow" in kind else "wandb"
-    assert f"Logger found, which needs {package}, not installed; pip install" in line
+    assert f"Logger found, but {package} is not installed: pip install" in line
     assert line.endswith('pip install "kd_lightning[loggers]"')
     assert not Path("lightning_logs").exists()

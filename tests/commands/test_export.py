@@ -228,7 +228,7 @@ def test_a_package_that_is_missing_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     line = refused(capsys, "export", str(RUN))
-    assert f'{package} is not installed, which ONNX files need: pip install "kd-lightning[export]"' in line
+    assert f'{package} is not installed: pip install "kd_lightning[export]"; or --format torch' in line
 
 
 def test_torch_s_format_needs_no_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
