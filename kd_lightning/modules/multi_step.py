@@ -80,6 +80,22 @@ def count_from(checkpoint: dict[str, Any]) -> None:
         total.update(ready=checkpoint["global_step"], completed=checkpoint["global_step"])
 
 
+def complete_epoch(checkpoint: dict[str, Any]) -> None:
+    """Mark an epoch whose batches are all trained as completed in a checkpoint's loop state, in place.
+
+    A checkpoint is written before Lightning completes the epoch. When it resumes with `max_steps`, Lightning continues
+    such an epoch: it trains what another number of batches leaves of it, or counts it twice and trains an epoch less.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    batches = loops["epoch_loop.batch_progress"]
+    if not batches["is_last_batch"]:
+        return
+    for counts in (loops["epoch_progress"]["current"], loops["epoch_progress"]["total"]):
+        counts["completed"] = counts["processed"]
+    batches["current"] = dict.fromkeys(batches["current"], 0)
+    batches["is_last_batch"] = False
+
+
 def advance(trainer: Trainer, interval: str) -> None:
     """Step the schedules of an interval, `step` or `epoch`."""
     for config in trainer.lr_scheduler_configs:

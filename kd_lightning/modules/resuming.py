@@ -86,6 +86,8 @@ class TrainingState:
         self._saved = {
             name: checkpoint[name] for name in ("random", "train_means", "gradients", "monitored") if name in checkpoint
         }
+        if trainer.max_steps != -1:
+            multi_step.complete_epoch(checkpoint)
         if not check(checkpoint, build):
             return
         saved = checkpoint[KEY]

@@ -171,6 +171,22 @@ def test_a_place_within_an_epoch_is_of_its_order_alone(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("limit", [1.0, 2])
+def test_a_training_that_ended_with_an_epoch_goes_on_by_steps(at_once: int, limit: float) -> None:
+    """Two of the next epoch's three batches, whatever number of batches the epochs before had."""
+    before = [*words(1, steps_at_once=at_once), f"--trainer.limit_train_batches={limit}"]
+    done = 3 if limit == 1.0 else 2
+    assert lightning.main(before).trainer.global_step == done
+    resumed = lightning.main([*words(5, steps_at_once=at_once), f"--trainer.max_steps={done + 2}", RESUME])
+    assert (resumed.trainer.global_step, resumed.trainer.fit_loop.epoch_progress.total.ready) == (done + 2, 2)
+    if limit != 1.0:
+        return
+    state = {name: tensor.clone() for name, tensor in resumed.model.state_dict().items()}
+    whole = lightning.main([*words(5), "--trainer.max_steps=5", "--overwrite=true"]).model.state_dict()
+    assert all(torch.equal(state[name], whole[name]) for name in whole)
+
+
 def test_a_run_without_a_seed_goes_on_with_the_one_that_was_drawn() -> None:
     unseeded = [*words(1), "--seed_everything=true"]
     drawn = lightning.main(unseeded).config["fit"]["seed_everything"]
