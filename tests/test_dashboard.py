@@ -37,7 +37,7 @@ def tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
 def test_each_tab_shows_teacher_baseline_and_student(tensorboard: str, tmp_path: Path) -> None:
     runs = ("teacher/seed_0", "baseline/seed_0", "distill/seed_0")
     with Browser(tmp_path / "profile") as browser:
-        browser.open(f"{tensorboard}#timeseries", *runs, "norm /gradients", "train 5 cards", "val 7 cards")
+        browser.open(f"{tensorboard}#timeseries", *runs, "norm /gradients", "train 5 cards", "val 9 cards")
         browser.open(f"{tensorboard}#images", *runs, "test/mistakes", "test/reliability", "test/confusion")
         browser.open(f"{tensorboard}#custom_scalars", "Quality", "Loss by part", "KL(teacher || student), nats")
         accuracy = [read_results(Path("lightning_logs/digits", run))["test"]["accuracy"] for run in runs]
