@@ -54,6 +54,9 @@ ELSEWHERE = {
     ("docs/teachers.md", "# a teacher with the weights that its function loads"): (
         "teachers/test_as_shown.py::test_a_teacher_as_it_was_built_is_cached_under_its_weights"
     ),
+    ("docs/teachers.md", "# akamaster's ResNet-20, from the file as published"): (
+        "teachers/test_as_shown.py::test_a_teacher_of_the_literature_is_read_as_shown"
+    ),
     ("docs/teachers.md", "# a teacher of four classes, two of which are the data's"): (
         "teachers/test_as_shown.py::test_a_teacher_of_more_classes_is_matched_as_shown"
     ),

@@ -8,7 +8,7 @@ network's names, with any prefix.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from string import digits
 from typing import Any
@@ -69,26 +69,32 @@ class Wanted:
         tensors: tensors by name, of which only the shapes matter.
         counters: names of batch norm's counters, which an old file may lack.
         head: prefix of the last layer's names if that layer is not needed; in the file it may have any shape.
-        old_names: regular expression and replacement that turn the names of old files into those of today.
+        other_names: regular expressions of names in old files or those of other projects, with their replacements.
     """
 
     tensors: Mapping[str, Tensor]
     counters: frozenset[str]
     head: str | None = None
-    old_names: tuple[str, str] | None = None
+    other_names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: nn.Module, **kwargs: Any) -> "Wanted":
-        """Return all tensors of a network, or those of all layers but its `head`."""
+        """Return all tensors of a network, or those of all layers but its `head`.
+
+        A network's own attribute `other_names` is used where none are given.
+        """
         head = kwargs.get("head")
+        kwargs.setdefault("other_names", getattr(network, "other_names", {}))
         tensors = {name: it for name, it in network.state_dict().items() if not (head and name.startswith(head))}
         norms = [name for name, module in network.named_modules() if isinstance(module, _NormBase)]
         counters = frozenset(f"{name}.{COUNTER}".lstrip(".") for name in norms) & tensors.keys()
         return cls(tensors, counters, **kwargs)
 
     def current(self, name: str) -> str:
-        """Return the name of today for one in an old file."""
-        return re.sub(*self.old_names, name) if self.old_names else name
+        """Return the network's name for one in a file."""
+        for other, current in self.other_names.items():
+            name = re.sub(other, current, name)
+        return name
 
 
 def candidates(wanted: Wanted, content: Any) -> list[Candidate]:

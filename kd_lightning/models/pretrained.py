@@ -15,8 +15,8 @@ from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.download import short_timeout
 from kd_lightning.utils.paths import expand
 
-OLD_NAMES = r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1"
-"""Pattern and replacement from names in published DenseNet files, `norm.1`, to those of today, `norm1`."""
+OLD_NAMES = {r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)": r"\1"}
+"""From names in published DenseNet files, `norm.1`, to those of today, `norm1`."""
 
 
 def pretrained(name: str, weights: str | None = "DEFAULT", num_classes: int = 10) -> nn.Module:
@@ -72,7 +72,7 @@ def _read(file: Path, entries: list[str]) -> Any:
 def _load_body(network: nn.Module, content: Any, refusal: str) -> None:
     """Load the weights of all layers but the last, under any key and prefix; every name and shape has to match."""
     head = [*network.state_dict()][-1].rpartition(".")[0] + "."
-    wanted = Wanted.of(network, head=head, old_names=OLD_NAMES)
+    wanted = Wanted.of(network, head=head, other_names=OLD_NAMES)
     found = candidates(wanted, content)
     if not found:
         raise UserError(f"{refusal}: {next(iter(wanted.tensors))} is missing")

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torchvision.models import mobilenet_v3_small
 
 from kd_lightning.cli import lightning
+from kd_lightning.models import CifarResNet
 from kd_lightning.teachers import load_teacher
 from tests.test_shown_code import block, images
 
@@ -63,6 +64,14 @@ def test_a_teacher_as_it_was_built_is_cached_under_its_weights(monkeypatch: pyte
         (figures,) = module.trainer.test(module, module.trainer.datamodule, verbose=False)
         assert "test/agreement" in figures
     assert [len(files) for files in kept] == [1, 1, 2]
+
+
+def test_a_teacher_of_the_literature_is_read_as_shown() -> None:
+    published = CifarResNet(20, shortcut="pad", num_classes=2).state_dict()
+    theirs = {f"module.{name.replace('fc.', 'linear.')}": it for name, it in published.items() if "num_" not in name}
+    torch.save({"state_dict": theirs, "best_prec1": 91.7}, "resnet20-12fca82f.th")
+    teacher = student_of("# akamaster's ResNet-20, from the file as published").teacher.network
+    assert all(torch.equal(tensor, published[name]) for name, tensor in teacher.state_dict().items())
 
 
 def test_a_teacher_of_more_classes_is_matched_as_shown() -> None:
