@@ -26,8 +26,17 @@ RECIPE_FILE = "recipe.yaml"
 COMMON_FILE = "common.yaml"
 """Config of a recipe's folder that each stage file there is laid over."""
 
+OF_VARIANT = ("published", "seeds", "main", "tries", "controls")
+"""Keys of a variant that describe it as a stage, and are no options of `fit`."""
+
 METRICS = {"right": "correct images", "errors": "errors", "accuracy": "accuracy in %"}
 """Metrics of published figures, with their names in reports."""
+
+
+def words_of(options: dict[str, Any]) -> list[str]:
+    """Return the command-line words for options by dotted name."""
+    words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    return [f"--{name}={word}" for name, word in words.items()]
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Stage:
         seeds: number of runs; None for the recipe's number.
         main: whether the stage is in the source's main table. Main stages are run by default.
         options: further options by dotted name, which override the config.
+        tries: settings to choose from, each options by dotted name; the best on validation images is run.
+        controls: stages that it is compared with, run by run of the same seed; None for the recipe's.
     """
 
     name: str
@@ -53,6 +64,8 @@ class Stage:
     seeds: int | None = None
     main: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    tries: list[dict[str, Any]] = field(default_factory=list)
+    controls: list[str] | None = None
 
     @property
     def config_words(self) -> list[str]:
@@ -62,8 +75,7 @@ class Stage:
     @property
     def option_words(self) -> list[str]:
         """The command-line words for the further options."""
-        words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.options.items()}
-        return [f"--{name}={word}" for name, word in words.items()]
+        return words_of(self.options)
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,8 @@ class Recipe:
         metric: of the published figures, one of `METRICS`.
         seeds: number of runs of a stage by default.
         data: the dataset, and where it comes from.
+        controls: stages that each stage is compared with, unless it names its own.
+        try_options: options of all tries by dotted name, such as the number of images to hold out for validation.
     """
 
     name: str
@@ -87,6 +101,21 @@ class Recipe:
     metric: str = "accuracy"
     seeds: int = 3
     data: str = ""
+    controls: list[str] = field(default_factory=list)
+    try_options: dict[str, Any] = field(default_factory=dict)
+
+    def controls_of(self, name: str) -> list[str]:
+        """Return the stages that a stage is compared with: its own controls, or the recipe's.
+
+        A teacher has none of the recipe's, and of two controls the later stage is compared with the earlier one.
+        """
+        stage = self.stages.get(name)
+        if stage is None or any(other.teacher == name for other in self.stages.values()):
+            return (stage and stage.controls) or []
+        if stage.controls is not None:
+            return stage.controls
+        before = list(self.stages)[: list(self.stages).index(name)]
+        return [each for each in self.controls if each != name and (name not in self.controls or each in before)]
 
     def choose(self, names: list[str] | None) -> list[Stage]:
         """Return the named stages and their teachers; the main stages by default.
@@ -147,7 +176,27 @@ def _read(file: Path) -> Recipe:
         raise UserError(f"{file}: no stage found, a config file for each training expected beside it")
     if recipe.metric not in METRICS:
         raise UserError(f"{file}: metric {recipe.metric} found, one of {', '.join(METRICS)} expected")
+    _check_comparisons(recipe, file)
     return recipe
+
+
+def _check_comparisons(recipe: Recipe, file: Path) -> None:
+    """Check controls and tries.
+
+    Raises:
+        UserError: a control that is no other stage, or tries that are no list of options by name.
+    """
+    for name, controls in [("", recipe.controls), *((stage.name, stage.controls) for stage in recipe.stages.values())]:
+        others = [stage for stage in recipe.stages if stage != name]
+        if controls is not None and not (isinstance(controls, list) and set(controls) <= set(others)):
+            of = f" of {name}" if name else ""
+            raise UserError(f"{file}: controls{of}: {controls} found, a list of {', '.join(others)} expected")
+    if not isinstance(recipe.try_options, dict):
+        raise UserError(f"{file}: try_options: {recipe.try_options} found, options by dotted name expected")
+    for stage in recipe.stages.values():
+        if not isinstance(stage.tries, list) or not all(isinstance(each, dict) for each in stage.tries):
+            found = f"tries of {stage.name}: {stage.tries} found"
+            raise UserError(f"{file}: {found}, a list of settings (options by dotted name) expected")
 
 
 def _listed_stages(listed: dict[str, dict[str, Any]], file: Path) -> dict[str, Stage]:
@@ -165,7 +214,7 @@ def _listed_stages(listed: dict[str, dict[str, Any]], file: Path) -> dict[str, S
 def _stages_in(folder: Path) -> dict[str, Stage]:
     """Read the stage files of a recipe's folder: all YAML files but those of the recipe, the common part and the data.
 
-    Each makes a stage and, for each of its `variants`, a further stage with other options.
+    Each makes a stage and, for each of its `variants`, a further stage with other options, and keys of `OF_VARIANT`.
     """
     common = _load(folder / COMMON_FILE) if (folder / COMMON_FILE).is_file() else {}
     found: list[Stage] = []
@@ -177,13 +226,17 @@ def _stages_in(folder: Path) -> dict[str, Stage]:
         variants = about.pop("variants", {})
         unknown = about.keys() - {each.name for each in fields(Stage)}
         if unknown:
-            known = "published, corrected, teacher, seeds, main and variants"
+            known = "published, corrected, teacher, seeds, main, tries, controls and variants"
             raise UserError(f"{file}: stage: {', '.join(unknown)} found, some of {known} expected")
         teacher = _teacher_of(config, common)
         found.append(Stage(**{"name": file.stem, "config": file, "teacher": teacher, **about}))
         for name, options in variants.items():
             own = _stage_of(options["model.teacher_ckpt"]) if "model.teacher_ckpt" in options else teacher
-            found.append(Stage(name=name, config=file, teacher=own, main=False, options=options))
+            of_stage = {key: options[key] for key in OF_VARIANT if key in options}
+            others = {key: value for key, value in options.items() if key not in OF_VARIANT}
+            found.append(
+                Stage(**{"name": name, "config": file, "teacher": own, "main": False, **of_stage}, options=others)
+            )
     names = {stage.name for stage in found}
     return _in_order([stage if stage.teacher in names else replace(stage, teacher=None) for stage in found])
 

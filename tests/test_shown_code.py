@@ -51,6 +51,9 @@ ELSEWHERE = {
     ),
     ("docs/own_data.md", "# beans.yaml"): "data/test_hugging_face.py::test_a_dataset_is_trained_on_as_shown",
     ("docs/own_data.md", "# folders.yaml"): "data/test_own_folders.py::test_folders_are_put_together_as_shown",
+    ("docs/compare.md", "# losses.yaml: kd-lightning reproduce losses.yaml"): (
+        "commands/test_tries.py::test_losses_are_compared_as_shown"
+    ),
     ("docs/teachers.md", "# a teacher with the weights that its function loads"): (
         "teachers/test_as_shown.py::test_a_teacher_as_it_was_built_is_cached_under_its_weights"
     ),

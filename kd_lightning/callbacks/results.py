@@ -183,7 +183,7 @@ class ResultsWriter(Callback):
         if not self._is_stale or trainer.global_step == self._resumed["steps"]:
             return
         self._is_stale = False
-        parts = ["fit", *TEST_PARTS]
+        parts = ["fit", "val", *TEST_PARTS]
         if self._earlier or read_results(run).get("fingerprint") != self.label:
             parts += ["settings", "fingerprint", "reproduced"]
         record(trainer, run, **dict.fromkeys(parts))

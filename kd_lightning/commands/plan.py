@@ -1,4 +1,4 @@
-"""The runs of a recipe: a run per stage and seed, with its options, its folder and all that its figures depend on."""
+"""The runs of a recipe: a stage's tries and its run per seed, with options, folder and all that figures depend on."""
 
 import hashlib
 import json
@@ -14,9 +14,10 @@ from kd_lightning.cli.run_config import DEFAULT_LOGGER
 from kd_lightning.commands.dependencies import data_digest, weights_digests
 from kd_lightning.commands.loggers import PLACE, chosen_loggers, continued, loggers_of_run, override_words
 from kd_lightning.commands.processes import spawns_processes
+from kd_lightning.commands.tries import check_setting, validation_digest, without_given
 from kd_lightning.errors import UserError
-from kd_lightning.recipe import Recipe, Stage
-from kd_lightning.reports.results import TEST_PARTS, code_version, label_of, read_results
+from kd_lightning.recipe import Recipe, Stage, words_of
+from kd_lightning.reports.results import TEST_PARTS, TRIES, code_version, label_of, read_results
 from kd_lightning.utils.progress import status
 
 NO_SETTINGS = ("seed_everything", "label", "overwrite", "pictures")
@@ -41,6 +42,7 @@ class Run:
         loggers: class path and options of each.
         config: all options, as `options` set them.
         data: a digest of the images and labels.
+        try_number: of the setting that it tries, from 1; such a run is validated and never tested. None for others.
     """
 
     stage: Stage
@@ -50,6 +52,12 @@ class Run:
     loggers: list[dict[str, Any]]
     config: dict[str, Any]
     data: str
+    try_number: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+        return f"{self.stage.name}, {f'try {self.try_number}' if self.try_number else f'seed {self.seed}'}"
 
     def words(self, continues: bool = False) -> list[str]:
         """Return the words of `fit`; `continues` if services continue the runs that they have begun."""
@@ -80,8 +88,13 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was trained and tested with these options, and its figures are still of that test."""
+        """Whether it was trained and tested with these options, and its figures are still of that test.
+
+        A try is finished when it is validated.
+        """
         results = read_results(self.folder)
+        if self.try_number:
+            return results.get("fingerprint") == self.fingerprint and "val" in results
         finished = results.get("fingerprint") == self.fingerprint and "test" in results
         return finished and record_of_test(results) == results.get("reproduced")
 
@@ -114,7 +127,105 @@ def record_of_test(results: dict[str, Any]) -> dict[str, Any]:
     return {**results.get("measured_on", {}), "parts": [part for part in TEST_PARTS if part in results]}
 
 
-def plan_runs(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]) -> list[Run]:
+@dataclass(frozen=True)
+class StagePlan:
+    """What `reproduce` trains for a stage: its tries, and then its runs.
+
+    Attributes:
+        stage: of the recipe.
+        seeds: number of runs that are tested.
+        words: of `fit` for all of them.
+        overrides: further options of `fit`, which are among the words.
+        shared: options of all tries, by dotted name.
+        place: the folder of all runs, and `<recipe>/<stage>` in it.
+        digests: of `all` images or of those of `validation`, by data config; is added to.
+    """
+
+    stage: Stage
+    seeds: int
+    words: list[str]
+    overrides: list[list[str]]
+    shared: dict[str, Any]
+    place: tuple[Path, str]
+    digests: dict[tuple[str, str], str]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the runs, and of what was chosen for them."""
+        return self.place[0] / self.place[1]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """A run for each seed; with the first setting to try, if there are any, in place of the one to be chosen."""
+        return self.with_setting(self.stage.tries[0] if self.stage.tries else {})
+
+    def with_setting(self, setting: dict[str, Any]) -> list[Run]:
+        """Return a run for each seed with further options.
+
+        Raises:
+            UserError: a mistake in the config, an option or the data.
+        """
+        return self._planned(setting, self.place[1], {f"seed_{seed}": seed for seed in range(self.seeds)})
+
+    @cached_property
+    def tries(self) -> list[Run]:
+        """A run for each setting to try.
+
+        Raises:
+            UserError: a mistake in a setting; validation images that are no training images, or differ between tries.
+        """
+        shared = without_given(self.shared, self.overrides)
+        seed = int(shared.pop("seed_everything", 0))
+        found: list[Run] = []
+        for number, setting in enumerate(self.stage.tries, start=1):
+            check_setting(self.stage, setting, self.overrides)
+            options, name = {**shared, **setting}, f"{self.place[1]}/{TRIES}"
+            found += self._planned(options, name, {f"try_{number}": seed}, number)
+        validated = {self._digest("validation", run.config["data"]) for run in found}
+        if len(validated) > 1:
+            raise UserError(
+                f"tries of {self.stage.name}: validation images that differ from try to try found, the same expected "
+                "(set their options in try_options)"
+            )
+        return found
+
+    def _planned(
+        self, options: dict[str, Any], name: str, seeds: dict[str, int], try_number: int | None = None
+    ) -> list[Run]:
+        words = [*self.words, *words_of(options)]
+        config = lightning.parse(["fit", *words])
+        if missing := [name for name in NEEDED_CALLBACKS if name in config["disable_callbacks"]]:
+            raise UserError(f"disable_callbacks: {', '.join(missing)} found, but reproduce needs it")
+        logger = config["trainer"]["logger"]
+        _check_logger(logger, self.overrides)
+        chosen = chosen_loggers(logger, "reproduce")
+        spawns_processes(config["trainer"])  # checks the devices
+        data = self._digest("all", config["data"])
+        runs = self.place[0]
+        return [
+            Run(
+                stage=self.stage,
+                seed=seed,
+                folder=runs / name / version,
+                options=[*words, f"--seed_everything={seed}"],
+                loggers=loggers_of_run(chosen, runs, name, version),
+                config=config,
+                data=data,
+                try_number=try_number,
+            )
+            for version, seed in seeds.items()
+        ]
+
+    def _digest(self, part: str, data: dict[str, Any]) -> str:
+        key = part, json.dumps(data, sort_keys=True, default=str)
+        if key not in self.digests:
+            self.digests[key] = data_digest(data) if part == "all" else validation_digest(data, self.stage)
+        return self.digests[key]
+
+
+def plan_runs(
+    recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overrides: list[list[str]]
+) -> list[StagePlan]:
     """Plan the runs of stages. All configs and test sets are read here, so that no mistake appears after a training.
 
     Args:
@@ -127,30 +238,19 @@ def plan_runs(recipe: Recipe, stages: list[Stage], seeds: int, runs: Path, overr
     Raises:
         UserError: a mistake in a config, an option or the data.
     """
-    plan: list[Run] = []
-    digests: dict[str, str] = {}
+    plan: list[StagePlan] = []
+    digests: dict[tuple[str, str], str] = {}
     used: set[str] = set()
     for stage in stages:
         with status(f"reading the config of {stage.name}"):
             its = [pair for pair in overrides if _has_option(stage, pair)]
             used |= {pair[0] for pair in its}
-            teacher = next((run for run in plan if run.stage.name == stage.teacher), None)
-            options = _options(stage, teacher, its)
-            config = lightning.parse(["fit", *options])
-        if missing := [name for name in NEEDED_CALLBACKS if name in config["disable_callbacks"]]:
-            raise UserError(f"disable_callbacks: {', '.join(missing)} found, but reproduce needs it")
-        logger = config["trainer"]["logger"]
-        _check_logger(logger, its)
-        chosen = chosen_loggers(logger, "reproduce")
-        spawns_processes(config["trainer"])  # checks the devices
-        data = json.dumps(config["data"], sort_keys=True, default=str)
-        if data not in digests:
-            digests[data] = data_digest(config["data"])
-        for seed in range(stage.seeds or seeds):
-            name, version = f"{recipe.name}/{stage.name}", f"seed_{seed}"
-            loggers = loggers_of_run(chosen, runs, name, version)
-            words = [*options, f"--seed_everything={seed}"]
-            plan.append(Run(stage, seed, runs / name / version, words, loggers, config, digests[data]))
+            teacher = next((of.runs[0] for of in plan if of.stage.name == stage.teacher), None)
+            place = runs, f"{recipe.name}/{stage.name}"
+            words = _options(stage, teacher, its)
+            of_stage = StagePlan(stage, stage.seeds or seeds, words, its, recipe.try_options, place, digests)
+            _ = of_stage.tries, of_stage.runs
+            plan.append(of_stage)
     for pair in overrides:
         if pair[0] not in used:
             _parse_with(stages[-1], pair)  # raises the error of an option that no stage has

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+from lightning.pytorch import Trainer
 from rich.console import Console
 
 from kd_lightning.checkpoints.weights import resolve_checkpoint
@@ -15,8 +17,9 @@ from kd_lightning.cli import lightning
 from kd_lightning.cli.arguments import DEFAULT_RECIPE, reproduce_arguments
 from kd_lightning.cli.next_steps import STAGE, finish_loggers
 from kd_lightning.cli.parser import pairs
-from kd_lightning.commands.plan import Run, plan_runs, record_of_test
+from kd_lightning.commands.plan import Run, StagePlan, plan_runs, record_of_test
 from kd_lightning.commands.processes import run_process, spawns_processes
+from kd_lightning.commands.tries import choose, write_choice
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import find_recipe
 from kd_lightning.reports.columns import print_warnings, terminal_table
@@ -46,29 +49,61 @@ def main(words: list[str]) -> None:
     overrides = pairs(further, "reproduce", RUN_OPTIONS)
     plan = plan_runs(recipe, stages, options.seeds or recipe.seeds, options.runs, overrides)
     console = quiet_console()
-    for number, run in enumerate(plan, start=1):
-        stopping.check()
-        label = f"[{number}/{len(plan)}] {recipe.name}: {run.stage.name}, seed {run.seed}"
-        with _locked(run.folder, console):
-            if run.is_finished and not options.force:
-                console.print(f"{label}: finished before, kept ({run.folder})")
-                continue
-            if run.is_trained and not options.force:
-                console.print(f"{label}: trained before, tested again ({run.folder})")
-                _test(run)
-            else:
-                resumes = run.is_interrupted and not options.force
-                console.print(f"{label}{': interrupted before, resumed' if resumes else ''}")
-                _train_and_test(run, resumes)
-            results = read_results(run.folder)
-            console.print(f"    {results['test']['errors']} errors, {results['fit']['seconds']:.1f} s")
-    settings = {run.stage.name: run.settings for run in plan}
+    count = sum(len(of.tries) + len(of.runs) for of in plan)
+    numbers = iter(range(1, count + 1))
+    tested: list[Run] = []
+    for of_stage in plan:
+        for run in of_stage.tries:
+            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", options.force, console)
+        runs = _with_best_setting(of_stage, console) if of_stage.tries else of_stage.runs
+        for run in runs:
+            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", options.force, console)
+        tested += runs
+    settings = {run.stage.name: run.settings for run in tested}
     comparison = collect(recipe, options.runs, shlex.join(["kd-lightning", "reproduce", *words]), settings)
     report = write_report(comparison, options.runs / recipe.name)
     console.print(terminal_table(comparison))
     print_warnings(comparison)
     console.print(f"results: {report}")
     console.print(f"next: tensorboard --logdir {options.runs / recipe.name}")
+
+
+def _complete(run: Run, prefix: str, force: bool, console: Console) -> None:
+    """Train and test a run, or validate a try, unless it was finished before; resume an interrupted one.
+
+    Args:
+        run: of the plan.
+        prefix: of the lines that are printed.
+        force: whether to repeat a finished run.
+        console: to print to.
+    """
+    stopping.check()
+    label, done = f"{prefix}: {run.name}", "validated" if run.try_number else "tested"
+    with _locked(run.folder, console):
+        if run.is_finished and not force:
+            console.print(f"{label}: finished before, kept ({run.folder})")
+            return
+        if run.is_trained and not force:
+            console.print(f"{label}: trained before, {done} again ({run.folder})")
+            _evaluate(run)
+        else:
+            resumes = run.is_interrupted and not force
+            console.print(f"{label}{': interrupted before, resumed' if resumes else ''}")
+            _train_and_evaluate(run, resumes)
+        results = read_results(run.folder)
+        found = f"{results['val']['accuracy']:.2%} right of the validation images" if run.try_number else ""
+        console.print(f"    {found or str(results['test']['errors']) + ' errors'}, {results['fit']['seconds']:.1f} s")
+
+
+def _with_best_setting(of_stage: StagePlan, console: Console) -> list[Run]:
+    """Choose among the tries of a stage, record it, and return the stage's runs."""
+    folders = [run.folder for run in of_stage.tries]
+    place = choose(folders)
+    write_choice(of_stage.folder, of_stage.stage, folders, place)
+    setting = of_stage.stage.tries[place]
+    words = ", ".join(f"{name}: {value}" for name, value in setting.items()) or "no further option"
+    console.print(f"    {of_stage.stage.name}: try {place + 1} of {len(folders)} chosen ({words})")
+    return of_stage.with_setting(setting)
 
 
 @contextmanager
@@ -87,31 +122,41 @@ def _locked(folder: Path, console: Console) -> Iterator[None]:
         lock.release()
 
 
-def _train_and_test(run: Run, resumes: bool) -> None:
+def _train_and_evaluate(run: Run, resumes: bool) -> None:
     checkpoint = [f"--ckpt_path={run.last_checkpoint}"] if resumes else []
     words = ["fit", *run.words(continues=resumes), f"--label={run.fingerprint}", *checkpoint]
     if spawns_processes(run.config["trainer"]):
         # Lightning starts the further processes with the command line of this one, so it has to be that of the stage.
         if run_process([sys.executable, "-m", "kd_lightning", *words], {**os.environ, STAGE: run.stage.name}):
-            raise UserError(f"{run.stage.name}, seed {run.seed}: fit failed; see its message above")
-        _test(run)
+            raise UserError(f"{run.name}: fit failed; see its message above")
+        _evaluate(run)
+        return
+    trained = lightning.main(words)
+    if run.try_number:
+        trained.trainer.validate(trained.model, trained.datamodule, ckpt_path=str(run.last_checkpoint), verbose=False)
     else:
-        trained = lightning.main(words)
         best = resolve_checkpoint(run.folder, run.stage.name)
         trained.trainer.test(trained.model, trained.datamodule, ckpt_path=str(best), verbose=False)
-        finish_loggers()
-        _sign(run)
+    finish_loggers()
+    _sign(run, trained.trainer)
 
 
-def _test(run: Run) -> None:
+def _evaluate(run: Run) -> None:
     one_device = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     devices = one_device if spawns_processes(run.config["trainer"]) else []
-    lightning.main(["test", *run.words(continues=True), *devices, f"--ckpt_path={run.folder}", "--verbose=false"])
+    command, checkpoint = ("validate", run.last_checkpoint) if run.try_number else ("test", run.folder)
+    words = [*run.words(continues=True), *devices, f"--ckpt_path={checkpoint}", "--verbose=false"]
+    done = lightning.main([command, *words])
     finish_loggers()
-    _sign(run)
+    _sign(run, done.trainer)
 
 
-def _sign(run: Run) -> None:
-    """Write to a run's results what its figures depend on."""
-    record = record_of_test(read_results(run.folder))
-    update_results(run.folder, settings=run.settings, fingerprint=run.fingerprint, reproduced=record)
+def _sign(run: Run, trainer: Trainer) -> None:
+    """Write to a run's results what its figures depend on; to those of a try, its figures on the validation images."""
+    signed: dict[str, Any] = {"settings": run.settings, "fingerprint": run.fingerprint}
+    if run.try_number:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        signed["val"] = {name[4:]: round(value, 6) for name, value in metrics.items() if name.startswith("val/")}
+    else:
+        signed["reproduced"] = record_of_test(read_results(run.folder))
+    update_results(run.folder, **signed)

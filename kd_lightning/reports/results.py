@@ -7,6 +7,7 @@
               "macro_f1", "balanced_accuracy",   # means over classes
               "top5_accuracy",   # from 20 classes on
               "agreement", "teacher_kl"},   # of a distilled student, if its teacher is available
+     "val": {"accuracy", "nll", …},   # of a try of `reproduce`: its last checkpoint on the validation images
      "measured_on": {"images", "of",   # images measured, and size of the test set
                      "data": DIGEST, "mean", "std",   # of test images, labels, class names and normalisation
                      "part": "val",   # if the validation images were tested, as there are no others
@@ -50,11 +51,14 @@ from kd_lightning.utils.atomic_write import write_text
 
 RESULTS_FILE = "results.json"
 
+TRIES = "tries"
+"""Folder of a stage's tries, which are trained and validated, and never tested."""
+
 _BY_CLASS = ("class_images", "class_figures", "class_names", "confusion")
 TEST_PARTS = ("test", "measured_on", *_BY_CLASS, "bias_correction", "latency")
 """Parts that a test writes; a new test replaces or removes all of them."""
 
-_OF_A_RUN = ("label", "loggers", "settings", "fingerprint", "reproduced", "fit", "export", *TEST_PARTS)
+_OF_A_RUN = ("label", "loggers", "settings", "fingerprint", "reproduced", "fit", "val", "export", *TEST_PARTS)
 _OF_ITS_SETTING = ("data", "network", "versions", "machine", "device", "devices", "threads")
 PARTS = frozenset((*_OF_A_RUN, *_OF_ITS_SETTING, "config", "commit", "command"))
 """All parts of `results.json`."""

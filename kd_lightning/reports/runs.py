@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.reports.results import RESULTS_FILE, config_digest, read_results
+from kd_lightning.reports.results import RESULTS_FILE, TRIES, config_digest, read_results
 
 MAX_BYTES = 8 * 2**20
 """Largest file to read: results of a thousand classes, the most that are stored, have 4 MiB."""
@@ -90,8 +90,9 @@ def natural(path: Path) -> list[list[str | int]]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return the run folders at or below a folder, in natural order."""
-    return sorted({file.parent for file in folder.rglob(RESULTS_FILE)}, key=natural)
+    """Return the run folders at or below a folder, in natural order; without those of tries, which are not tested."""
+    found = {file.parent for file in folder.rglob(RESULTS_FILE)}
+    return sorted({run for run in found if run.parent.name != TRIES or not run.name.startswith("try_")}, key=natural)
 
 
 def read_run(folder: Path) -> MeasuredRun | str:
