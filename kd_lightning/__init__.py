@@ -45,12 +45,21 @@ HOMES = {
     "errors": ("UserError",),
     "losses": (
         "CosineHiddenLoss",
+        "DISTLoss",
+        "DKDLoss",
         "EmbeddingLoss",
         "FeatureMapLoss",
+        "NKDLoss",
         "balanced_weights",
+        "jensen_shannon_loss",
         "label_loss",
+        "logit_mse_loss",
+        "reverse_kl_loss",
         "soft_target_loss",
         "soft_target_losses",
+        "standardised",
+        "ttm_loss",
+        "wttm_loss",
     ),
     "models": (
         "CNN",
@@ -66,8 +75,15 @@ HOMES = {
         "densenet121",
         "pretrained",
     ),
-    "modules": ("ClassifierModule", "DistillModule", "FeatureMatch", "PopulationModule", "TeacherModule"),
-    "schedules": ("CosineDecay",),
+    "modules": (
+        "ClassifierModule",
+        "DistillModule",
+        "FeatureMatch",
+        "PopulationModule",
+        "TeacherModule",
+        "WeightedLoss",
+    ),
+    "schedules": ("CosineDecay", "CosineSchedule", "LinearSchedule", "ValueSchedule", "WarmUp"),
     "teachers": ("EnsembleTeacher", "OwnInput"),
 }
 """Public names by the module that defines them: `from kd_lightning import MLP` works for each."""
@@ -80,7 +96,7 @@ if TYPE_CHECKING:
     from kd_lightning.losses import *
     from kd_lightning.models import *
     from kd_lightning.modules import *
-    from kd_lightning.schedules import CosineDecay as CosineDecay
+    from kd_lightning.schedules import *
     from kd_lightning.teachers import EnsembleTeacher as EnsembleTeacher
     from kd_lightning.teachers import OwnInput as OwnInput
 else:

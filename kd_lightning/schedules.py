@@ -1,10 +1,16 @@
-"""Learning-rate schedules that torch lacks."""
+"""Schedules of the learning rate that torch lacks, and schedules of temperatures and of losses' weights."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from kd_lightning.errors import UserError
+
+__all__ = ["CosineDecay", "CosineSchedule", "LinearSchedule", "ValueSchedule", "WarmUp"]
 
 
 class CosineDecay(LRScheduler):
@@ -50,3 +56,93 @@ class CosineDecay(LRScheduler):
     def get_lr(self) -> list[Any]:
         """Return the rate of each parameter group at the current step."""
         return [peak * self.factor(self.last_epoch) for peak in self.base_lrs]
+
+
+class ValueSchedule(ABC):
+    """A temperature or a loss's weight that changes from epoch to epoch; subclasses define `at`."""
+
+    @abstractmethod
+    def at(self, epoch: int, epochs: int | None) -> float:
+        """Return the value in an epoch.
+
+        Args:
+            epoch: from 0.
+            epochs: of the run; None if it has no such length.
+
+        Raises:
+            UserError: the schedule depends on the length of a run that has none, or its own is below 1 epoch.
+        """
+
+
+class LinearSchedule(ValueSchedule):
+    """Change linearly from `start` in the first epoch to `end` in the last.
+
+    Args:
+        start: value in epoch 0.
+        end: value in the last epoch.
+        epochs: number of epochs until `end`, at least 1; it holds from then on. By default those of the run.
+    """
+
+    def __init__(self, start: float, end: float, epochs: int | None = None) -> None:
+        self.start, self.end, self.epochs = start, end, epochs
+
+    def at(self, epoch: int, epochs: int | None) -> float:
+        """Return the value in an epoch; see `ValueSchedule.at`."""
+        return self.start + (self.end - self.start) * self.progress(epoch, epochs)
+
+    def progress(self, epoch: int, epochs: int | None) -> float:
+        """Return how much of the change has been made, in [0, 1]."""
+        length = epochs if self.epochs is None else _checked(self.epochs)
+        if length is None:
+            raise UserError(f"{type(self).__name__}: epochs expected, or trainer.max_epochs, the length of the run")
+        return min(1.0, epoch / (length - 1)) if length > 1 else 1.0
+
+
+class CosineSchedule(LinearSchedule):
+    """Change from `start` to `end` by half a cosine, slowly at both ends; see `LinearSchedule` for the options."""
+
+    def progress(self, epoch: int, epochs: int | None) -> float:
+        """Return how much of the change has been made, in [0, 1]."""
+        return (1 - math.cos(math.pi * super().progress(epoch, epochs))) / 2
+
+
+class WarmUp(ValueSchedule):
+    """Rise linearly over the first epochs, to `value`: (epoch + 1) / epochs of it, counted from 0.
+
+    Args:
+        epochs: number of the epoch, counted from 1, in which `value` is reached.
+        value: from then on.
+
+    Source: the weight of decoupled knowledge distillation, Zhao et al. 2022, appendix A.1 (arXiv 2203.08679).
+    """
+
+    def __init__(self, epochs: int, value: float = 1.0) -> None:
+        self.epochs, self.value = epochs, value
+
+    def at(self, epoch: int, epochs: int | None) -> float:
+        """Return the value in an epoch; see `ValueSchedule.at`."""
+        return self.value * min(1.0, (epoch + 1) / _checked(self.epochs))
+
+
+Value = float | ValueSchedule
+"""A number, or a schedule of it over epochs."""
+
+
+def epochs_of(trainer: Trainer | None) -> int | None:
+    """Return the length of a run in epochs; None if it has no such length."""
+    return trainer.max_epochs if trainer is not None and trainer.max_epochs not in (None, -1) else None
+
+
+def value_in_epoch(value: Value, trainer: Trainer | None) -> float:
+    """Return a number, or the value of a schedule: in a training in its epoch, else in the last one."""
+    if not isinstance(value, ValueSchedule):
+        return value
+    epochs = epochs_of(trainer)
+    is_training = trainer is not None and trainer.state.fn == "fit"
+    return value.at(trainer.current_epoch if trainer is not None and is_training else (epochs or 1) - 1, epochs)
+
+
+def _checked(epochs: int) -> int:
+    if epochs < 1:
+        raise UserError(f"epochs: {epochs} found, at least 1 expected")
+    return epochs

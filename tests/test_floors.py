@@ -14,8 +14,8 @@ PACKAGE = Path(kd_lightning.__file__).parent
 FLOOR = {
     "__init__": 0,
     "errors": 0,
-    "schedules": 0,
     "batch": 1,
+    "schedules": 1,
     "utils": 1,
     "recipe": 2,
     "losses": 3,

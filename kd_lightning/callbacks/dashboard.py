@@ -12,6 +12,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.tensorboard.summary import hparams
 
 from kd_lightning.batch import Batch, data_of
+from kd_lightning.schedules import Value, ValueSchedule, epochs_of
 
 METRICS = (
     "test/accuracy",
@@ -130,6 +131,12 @@ def _table(values: dict[str, str | float]) -> tuple[Any, Any]:
     return columns, row
 
 
+def _last(value: Value, trainer: Trainer) -> float:
+    """Return a number, or the value of a schedule in the last epoch: a column holds numbers only."""
+    epochs = epochs_of(trainer)
+    return value.at((epochs or 1) - 1, epochs) if isinstance(value, ValueSchedule) else float(value)
+
+
 def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, str | float]:
     """Return the hyperparameters of a run, with the same names for every run: TensorBoard needs them equal.
 
@@ -142,10 +149,10 @@ def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, str 
         "network": type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "teacher": str(getattr(module, "teacher_ckpt", "none") or "as built"),
-        "temperature": float(getattr(module, "temperature", 1.0)),
-        "hard_weight": float(getattr(module, "hard_weight", 1.0)),
-        "soft_weight": float(getattr(module, "soft_weight", 0.0)),
-        "feature_weight": float(getattr(module, "feature_weight", 0.0)),
+        "temperature": _last(getattr(module, "temperature", 1.0), trainer),
+        "hard_weight": _last(getattr(module, "hard_weight", 1.0), trainer),
+        "soft_weight": _last(getattr(module, "soft_weight", 0.0), trainer),
+        "feature_weight": _last(getattr(module, "feature_weight", 0.0), trainer),
         "optimizer": type(optimizer).__name__,
         "lr": float(optimizer.defaults.get("lr", 0.0)),
         "max_epochs": trainer.max_epochs or 0,

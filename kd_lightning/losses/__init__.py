@@ -2,12 +2,16 @@
 
 # ruff: noqa: F403  # each file's `__all__` lists its losses
 
-from kd_lightning.losses import features, labels, logits
+from kd_lightning.losses import correlation, decoupled, features, labels, logits
+from kd_lightning.losses.correlation import *
+from kd_lightning.losses.decoupled import *
 from kd_lightning.losses.features import *
 from kd_lightning.losses.labels import *
 from kd_lightning.losses.logits import *
 
 __all__ = []
+__all__ += correlation.__all__
+__all__ += decoupled.__all__
 __all__ += features.__all__
 __all__ += labels.__all__
 __all__ += logits.__all__

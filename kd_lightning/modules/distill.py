@@ -1,46 +1,38 @@
 """Learn from a teacher's softened logits, from its inner layers and from labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.batch import Batch
+from kd_lightning.batch import Batch, data_of
 from kd_lightning.errors import UserError
-from kd_lightning.losses import soft_target_loss
-from kd_lightning.losses.check import check_arguments, check_scalar
+from kd_lightning.losses import soft_target_loss, standardised
+from kd_lightning.losses.signature import LossCall, LossFunction
 from kd_lightning.modules.classifier import StepOutput
 from kd_lightning.modules.feature_hooks import record_outputs
-from kd_lightning.modules.sanity import check_feature_loss
+from kd_lightning.modules.loss_terms import (
+    FeatureMatch,
+    LossTerm,
+    Part,
+    WeightedLoss,
+    check_number,
+    check_values,
+    feature_term,
+    layers_of,
+    weighted_terms,
+)
 from kd_lightning.modules.student import StudentModule
-
-SoftLoss = Callable[[Tensor, Tensor, float], Any]
-"""(student logits, teacher logits, temperature) to a scalar. `Any`, as the CLI refuses functions without annotations
-for any other type."""
-
-
-@dataclass
-class FeatureMatch:
-    """A layer of the student that is matched to a layer of the teacher.
-
-    Args:
-        student_layer: its name in the student, such as `features` or `layer3.0.conv2`.
-        teacher_layer: its name in the teacher.
-        loss: (student's output, teacher's output) to a scalar; its parameters are trained with the student.
-    """
-
-    student_layer: str
-    teacher_layer: str
-    loss: nn.Module
+from kd_lightning.schedules import Value, ValueSchedule, value_in_epoch
 
 
 class DistillModule(StudentModule):
     """Train a student that matches a frozen teacher.
 
-    Loss: hard_weight · cross-entropy + soft_weight · soft loss + feature_weight · sum of the feature losses.
+    Loss: hard_weight · cross-entropy + soft_weight · soft loss + feature_weight · sum of the feature losses + each of
+    `losses` with its weight. Each part has its line in the logs.
 
     Student and teacher see the same tensor. The teacher's file is read when training starts. Testing and exporting a
     trained student do not need it: a test reports the agreement with the teacher if the file exists.
@@ -51,11 +43,13 @@ class DistillModule(StudentModule):
         teacher_ckpt: a checkpoint of this package, a run folder (its best checkpoint, else its last), or a state dict
             of the network as `.pt`, `.pth` or `.safetensors`; for an `EnsembleTeacher` a list, one for each member.
             None: the network is used as it was built; then its logits are cached in the user's cache folder.
-        temperature: T of the soft loss, above 0.
+        temperature: T of the soft loss, above 0; like each weight, a number or a schedule over epochs, which is logged.
         hard_weight: factor on the cross-entropy with the label, at least 0.
         soft_weight: factor on the soft loss, at least 0; 0 for a teacher without classes, whose features are matched.
         soft_loss: (student logits, teacher logits, temperature) to a scalar: a function, or an `nn.Module`, whose
-            parameters are trained with the student.
+            parameters are trained with the student. Further arguments are given by their names; see `LossCall`.
+        standardise_logits: whether losses on logits compare them scaled to mean 0 and deviation 1 for each image; see
+            `standardised`.
         cache_teacher: compute the teacher's logits once for each image and view, and save them beside `teacher_ckpt`
             for later runs. By default where that is exact and takes at most 2 GiB. True: when a pair first occurs;
             `all`: before the first step, for all images and views, in large batches.
@@ -65,12 +59,14 @@ class DistillModule(StudentModule):
             those that its checkpoint states. The data's classes are found among them by their names.
         features: layers of the student and the teacher that are matched, each pair by its own loss.
         feature_weight: factor on the sum of those losses, above 0 if there are features, else 0.
+        losses: further losses on logits or layers, each with its weight. One that asks for the position of images in
+            the training set is computed in training alone.
         **kwargs: optimizer, lr_scheduler, steps_at_once and compile, see `ClassifierModule`.
 
     Raises:
         UserError: a weight or temperature is out of range; the teacher's file is missing or unreadable, or of another
-            architecture, other classes or other data; the soft loss takes other arguments; or layers of features do
-            not exist or do not fit.
+            architecture, other classes or other data; a loss takes other arguments, or needs labels or positions that
+            the data does not have; or layers do not exist or do not fit.
 
     Sources: Hinton, Vinyals and Dean 2015, section 2 (arXiv 1503.02531); for features, Romero et al. 2015,
     section 2.2 (FitNets, arXiv 1412.6550).
@@ -81,35 +77,63 @@ class DistillModule(StudentModule):
         net: nn.Module,
         teacher: nn.Module,
         teacher_ckpt: str | list[str] | None = None,
-        temperature: float = 4.0,
-        hard_weight: float = 0.1,
-        soft_weight: float = 0.9,
-        soft_loss: SoftLoss = soft_target_loss,
+        temperature: Value = 4.0,
+        hard_weight: Value = 0.1,
+        soft_weight: Value = 0.9,
+        soft_loss: LossFunction = soft_target_loss,
+        standardise_logits: bool = False,
         cache_teacher: bool | Literal["all"] | None = None,
         shard_teacher: bool = False,
         teacher_classes: Sequence[str] | str | None = None,
         # The CLI builds arguments in this order: after `net`, so that a loss's weights do not change the student's.
         features: Sequence[FeatureMatch] = (),
-        feature_weight: float = 0.0,
+        feature_weight: Value = 0.0,
+        losses: Sequence[WeightedLoss] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(net, teacher, teacher_ckpt, cache_teacher, shard_teacher, teacher_classes, **kwargs)
-        check_weights(temperature, hard_weight=hard_weight, soft_weight=soft_weight, feature_weight=feature_weight)
-        if features and not feature_weight:
-            raise UserError("feature_weight: 0 found, a number above 0 expected where there are features")
-        if feature_weight and not features:
-            raise UserError(f"features: none found, at least one expected for a feature_weight of {feature_weight}")
-        if features and self.compile_backend:
-            raise UserError("compile: false expected with features, whose layers a compiled network hides")
-        check_arguments(soft_loss)
         self.temperature = temperature
         self.hard_weight, self.soft_weight, self.feature_weight = hard_weight, soft_weight, feature_weight
         self.soft_loss = soft_loss
-        self.needs_logits = soft_weight > 0
+        self.standardise_logits = standardise_logits
         self.features = tuple(features)
-        self.feature_losses = nn.ModuleList(match.loss for match in features)
-        if features:
+        self.feature_losses = nn.ModuleList(it.loss for it in features if isinstance(it.loss, nn.Module))
+        soft_term = LossTerm("soft_loss", [Part(LossCall(soft_loss), None, None)], soft_weight, temperature)
+        further_terms = weighted_terms(losses, temperature)
+        feature_terms = [feature_term(features, feature_weight, temperature)] if features else []
+        self.terms = [soft_term, *feature_terms, *further_terms]
+        modules = {term.name: each.loss for term, each in zip(further_terms, losses, strict=True)}
+        self.losses = nn.ModuleDict({name: loss for name, loss in modules.items() if isinstance(loss, nn.Module)})
+        self._check_options({f"losses.{term.name}.weight": term.weight for term in further_terms})
+        self.needs_logits = any(term.needs_logits and term.weight != 0 for term in self.terms)
+        if any(term.has_layers for term in self.terms):
             self.cache_obstacle = "features need the teacher's inner layers"
+
+    def _check_options(self, weights: dict[str, Value]) -> None:
+        """Check the numbers, those of `losses` among them, and the options that belong together."""
+        named = {name: getattr(self, name) for name in ("hard_weight", "soft_weight", "feature_weight")}
+        check_weights(self.temperature, **named, **weights)
+        for term in self.terms:
+            check_number(f"losses.{term.name}.temperature", term.temperature, is_temperature=True)
+        if self.features and not self.feature_weight:
+            raise UserError("feature_weight: 0 found, a number above 0 expected where there are features")
+        if self.feature_weight and not self.features:
+            weight = self.feature_weight
+            raise UserError(f"features: none found, at least one expected for a feature_weight of {weight}")
+        if self.compile_backend and any(term.has_layers for term in self.terms):
+            raise UserError("compile: false expected with features, whose layers a compiled network hides")
+
+    def setup(self, stage: str) -> None:
+        """Check the schedules, and let the losses see the data, before the networks are loaded and checked."""
+        if stage == "fit":
+            check_values(self.trainer, self.temperature, {"hard_weight": self.hard_weight})
+            for term in self.terms:
+                name = {"soft_loss": "soft_weight", "feature_loss": "feature_weight"}.get(term.name)
+                prefix = f"losses.{term.name}"
+                weight = {name or f"{prefix}.weight": term.weight}
+                check_values(self.trainer, term.temperature, weight, f"{prefix}.temperature")
+                term.prepare(data_of(self.trainer))
+        super().setup(stage)
 
     def shared_step(self, batch: Batch) -> StepOutput:
         """Run student and teacher on a batch, and compute the losses and their weighted sum."""
@@ -119,47 +143,72 @@ class DistillModule(StudentModule):
             teacher_logits = self.teacher_logits(batch)
             if not self._has_teacher:  # a test without the teacher's file
                 return StepOutput(logits, losses={})
-            feature_losses = [
-                match.loss(student_outputs[match.student_layer], teacher_outputs[match.teacher_layer])
-                for match in self.features
-            ]
-        hard_loss = self.hard_loss(logits if unmixed_logits is None else unmixed_logits, batch)
-        loss = self.hard_weight * hard_loss
-        losses = {"loss": loss, "hard_loss": hard_loss}
-        if teacher_logits is not None:
-            losses["soft_loss"] = self.soft_loss(logits, teacher_logits, self.temperature)
-            check_scalar(self.soft_loss, losses["soft_loss"])
-            losses["loss"] = losses["loss"] + self.soft_weight * losses["soft_loss"]
-        if feature_losses:
-            losses["feature_loss"] = torch.stack(feature_losses).sum()
-            losses["loss"] = losses["loss"] + self.feature_weight * losses["feature_loss"]
+            hard_loss = self.hard_loss(logits if unmixed_logits is None else unmixed_logits, batch)
+            loss = self._in_epoch(self.hard_weight) * hard_loss
+            losses = {"loss": loss, "hard_loss": hard_loss}
+            values = self._values(batch, logits, teacher_logits)
+            for term in self.terms:
+                if (term.needs_logits and teacher_logits is None) or (term.asks("index") and not self.training):
+                    continue
+                temperature = self._in_epoch(term.temperature)
+                losses[term.name] = term.value(temperature, (student_outputs, teacher_outputs), values)
+                losses["loss"] = losses["loss"] + self._in_epoch(term.weight) * losses[term.name]
         return StepOutput(logits, losses, teacher_logits)
+
+    def _values(self, batch: Batch, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, Any]:
+        """Return what losses compare or ask for; of a mixed image, its class of most weight is the label."""
+        label = batch.label if batch.target is None else batch.target.argmax(dim=-1)
+        if self.standardise_logits:
+            logits = standardised(logits)
+            teacher_logits = None if teacher_logits is None else standardised(teacher_logits)
+        return {"student_logits": logits, "teacher_logits": teacher_logits, "label": label, "index": batch.index}
+
+    def _in_epoch(self, value: Value) -> float:
+        return value_in_epoch(value, self._trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means, and the values of schedules."""
+        super().on_train_epoch_end()
+        scheduled = {"temperature": self.temperature, "hard_weight": self.hard_weight}
+        for term in self.terms:
+            name = term.name.removesuffix("_loss") if term.name in ("soft_loss", "feature_loss") else term.name
+            scheduled[f"{name}_weight"] = term.weight
+            if term.temperature is not self.temperature:
+                scheduled[f"{name}_temperature"] = term.temperature
+        values = {name: self._in_epoch(it) for name, it in scheduled.items() if isinstance(it, ValueSchedule)}
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
 
     def check_networks(self, fitting: bool) -> None:
         """Check the outputs of student and teacher, and in training the shapes of their features."""
-        if not (self.features and fitting and self.network_check.image_shape) or self.teacher.sharded:
+        has_layers = any(term.has_layers for term in self.terms)
+        if not (has_layers and fitting and self.network_check.image_shape) or self.teacher.sharded:
             super().check_networks(fitting)
             return
         with self._student_outputs() as student_outputs, self._teacher_outputs() as teacher_outputs:
             super().check_networks(fitting)
-            for match in self.features:
-                student, teacher = student_outputs[match.student_layer], teacher_outputs[match.teacher_layer]
-                check_feature_loss(match.student_layer, student, match.teacher_layer, teacher, match.loss)
+            blank = torch.zeros(2, dtype=torch.long, device=self.device)
+            logits = torch.zeros(2, self.network_check.classes or 2, device=self.device)
+            values = {"student_logits": logits, "teacher_logits": logits, "label": blank, "index": blank}
+            for term in self.terms:
+                term.check((student_outputs, teacher_outputs), values)
 
     def _student_outputs(self) -> AbstractContextManager[dict[str, Tensor]]:
-        return record_outputs(self.net, [match.student_layer for match in self.features], "features: student_layer")
+        return record_outputs(self.net, layers_of(self.terms)[0], f"{self._layer_option}: student_layer")
 
     def _teacher_outputs(self) -> AbstractContextManager[dict[str, Tensor]]:
-        layers = [match.teacher_layer for match in self.features]
-        return record_outputs(self.teacher.network, layers, "features: teacher_layer")
+        return record_outputs(self.teacher.network, layers_of(self.terms)[1], f"{self._layer_option}: teacher_layer")
+
+    @property
+    def _layer_option(self) -> str:
+        """The options that name layers, for errors."""
+        of_losses = any(term.has_layers for term in self.terms if term.name != "feature_loss")
+        return ", ".join([*["features"] * bool(self.features), *["losses"] * of_losses])
 
 
-def check_weights(temperature: float, **weights: float) -> None:
+def check_weights(temperature: Value, **weights: Value) -> None:
     """Raise `UserError` unless the temperature is above 0, no weight is below 0, and not all weights are 0."""
-    if not temperature > 0:
-        raise UserError(f"temperature: {temperature} found, a number above 0 expected")
+    check_number("temperature", temperature, is_temperature=True)
     for name, weight in weights.items():
-        if not weight >= 0:
-            raise UserError(f"{name}: {weight} found, a number of at least 0 expected")
+        check_number(name, weight, is_temperature=False)
     if not any(weights.values()):
         raise UserError(f"{', '.join(weights)}: all 0 found, at least one above 0 expected")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -39,12 +38,12 @@ class NetworkCheck:
         self.image_shape: tuple[int, ...] | None = None
         self.is_due = False
         self._compiled = compiled
-        self._classes: int | None = None
+        self.classes: int | None = None
         self._source = "data"
 
     def prepare(self, data: Any) -> None:
         """Take image shape and number of classes from a data module, if it has them."""
-        self.image_shape, self._classes = getattr(data, "image_shape", None), getattr(data, "num_classes", None)
+        self.image_shape, self.classes = getattr(data, "image_shape", None), getattr(data, "num_classes", None)
         self._source = "data" if hasattr(data, "num_classes") else "student"
         self.is_due = self.image_shape is None
 
@@ -75,16 +74,16 @@ class NetworkCheck:
         with torch.compiler.set_stance("force_eager") if self._compiled else nullcontext():
             output, self.memory_format = read_blank_images(network, name, self.image_shape, self.memory_format)
         logits = select(output)
-        if not required and not _are_logits(network, logits, self._classes):
+        if not required and not _are_logits(network, logits, self.classes):
             return False
-        self._classes = check_logits(network, name, logits, self._classes, self._source)
+        self.classes = check_logits(network, name, logits, self.classes, self._source)
         return True
 
     def check_labels(self, label: Tensor) -> None:
         """Raise `UserError` for a label that is not a class of the network; labels on a GPU are not read."""
         highest = int(label.max()) if len(label) and label.device.type == "cpu" else 0
-        if self._classes and highest >= self._classes:
-            raise UserError(f"data: label {highest} found, 0 to {self._classes - 1} expected (the network's classes)")
+        if self.classes and highest >= self.classes:
+            raise UserError(f"data: label {highest} found, 0 to {self.classes - 1} expected (the network's classes)")
 
 
 def read_blank_images(
@@ -159,22 +158,6 @@ def check_logits(network: nn.Module, name: str, logits: Any, classes: int | None
     if name == "network" and getattr(network, "aux_logits", False):  # they are returned in training alone
         raise UserError(f"{name}: {kind} returns auxiliary outputs too, aux_logits: false expected")
     return logits.shape[1]
-
-
-@torch.no_grad()
-def check_feature_loss(
-    student_layer: str, student: Tensor, teacher_layer: str, teacher: Tensor, loss: nn.Module
-) -> None:
-    """Compute a feature loss on two layers' outputs for blank images; raise `UserError` if their shapes do not fit."""
-    loss = deepcopy(loss).eval()  # blank images must not change the loss's own state
-    try:
-        loss(student, teacher)
-    except (ValueError, RuntimeError) as error:  # of our losses, and of torch's layers
-        shapes = ["x".join(map(str, output.shape)) for output in (student, teacher)]
-        raise UserError(
-            f"features: student_layer {student_layer} returns {shapes[0]} and teacher_layer {teacher_layer} returns "
-            f"{shapes[1]}, which {type(loss).__name__} does not take ({one_line(error)})"
-        ) from error
 
 
 @torch.no_grad()

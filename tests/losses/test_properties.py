@@ -29,7 +29,7 @@ def test_the_soft_target_loss_is_finite_and_not_below_0(
     loss = soft_target_loss(student, logits(other, batch, number, size).float(), temperature)
     loss.backward()
     assert loss.isfinite()
-    assert loss >= -1e-5 * temperature**2  # for rounding
+    assert loss >= 0
     assert student.grad is not None
     assert student.grad.isfinite().all()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd_lightning.__main__ import main
 from kd_lightning.errors import UserError
-from kd_lightning.losses.check import check_arguments, check_scalar
+from kd_lightning.losses.signature import LossCall
 from kd_lightning.models import MLP
 from kd_lightning.modules import DistillModule
 
@@ -68,6 +68,22 @@ def two(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.mse_loss(student_logits, teacher_logits)
 
 
+def labelled(student_logits: Tensor, teacher_logits: Tensor, temperature: float, label: Tensor) -> Tensor:
+    return F.cross_entropy(student_logits / temperature, label)
+
+
+def without_temperature(student_logits: Tensor, teacher_logits: Tensor, *, index: Tensor, label: Tensor) -> Tensor:
+    return (student_logits.sum(dim=1) * (index >= 0) * (label >= 0)).sum()
+
+
+def one(student_logits: Tensor) -> Tensor:
+    return student_logits.sum()
+
+
+def four(student_logits: Tensor, teacher_logits: Tensor, temperature: float, epoch: int) -> Tensor:
+    return student_logits.sum()
+
+
 def each(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     return (student_logits - teacher_logits).square().mean(dim=1)
 
@@ -109,16 +125,31 @@ def fit(*words: str) -> int:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--model.soft_loss=tests.losses.test_check.bare"],
-        ["--model.soft_loss=tests.losses.test_check.annotated"],
-        ["--model.soft_loss=tests.losses.test_check.doubled"],
-        ["--model.soft_loss=tests.losses.test_check.Scaled"],
-        ["--model.soft_loss=tests.losses.test_check.Scaled", "--model.soft_loss.factor=2"],
-        ['--model.soft_loss={"class_path": "tests.losses.test_check.Scaled", "init_args": {"factor": 2}}'],
-        ['--model.soft_loss={"class_path": "tests.losses.test_check.Called", "init_args": {"factor": 2}}'],
-        ["--model.soft_loss=tests.losses.test_check.Learned"],
+        ["--model.soft_loss=tests.losses.test_signature.bare"],
+        ["--model.soft_loss=tests.losses.test_signature.annotated"],
+        ["--model.soft_loss=tests.losses.test_signature.doubled"],
+        ["--model.soft_loss=tests.losses.test_signature.Scaled"],
+        ["--model.soft_loss=tests.losses.test_signature.Scaled", "--model.soft_loss.factor=2"],
+        ['--model.soft_loss={"class_path": "tests.losses.test_signature.Scaled", "init_args": {"factor": 2}}'],
+        ['--model.soft_loss={"class_path": "tests.losses.test_signature.Called", "init_args": {"factor": 2}}'],
+        ["--model.soft_loss=tests.losses.test_signature.Learned"],
+        ["--model.soft_loss=tests.losses.test_signature.two"],
+        ["--model.soft_loss=tests.losses.test_signature.labelled"],
+        ["--model.soft_loss=tests.losses.test_signature.without_temperature"],
     ],
-    ids=["function", "annotated", "partial", "module", "option", "config", "callable", "trained module"],
+    ids=[
+        "function",
+        "annotated",
+        "partial",
+        "module",
+        "option",
+        "config",
+        "callable",
+        "trained module",
+        "two",
+        "label",
+        "index",
+    ],
 )
 def test_any_function_or_module_is_a_soft_loss_in_a_config(words: list[str]) -> None:
     assert fit(*words) == 0
@@ -134,7 +165,7 @@ def test_any_function_or_module_is_a_soft_loss_in_python(loss: Any) -> None:
 
 def test_what_a_loss_has_to_train_is_trained_with_the_student_and_is_no_part_of_it() -> None:
     folder = Path("logs/lightning_logs/version_0")
-    assert fit("--model.soft_loss=tests.losses.test_check.Learned", "--trainer.max_epochs=2") == 0
+    assert fit("--model.soft_loss=tests.losses.test_signature.Learned", "--trainer.max_epochs=2") == 0
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     names = {name for name in saved["state_dict"] if not name.startswith("net.")}
     assert {"soft_loss.layer.weight", "soft_loss.layer.bias"} <= names
@@ -150,8 +181,12 @@ def test_what_a_loss_has_to_train_is_trained_with_the_student_and_is_no_part_of_
     ("loss", "message"),
     [
         (
-            "two",
-            r"two takes \(student_logits: .*\) -> .*, \(student logits, teacher logits, temperature\) to a scalar exp",
+            "one",
+            r"one takes \(student_logits: .*\) -> .*, \(student logits, teacher logits, temperature\) to a ",
+        ),
+        (
+            "four",
+            r"four takes .* index, student_logits, teacher_logits as further arguments \(missing a .*'epoch'\)",
         ),
         ("each", r"each gives a tensor of shape \(12,\), \(student logits, teacher logits, temperature\) to a scalar"),
         ("number", "number gives float, "),
@@ -159,17 +194,45 @@ def test_what_a_loss_has_to_train_is_trained_with_the_student_and_is_no_part_of_
     ],
 )
 def test_a_loss_of_another_form_is_one_line(loss: str, message: str, capsys: Any) -> None:
-    assert fit(f"--model.soft_loss=tests.losses.test_check.{loss}") == 2
+    assert fit(f"--model.soft_loss=tests.losses.test_signature.{loss}") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("kd-lightning: error: ")
     assert re.search(f"soft_loss: {message}", line)
 
 
 def test_what_is_no_loss_is_refused() -> None:
-    for wrong in (Scaled, 3, nn.MSELoss(), "mine.loss"):
+    for wrong in (Scaled, 3, nn.MSELoss, "mine.loss", one):
         with pytest.raises(
             UserError, match=r"^soft_loss: .*\(student logits, teacher logits, temperature\) to a scalar"
         ):
-            check_arguments(wrong)
-    check_arguments(torch.dot)  # does not say what it takes
-    check_scalar(bare, torch.tensor(1.0))
+            LossCall(wrong)
+    LossCall(torch.dot)  # does not say what it takes
+
+
+def test_a_loss_gets_what_it_asks_for_by_name_alone() -> None:
+    student, teacher = torch.zeros(2, 3), torch.ones(2, 3)
+    values = {"label": torch.tensor([0, 1]), "index": torch.tensor([5, 6]), "student_logits": 7, "teacher_logits": 8}
+
+    def seen(*found: Any) -> Tensor:
+        got.append(found)
+        return torch.tensor(0.0)
+
+    got: list[Any] = []
+    losses = {
+        "third": lambda s, t, tau: seen(tau),
+        "named": lambda s, t, temperature: seen(temperature),
+        "label": lambda s, t, label: seen(label.tolist()),
+        "default": lambda s, t, temperature=9.0, index=None: seen(temperature, index.tolist()),
+        "all": lambda s, t, *, teacher_logits, student_logits: seen(student_logits, teacher_logits),
+        "any": lambda *args: seen(*args[2:]),
+        "bound": partial(lambda s, t, temperature: seen(temperature), temperature=5.0),
+    }
+    for loss in losses.values():
+        LossCall(loss)(student, teacher, 2.0, **values)
+    assert got == [(2.0,), (2.0,), ([0, 1],), (2.0, [5, 6]), (7, 8), (2.0,), (5.0,)]
+    got.clear()
+    LossCall(lambda s, t, scale=3.0: seen(scale), "features", of_layers=True)(student, teacher, 2.0, **values)
+    LossCall(lambda s, t, temperature: seen(temperature), "features", of_layers=True)(student, teacher, 2.0, **values)
+    assert got == [(3.0,), (2.0,)]
+    assert LossCall(losses["default"]).asks("index")
+    assert not LossCall(losses["third"]).asks("label")
