@@ -80,7 +80,8 @@ def _how_measured(measured: dict[str, Any]) -> str:
 
 def _stage(stage: Stage) -> str:
     """Write a stage's heading and the header of its config."""
-    teacher = f" Teacher: `{stage.teacher}`." if stage.teacher else ""
+    names = ", ".join(f"`{name}`" for name in stage.taught_by)
+    teacher = f" Teacher: {names}." if names else ""
     options = "".join(f" `{name}: {value}`." for name, value in stage.options.items())
     if isinstance(stage.config, dict):
         return f"### `{stage.name}`\n\n{teacher.strip()}"

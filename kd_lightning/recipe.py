@@ -26,7 +26,7 @@ RECIPE_FILE = "recipe.yaml"
 COMMON_FILE = "common.yaml"
 """Config of a recipe's folder that each stage file there is laid over."""
 
-OF_VARIANT = ("published", "seeds", "main", "tries", "controls")
+OF_VARIANT = ("published", "teacher", "seeds", "main", "tries", "controls")
 """Keys of a variant that describe it as a stage, and are no options of `fit`."""
 
 METRICS = {"right": "correct images", "errors": "errors", "accuracy": "accuracy in %"}
@@ -48,7 +48,8 @@ class Stage:
         config: a config file for `fit` and `test`, or the content of one.
         published: the published figure, a number or a few words; None if there is none.
         corrected: the published figures after a correction of the biases, by rule.
-        teacher: the stage whose first run is the teacher; None without a teacher.
+        teacher: the stage whose first run is the teacher; None without a teacher, or with several.
+        teachers: the members of an ensemble in order, each a stage and the seed of its run, or a path and None.
         seeds: number of runs; None for the recipe's number.
         main: whether the stage is in the source's main table. Main stages are run by default.
         options: further options by dotted name, which override the config.
@@ -61,11 +62,27 @@ class Stage:
     published: float | str | None = None
     corrected: dict[str, float | str] = field(default_factory=dict)
     teacher: str | None = None
+    teachers: tuple[tuple[str, int | None], ...] = ()
     seeds: int | None = None
     main: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     tries: list[dict[str, Any]] = field(default_factory=list)
     controls: list[str] | None = None
+
+    @property
+    def taught_by(self) -> dict[str, int]:
+        """The stages whose runs teach it, with the largest seed of those runs."""
+        if self.teacher:
+            return {self.teacher: 0}
+        runs = [(name, seed) for name, seed in self.teachers if seed is not None]
+        return {name: max(seed for other, seed in runs if other == name) for name, _ in runs}
+
+    def teacher_words(self, runs: Path) -> list[str]:
+        """Return the command-line words for the teachers' runs, which are in a recipe's folder of runs."""
+        if self.teacher:
+            return [f"--model.teacher_ckpt={runs / self.teacher / 'seed_0'}"]
+        paths = [name if seed is None else str(runs / name / f"seed_{seed}") for name, seed in self.teachers]
+        return [f"--model.teacher_ckpt={json.dumps(paths)}"] if self.taught_by else []
 
     @property
     def config_words(self) -> list[str]:
@@ -110,7 +127,7 @@ class Recipe:
         A teacher has none of the recipe's, and of two controls the later stage is compared with the earlier one.
         """
         stage = self.stages.get(name)
-        if stage is None or any(other.teacher == name for other in self.stages.values()):
+        if stage is None or any(name in other.taught_by for other in self.stages.values()):
             return (stage and stage.controls) or []
         if stage.controls is not None:
             return stage.controls
@@ -128,8 +145,8 @@ class Recipe:
             raise UserError(f"--stages: {', '.join(unknown)} found, some of {', '.join(self.stages)} expected")
         chosen = set(names) if names else {stage.name for stage in self.stages.values() if stage.main}
         for stage in reversed(self.stages.values()):  # a teacher comes before its students
-            if stage.name in chosen and stage.teacher:
-                chosen.add(stage.teacher)
+            if stage.name in chosen:
+                chosen |= stage.taught_by.keys()
         return [stage for stage in self.stages.values() if stage.name in chosen]
 
 
@@ -203,12 +220,20 @@ def _listed_stages(listed: dict[str, dict[str, Any]], file: Path) -> dict[str, S
     """Read the stages that a recipe's file lists, each with its config: a file beside it, or the content of one."""
     stages: dict[str, Stage] = {}
     for name, about in listed.items():
-        config = about["config"]
-        stage = Stage(name=name, **{**about, "config": config if isinstance(config, dict) else file.parent / config})
-        if stage.teacher and stage.teacher not in stages:
-            raise UserError(f"{file}: teacher {stage.teacher} of {name} found, an earlier stage expected")
+        config, teacher = about["config"], about.get("teacher")
+        about = {**about, "config": config if isinstance(config, dict) else file.parent / config}
+        if isinstance(teacher, list):
+            about |= {"teacher": None, "teachers": tuple(_run_of(f"/{each}") or (each, 0) for each in teacher)}
+        stage = Stage(name=name, **about)
+        for teacher in stage.taught_by:
+            if teacher not in stages:
+                raise UserError(f"{file}: teacher {teacher} of {name} found, an earlier stage expected")
         stages[name] = stage
-    return stages
+    members = {name for stage in stages.values() for name, _ in stage.teachers}
+    return {
+        name: replace(stage, seeds=_seeds_of(stage, stages.values())) if name in members else stage
+        for name, stage in stages.items()
+    }
 
 
 def _stages_in(folder: Path) -> dict[str, Stage]:
@@ -228,17 +253,16 @@ def _stages_in(folder: Path) -> dict[str, Stage]:
         if unknown:
             known = "published, corrected, teacher, seeds, main, tries, controls and variants"
             raise UserError(f"{file}: stage: {', '.join(unknown)} found, some of {known} expected")
-        teacher = _teacher_of(config, common)
-        found.append(Stage(**{"name": file.stem, "config": file, "teacher": teacher, **about}))
+        teacher = _teachers_in(_teacher_of(config, common))
+        found.append(Stage(**{"name": file.stem, "config": file, **teacher, **about}))
         for name, options in variants.items():
-            own = _stage_of(options["model.teacher_ckpt"]) if "model.teacher_ckpt" in options else teacher
+            own = _teachers_in(options["model.teacher_ckpt"]) if "model.teacher_ckpt" in options else teacher
             of_stage = {key: options[key] for key in OF_VARIANT if key in options}
             others = {key: value for key, value in options.items() if key not in OF_VARIANT}
-            found.append(
-                Stage(**{"name": name, "config": file, "teacher": own, "main": False, **of_stage}, options=others)
-            )
+            found.append(Stage(**{"name": name, "config": file, **own, "main": False, **of_stage}, options=others))
     names = {stage.name for stage in found}
-    return _in_order([stage if stage.teacher in names else replace(stage, teacher=None) for stage in found])
+    ours = [stage if stage.taught_by.keys() <= names else replace(stage, teacher=None, teachers=()) for stage in found]
+    return _in_order(ours)
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -256,31 +280,38 @@ def _load(file: Path) -> dict[str, Any]:
     return content or {}
 
 
-def _teacher_of(config: dict[str, Any], common: dict[str, Any]) -> str | None:
-    """Find the stage of a config's `model.teacher_ckpt`, in the common part unless the config has another class."""
+def _teacher_of(config: dict[str, Any], common: dict[str, Any]) -> Any:
+    """Find a config's `model.teacher_ckpt`, in the common part unless the config has another class."""
     model, shared = (part.get("model") or {} for part in (config, common))
     class_path = model if isinstance(model, str) else model.get("class_path")
     if isinstance(model, str) or (class_path and class_path != shared.get("class_path")):
         shared = {}
     options = [{} if isinstance(part, str) else {**part, **part.get("init_args", {})} for part in (model, shared)]
-    return next((_stage_of(part["teacher_ckpt"]) for part in options if "teacher_ckpt" in part), None)
+    return next((part["teacher_ckpt"] for part in options if "teacher_ckpt" in part), None)
 
 
-def _stage_of(path: Any) -> str | None:
-    """Return the stage of a run folder `lightning_logs/<recipe>/<stage>/seed_<n>`; None for another path.
+def _teachers_in(paths: Any) -> dict[str, Any]:
+    """Return a stage's `teacher` or `teachers` for its `model.teacher_ckpt`."""
+    if isinstance(paths, list):
+        return {"teachers": tuple(_run_of(path) or (path, None) for path in paths)}
+    run = _run_of(paths)
+    return {"teacher": run and run[0]}
+
+
+def _run_of(path: Any) -> tuple[str, int] | None:
+    """Return stage and seed of a run folder `lightning_logs/<recipe>/<stage>/seed_<n>`; None for another path.
 
     The recipe may be another one: a folder that was copied under a new name still has the old name in its configs.
     """
-    found = re.fullmatch(r".*/([^/]+)/seed_\d+", path) if isinstance(path, str) else None
-    return found and found[1]
+    found = re.fullmatch(r".*/([^/]+)/seed_(\d+)", path) if isinstance(path, str) else None
+    return (found[1], int(found[2])) if found else None
 
 
 def _in_order(stages: Iterable[Stage]) -> dict[str, Stage]:
-    """Sort stages: teachers, each run once, then the main stages, then others; by name, `T2` before `T10`."""
+    """Sort stages: teachers, then the main stages, then others; by name, `T2` before `T10`."""
     by_name = {stage.name: stage for stage in stages}
-    taught_by = {name: {stage.teacher} if stage.teacher else set() for name, stage in by_name.items()}
-    order = list(TopologicalSorter(taught_by).static_order())
-    teachers = set().union(*taught_by.values())
+    order = list(TopologicalSorter({name: {*stage.taught_by} for name, stage in by_name.items()}).static_order())
+    teachers = {name for stage in by_name.values() for name in stage.taught_by}
 
     def place(stage: Stage) -> tuple[int, bool, list[int | str]]:
         rank = order.index(stage.name) if stage.name in teachers else len(order)
@@ -288,6 +319,18 @@ def _in_order(stages: Iterable[Stage]) -> dict[str, Stage]:
         return rank, not stage.main, [int(piece) if piece.isdecimal() else piece for piece in pieces]
 
     return {
-        stage.name: replace(stage, seeds=stage.seeds or (1 if stage.name in teachers else None))
+        stage.name: replace(stage, seeds=_seeds_of(stage, by_name.values()))
         for stage in sorted(by_name.values(), key=place)
     }
+
+
+def _seeds_of(stage: Stage, stages: Iterable[Stage]) -> int | None:
+    """Return a stage's number of runs: its own; for a teacher, as many as its students need; None for the recipe's.
+
+    Raises:
+        UserError: fewer than its students need.
+    """
+    needed = max((1 + other.taught_by[stage.name] for other in stages if stage.name in other.taught_by), default=None)
+    if stage.seeds and needed and stage.seeds < needed:
+        raise UserError(f"seeds of {stage.name}: {stage.seeds} found, {needed} expected, which teach other stages")
+    return stage.seeds or needed

@@ -245,9 +245,8 @@ def plan_runs(
         with status(f"reading the config of {stage.name}"):
             its = [pair for pair in overrides if _has_option(stage, pair)]
             used |= {pair[0] for pair in its}
-            teacher = next((of.runs[0] for of in plan if of.stage.name == stage.teacher), None)
             place = runs, f"{recipe.name}/{stage.name}"
-            words = _options(stage, teacher, its)
+            words = _options(stage, runs / recipe.name, its)
             of_stage = StagePlan(stage, stage.seeds or seeds, words, its, recipe.try_options, place, digests)
             _ = of_stage.tries, of_stage.runs
             plan.append(of_stage)
@@ -257,15 +256,13 @@ def plan_runs(
     return plan
 
 
-def _options(stage: Stage, teacher: Run | None, overrides: list[list[str]]) -> list[str]:
+def _options(stage: Stage, runs: Path, overrides: list[list[str]]) -> list[str]:
     words = [*stage.config_words, "--trainer.enable_model_summary=false", *stage.option_words]
-    if teacher:
-        words.append(f"--model.teacher_ckpt={teacher.folder}")
-    return [*words, *override_words(overrides)]
+    return [*words, *stage.teacher_words(runs), *override_words(overrides)]
 
 
 def _parse_with(stage: Stage, pair: list[str]) -> dict[str, Any]:
-    return lightning.parse(["fit", *stage.config_words, *pair])
+    return lightning.parse(["fit", *stage.config_words, *stage.option_words, *pair])
 
 
 def _has_option(stage: Stage, pair: list[str]) -> bool:

@@ -76,7 +76,7 @@ def _of_its_teacher(recipe: Recipe, student: Group, teacher: Group, groups: Sequ
         again = f" (kd-lightning reproduce {recipe.name} trains it again)" if student.stage in recipe.stages else ""
         lines.append(f"{student.name}: its teacher had other weights than {teacher.name} of this table{again}")
     if recipe.stages and student.stage in recipe.stages:
-        alone = [group for group in groups if group.stage in recipe.stages and not recipe.stages[group.stage].teacher]
+        alone = [group for group in groups if group.stage in recipe.stages and not recipe.stages[group.stage].taught_by]
     else:
         alone = [group for group in groups if _teacher_of(recipe, group, groups) is None]
     for group in alone:

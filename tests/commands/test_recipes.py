@@ -60,6 +60,62 @@ def test_stages_are_read_from_the_files_of_a_recipe_folder() -> None:
     assert stages["alone"].published == 70.5
 
 
+ENSEMBLE = ["lightning_logs/mine/big/seed_2", "weights.pt", "elsewhere/mine/small/seed_0"]
+
+
+def test_an_ensemble_is_taught_by_stages_by_seeds_of_a_stage_and_by_files() -> None:
+    Path("mine").mkdir()
+    files = {
+        "recipe": {"title": "Mine"},
+        "big": {"model": "Teacher"},
+        "small": {"model": {"teacher_ckpt": "lightning_logs/mine/big/seed_0"}, "stage": {"seeds": 4}},
+        "a_student": {
+            "model": {"teacher_ckpt": ENSEMBLE},
+            "stage": {"variants": {"another": {"model.teacher_ckpt": ["lightning_logs/mine/small/seed_1"]}}},
+        },
+        "alone": {"model": {"teacher_ckpt": ["weights.pt", "lightning_logs/mine/nowhere/seed_0"]}},
+    }
+    for name, content in files.items():
+        Path(f"mine/{name}.yaml").write_text(yaml.safe_dump(content))
+    recipe = find_recipe("mine")
+    assert list(recipe.stages) == ["big", "small", "a_student", "alone", "another"]
+    assert {name: stage.taught_by for name, stage in recipe.stages.items()} == {
+        "big": {},
+        "small": {"big": 0},
+        "a_student": {"big": 2, "small": 0},
+        "alone": {},
+        "another": {"small": 1},
+    }
+    assert [stage.seeds for stage in recipe.stages.values()] == [3, 4, None, None, None]
+    assert [stage.name for stage in recipe.choose(["another"])] == ["big", "small", "another"]
+    runs = Path("runs/mine")
+    (words,) = recipe.stages["a_student"].teacher_words(runs)
+    assert words == '--model.teacher_ckpt=["runs/mine/big/seed_2", "weights.pt", "runs/mine/small/seed_0"]'
+    assert recipe.stages["small"].teacher_words(runs) == ["--model.teacher_ckpt=runs/mine/big/seed_0"]
+    assert recipe.stages["alone"].teacher_words(runs) == []
+
+
+def test_a_listed_stage_is_taught_by_earlier_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = {
+        "big": {"config": {}},
+        "small": {"config": {}, "teacher": "big"},
+        "student": {"config": {}, "teacher": ["big/seed_1", "small"]},
+    }
+    Path("mine.yaml").write_text(yaml.safe_dump({"title": "Mine", "stages": stages}))
+    read = find_recipe("mine.yaml").stages
+    (words,) = read["student"].teacher_words(Path("runs"))
+    assert words == '--model.teacher_ckpt=["runs/big/seed_1", "runs/small/seed_0"]'
+    assert [stage.seeds for stage in read.values()] == [2, 1, None]
+    for change, message in (
+        ({"student": {"config": {}, "teacher": ["big", "smal"]}}, "teacher smal of student found, an earlier stage"),
+        ({"big": {"config": {}, "seeds": 1}}, "seeds of big: 1 found, 2 expected, which teach other stages"),
+    ):
+        Path("mine.yaml").write_text(yaml.safe_dump({"title": "Mine", "stages": {**stages, **change}}))
+        assert main(["reproduce", "mine.yaml"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
