@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.recipe import METRICS, Recipe, Stage, find_recipe
-from kd_lightning.reports.columns import mean_and_spread
+from kd_lightning.reports.column import mean_and_spread
 
 KEYS = re.compile(r"(Source|Command|Published figure|Known deviation): ")
 """How the lines of a stage's header begin."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from kd_lightning.reports.columns import mean_and_spread
+from kd_lightning.reports.column import mean_and_spread
 
 ROOT = Path(__file__).parents[1]
 FIRST, LAST = "<!-- results -->\n\n", "\n\n<!-- end of results -->"

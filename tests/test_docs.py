@@ -10,7 +10,7 @@ import pytest
 import kd_lightning
 from kd_lightning.cli import lightning
 from kd_lightning.recipe import find_recipe
-from kd_lightning.reports.columns import mean_and_spread
+from kd_lightning.reports.column import mean_and_spread
 from tests.pages import recipe_pages
 
 ROOT = Path(__file__).parents[1]

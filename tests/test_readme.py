@@ -23,7 +23,7 @@ from kd_lightning.cli.arguments import (
     sweep_arguments,
 )
 from kd_lightning.recipe import find_recipe
-from kd_lightning.reports.columns import mean_and_spread
+from kd_lightning.reports.column import mean_and_spread
 from tests.pages import make_distillation, result_tables
 
 ROOT = Path(__file__).parents[1]

@@ -2,11 +2,9 @@
 
 import csv
 import io
-import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 from rich.table import Table
@@ -14,28 +12,11 @@ from rich.table import Table
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import METRICS
 from kd_lightning.reports.by_class import CLASS_FIGURES
+from kd_lightning.reports.column import Column, decimals, mean_and_spread
 from kd_lightning.reports.comparison import Comparison
+from kd_lightning.reports.control_columns import VERDICT, control_columns
 from kd_lightning.reports.rows import SCORES, Row, RunFigures
 from kd_lightning.utils.csv_text import csv_cell
-
-MAX_DECIMALS = 2
-"""Decimals of a percentage."""
-
-
-def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
-    """Write `mean ± standard deviation` with `digits` decimals; a single value without trailing zeros."""
-    if len(values) == 1:
-        text = f"{values[0]:.{digits}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-def decimals(images: int, runs: int = 1) -> int:
-    """Return the decimals that a percentage of a number of images supports: one of 360 images is 0.28 %, one decimal.
-
-    The mean over several runs counts the images of all of them; two decimals are enough.
-    """
-    return min(MAX_DECIMALS, max(0, math.ceil(math.log10(images * runs / 100))))
 
 
 def figures_in_words(row: Row) -> str:
@@ -62,30 +43,6 @@ def median_latency(row: Row, size: str) -> float | None:
 def batch_sizes(rows: Sequence[Row]) -> list[str]:
     """Return the batch sizes that any row was timed at, such as `batch_1`, in ascending order."""
     return sorted({size for row in rows for size in row.latency}, key=lambda size: (len(size), size))
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the results table.
-
-    Attributes:
-        heading: in the terminal and the report.
-        text: a row's cell in the terminal and the report.
-        key: heading in CSV; empty for a column that CSV does not have.
-        value: of one run in CSV.
-        on_request: whether terminal and report have it only if it is named.
-    """
-
-    heading: str
-    text: Callable[[Row], str]
-    key: str = ""
-    value: Callable[[Row, RunFigures], object] = lambda row, run: None
-    on_request: bool = False
-
-    @property
-    def name(self) -> str:
-        """Name in `compare --columns`."""
-        return self.key or self.heading
 
 
 DEFAULT = "default"
@@ -116,6 +73,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns of a table of rows, in order."""
     sizes = batch_sizes(rows)
     # A note below the table has the number of images if it is the same whole test set for all rows.
+    controlled = any(row.controls for row in rows)  # a table of methods: what they gain and cost, for like networks
     same_images = len({row.images for row in rows}) == 1 and all(row.of in (None, row.images) for row in rows)
     return [
         Column("stage", lambda row: row.name, "stage", lambda row, run: row.name),
@@ -128,6 +86,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         ),
         Column("ours", figures_in_words),
         Column("n", lambda row: str(len(row.runs))),
+        *control_columns(rows),
         Column(
             "errors",
             lambda row: "" if row.metric == "errors" else mean_and_spread(row.errors),
@@ -149,19 +108,32 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             on_request=True,
         ),
         *(
-            Column(words, partial(_score, name=name), name, partial(_score_of_run, name=name), on_request=True)
+            Column(
+                words,
+                partial(_score, name=name),
+                name,
+                partial(_score_of_run, name=name),
+                on_request=not (controlled and name in OF_A_COMPARISON),
+            )
             for name, words in SCORE_WORDS.items()
             if any(name in row.scores for row in rows)
         ),
         Column("on these classes", _class_errors, "class_errors", lambda row, run: run.class_errors),
         Column("agrees with teacher", _agreement, "agreement", lambda row, run: run.agreement),
         Column("parameters", lambda row: f"{row.parameters:,}", "parameters", lambda row, run: row.parameters),
-        Column("MiB", lambda row: f"{row.mebibytes:.3f}", "mebibytes", lambda row, run: row.mebibytes),
+        Column(
+            "MiB",
+            lambda row: f"{row.mebibytes:.3f}",
+            "mebibytes",
+            lambda row, run: row.mebibytes,
+            on_request=controlled,
+        ),
         Column(
             "smaller by",
             lambda row: "" if row.reduction is None else f"{row.reduction:.2%}",
             "reduction",
             lambda row, run: row.reduction,
+            on_request=controlled,
         ),
         *(
             Column(
@@ -169,6 +141,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
                 partial(_milliseconds, size=size),
                 f"ms_{size}",
                 partial(_milliseconds_of_run, size=size),
+                on_request=controlled,
             )
             for size in sizes
         ),
@@ -195,6 +168,9 @@ def _agreement(row: Row) -> str:
 
 SCORE_WORDS = {name: name.replace("_", " ").replace("top5", "top-5").replace("macro f1", "macro-F1") for name in SCORES}
 """Headings of `SCORES`."""
+
+OF_A_COMPARISON = ("nll", "calibration_error")
+"""Scores that a table has by default where stages are compared with controls."""
 
 IN_PERCENT = ("macro_f1", "balanced_accuracy", "top5_accuracy")
 
@@ -253,7 +229,7 @@ def terminal_table(comparison: Comparison, names: Sequence[str] = ()) -> Table:
     table = Table(title=title, caption=comparison.source)
     shown = cells(comparison, names)
     for column in shown[0]:
-        words = column in ("stage", "published")
+        words = column in ("stage", "published") or column.startswith(VERDICT)
         # Each word of a heading takes a line, so that a column is as wide as its figures.
         heading = column if words else column.replace(" ", "\n")
         longest = max(len(word) for row in shown for word in (column, *row[column].split())) if words else None

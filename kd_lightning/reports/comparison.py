@@ -10,6 +10,7 @@ from kd_lightning.errors import UserError, one_line
 from kd_lightning.recipe import METRICS, Recipe, Stage
 from kd_lightning.reports.by_class import confusion_of
 from kd_lightning.reports.cautions import cautions
+from kd_lightning.reports.differences import add_controls, differences
 from kd_lightning.reports.provenance import provenance_of
 from kd_lightning.reports.rows import DAMAGED, Row, check, row_from, rows_of
 from kd_lightning.reports.runs import MAX_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
@@ -44,7 +45,9 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """Return the content of `comparison.json`: all but the groups, whose runs have files of their own."""
         own = {name: value for name, value in vars(self).items() if name != "groups"}
-        return {**own, "rows": [row.record() for row in self.rows]}
+        its = {name: [each.record() for each in by.values()] for name, by in differences(self.rows).items()}
+        rows = [{**row.record(), **({"differences": its[row.name]} if row.name in its else {})} for row in self.rows]
+        return {**own, "rows": rows}
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[MeasuredRun], dict[Path, str]]:
@@ -100,12 +103,13 @@ def collect(recipe: Recipe, runs: Path, command: str, settings: dict[str, str] |
 
 def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Comparison:
     """Compare groups of runs; stages that the recipe does not have get no published figure."""
-    rows: list[Row] = []
+    rows: list[list[Row]] = []
     sizes: dict[str, float] = {}
     for group in groups:
         stage = recipe.stages.get(group.stage, Stage(group.stage, {}))
         sizes.setdefault(group.stage, float(group.runs[0].results["network"]["mebibytes"]))
-        rows += rows_of(stage, group, recipe.metric, sizes.get(stage.teacher or ""))
+        rows.append(rows_of(stage, group, recipe.metric, sizes.get(stage.teacher or "")))
+    compared, not_compared = add_controls(recipe, groups, rows)
     results = [run.results for group in groups for run in group.runs]
     return Comparison(
         title=recipe.title,
@@ -114,8 +118,8 @@ def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Compari
         command=command,
         versions=_together([one.get("versions", {}) for one in results]),
         machine=_together([one.get("machine", {}) for one in results]),
-        rows=rows,
-        warnings=cautions(recipe, groups),
+        rows=compared,
+        warnings=[*cautions(recipe, groups), *not_compared],
         groups=groups,
     )
 
@@ -164,7 +168,7 @@ def merge(parts: dict[str, Comparison], command: str) -> Comparison:
     rows, groups, warnings = [], [], []
     for name, part in parts.items():
         warnings += [f"{name}: {line}" if several else line for line in part.warnings]
-        rows += [_renamed(row, f"{name} {row.name}" if several else row.name, metric) for row in part.rows]
+        rows += [_renamed(row, f"{name} " if several else "", metric) for row in part.rows]
         groups += [replace(group, name=f"{name} {group.name}") if several else group for group in part.groups]
     return Comparison(
         title=" · ".join(part.title for part in parts.values()),
@@ -179,13 +183,14 @@ def merge(parts: dict[str, Comparison], command: str) -> Comparison:
     )
 
 
-def _renamed(row: Row, name: str, metric: str) -> Row:
+def _renamed(row: Row, prefix: str, metric: str) -> Row:
+    row = replace(row, name=prefix + row.name, controls=tuple(prefix + name for name in row.controls))
     if row.metric == metric:
-        return replace(row, name=name)
+        return row
     published = row.published
     if isinstance(published, int | float):
         right = row.images - published if row.metric == "errors" else published
         published = round(100 * right / row.images, 4)
     elif published is not None:
         published = f"{METRICS[row.metric]}: {published}"
-    return replace(row, name=name, published=published, metric=metric)
+    return replace(row, published=published, metric=metric)

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from kd_lightning.recipe import METRICS
 from kd_lightning.reports.axis import Scale, spread
+from kd_lightning.reports.column import decimals, mean_and_spread
 from kd_lightning.reports.columns import (
     accuracies_in_words,
     batch_sizes,
-    decimals,
     figures_in_words,
-    mean_and_spread,
     median_latency,
 )
 from kd_lightning.reports.comparison import Comparison

@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from kd_lightning import __version__
 from kd_lightning.recipe import METRICS
 from kd_lightning.reports.by_class import CLASS_FIGURES, class_figures_of, confusion_of
-from kd_lightning.reports.columns import IN_PERCENT, batch_sizes, cells, decimals, images_in_words, run_lines
+from kd_lightning.reports.column import decimals
+from kd_lightning.reports.columns import IN_PERCENT, batch_sizes, cells, images_in_words, run_lines
 from kd_lightning.reports.comparison import Comparison
 from kd_lightning.reports.figures import MAX_NAMES, cost_charts, seed_chart
 from kd_lightning.reports.provenance import provenance_of
@@ -86,12 +87,13 @@ def render(comparison: Comparison, names: Sequence[str] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = comparison.rows
+    rows, table = comparison.rows, cells(comparison, names)
     return environment.get_template("report.html").render(
         comparison=comparison,
         metric=METRICS[comparison.metric],
         better=BETTER[comparison.metric],
-        cells=cells(comparison, names),
+        cells=table,
+        shows_times=any(heading.startswith("ms, ") for heading in table[0]),
         seeds=seed_chart(comparison),
         costs=cost_charts(rows),
         numbered=len(rows) > MAX_NAMES,

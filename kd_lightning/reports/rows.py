@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kd_lightning.recipe import Stage
@@ -63,6 +63,7 @@ class Row:
         reduction: fraction by which the network is smaller than its teacher.
         device: on which the runs were measured.
         threads: CPU threads of torch.
+        controls: names of the rows that it is compared with.
     """
 
     name: str
@@ -76,6 +77,11 @@ class Row:
     reduction: float | None
     device: str
     threads: int | None
+    controls: tuple[str, ...] = ()
+
+    def with_controls(self, names: Sequence[str]) -> "Row":
+        """Return the row with the names of the rows that it is compared with."""
+        return replace(self, controls=tuple(names))
 
     @property
     def seeds(self) -> list[int]:
@@ -241,6 +247,7 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
         reduction=None if record["reduction"] is None else float(record["reduction"]),
         device=str(record.get("device", "")),
         threads=record.get("threads"),
+        controls=tuple(str(each["control"]) for each in record.get("differences", [])),
     )
     check(row)
     figures = [float(figure) for figure in record["figures"]]

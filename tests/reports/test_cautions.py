@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from kd_lightning.__main__ import main
-from kd_lightning.reports.columns import accuracies_in_words, decimals, mean_and_spread
+from kd_lightning.reports.column import decimals, mean_and_spread
+from kd_lightning.reports.columns import accuracies_in_words
 from kd_lightning.reports.results import with_few_images
 from kd_lightning.reports.rows import Row, RunFigures
 from kd_lightning.reports.runs import MAX_BYTES

@@ -1,0 +1,193 @@
+"""Paired differences, with numbers that were worked out by hand and in published tables of Student's t."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kd_lightning.__main__ import main
+from kd_lightning.recipe import Recipe, Stage
+from kd_lightning.reports.columns import as_csv, cells
+from kd_lightning.reports.comparison import collect, merge, read_comparison
+from kd_lightning.reports.differences import differences, holm
+from kd_lightning.reports.html import render
+from kd_lightning.reports.rows import Row, RunFigures
+from tests.commands.made import write_run
+
+BASELINE = [2500, 2480, 2520, 2500, 2510]
+GAINS = [143, 117, 161, 130, 184]  # errors fewer, of 10,000: 1.43 points and so on
+
+
+def row(name: str, errors: list[int], controls: tuple[str, ...] = (), **about: Any) -> Row:
+    runs = [RunFigures(seed, wrong, 1.0, None, None, {}) for seed, wrong in enumerate(errors)]
+    options = {"metric": "accuracy", "published": None, "images": 10_000, "of": 10_000, "parameters": 10, **about}
+    return Row(name, runs=runs, mebibytes=1.0, reduction=None, device="cpu", threads=1, controls=controls, **options)
+
+
+def against(rows: list[Row], name: str = "kd", control: str = "baseline") -> Any:
+    return differences(rows)[name][control]
+
+
+def gained(gains: list[int], name: str = "kd", **about: Any) -> list[Row]:
+    taught = [wrong - gain for wrong, gain in zip(BASELINE, gains, strict=True)]
+    return [row("baseline", BASELINE, **about), row(name, taught, ("baseline",), **about)]
+
+
+def test_the_interval_is_student_s_over_seeds() -> None:
+    # The mean of 1.43, 1.17, 1.61, 1.30, 1.84 is 1.47. Their squared deviations are 0.0016, 0.09, 0.0196, 0.0289 and
+    # 0.1369, together 0.277: s = sqrt(0.277 / 4) = 0.26315, and its standard error 0.26315 / sqrt(5) = 0.117686. t for
+    # 95 % and 4 degrees of freedom is 2.7764: the interval is 1.47 ± 0.32675.
+    found = against(gained(GAINS))
+    assert found.values == pytest.approx([1.43, 1.17, 1.61, 1.30, 1.84])
+    assert (found.mean, found.low, found.high) == pytest.approx((1.47, 1.14325, 1.79675), abs=1e-4)
+    # t = 1.47 / 0.117686 = 12.4909. With 4 degrees of freedom, P(T > t) = 1/2 - 3/8 u (1 - u² / 12), where
+    # u = t / sqrt(1 + t² / 4) = 1.974837: 0.5 - 0.740564 * 0.675002 = 0.000118 on one side.
+    assert found.p == found.holm == pytest.approx(2.38e-4, rel=0.01)
+    assert found.verdict == "better"
+
+
+def test_a_gain_smaller_than_its_spread_is_not_distinguished() -> None:
+    # 1, -1, 2, 0 and 1.5 points: mean 0.7, s = 1.20416, standard error 0.53852, ± 1.49515.
+    found = against(gained([100, -100, 200, 0, 150]))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.7, -0.79515, 2.19515), abs=1e-4)
+    assert found.verdict == "not distinguishable at n = 5"
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "verdict"),
+    [("accuracy", -1.47, "worse"), ("errors", 147.0, "worse"), ("right", -147.0, "worse")],
+)
+def test_fewer_errors_are_better_in_every_metric(metric: str, mean: float, verdict: str) -> None:
+    found = against(gained([-gain for gain in GAINS], metric=metric))
+    assert (found.mean, found.verdict) == (pytest.approx(mean), verdict)
+
+
+def test_runs_are_paired_by_their_seed() -> None:
+    baseline = row("baseline", [100, 200, 300], metric="errors")
+    taught = row("kd", [290, 90, 400], ("baseline",), metric="errors")
+    runs = [run._replace(seed=seed) for run, seed in zip(taught.runs, (2, 0, 7), strict=True)]
+    found = against([baseline, replace(taught, runs=runs)])
+    assert (found.seeds, found.values, found.verdict) == ([2, 0], [-10, -10], "not distinguishable at n = 2")
+
+
+def test_p_values_are_corrected_over_the_table() -> None:
+    # In ascending order 0.01 * 3, 0.03 * 2 and 0.04 * 1, none below the one before.
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5]) == [0.5]
+    assert holm([]) == []
+    # A gain that is certain in a table of its own: mean 0.4, s = 0.316, t = 2.83, p = 0.047; of three such, of none.
+    gains = [80, 60, 20, 40, 0]
+    (baseline, kd), alone = gained(gains), against(gained(gains))
+    assert (alone.verdict, alone.p) == ("better", pytest.approx(0.047, abs=0.001))
+    three = [baseline, *(row(name, kd.errors, ("baseline",)) for name in ("kd", "dkd", "dist"))]
+    assert [against(three, name).holm for name in ("kd", "dkd", "dist")] == pytest.approx([3 * alone.p] * 3)
+    assert against(three).verdict == "not distinguishable at n = 5"
+
+
+@pytest.mark.parametrize(
+    ("gains", "interval", "p"), [([10], (None, None), None), ([10, 10], (0.1, 0.1), 1.0), ([0, 0], (0.0, 0.0), 1.0)]
+)
+def test_without_a_spread_there_is_no_verdict(gains: list[int], interval: Any, p: float | None) -> None:
+    count = len(gains)
+    baseline, kd = row("baseline", [50] * count), row("kd", [50 - gain for gain in gains], ("baseline",))
+    found = against([baseline, kd])
+    assert (found.low, found.high) == (pytest.approx(interval) if p else interval)
+    assert (found.p, found.verdict) == (p, f"not distinguishable at n = {count}")
+
+
+def recipe(**stages: Any) -> Recipe:
+    listed = {name: Stage(name, {}, **about) for name, about in stages.items()}
+    return Recipe("made", listed, "Made", "nowhere", "errors", 2, controls=["kd", "baseline"])
+
+
+STAGES: dict[str, Any] = {
+    "teacher": {},
+    "baseline": {},
+    "kd": {"teacher": "teacher"},
+    "dkd": {"teacher": "teacher"},
+    "apart": {"controls": []},
+    "own": {"controls": ["teacher"]},
+}
+
+
+def test_each_pair_is_compared_once_and_no_teacher_is() -> None:
+    made = recipe(**STAGES)
+    found = {name: made.controls_of(name) for name in [*STAGES, "other"]}
+    assert found == {
+        "teacher": [],
+        "baseline": [],
+        "kd": ["baseline"],
+        "dkd": ["kd", "baseline"],
+        "apart": [],
+        "own": ["teacher"],
+        "other": [],
+    }
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs of a baseline, a student of it and a better one."""
+    monkeypatch.chdir(tmp_path)
+    gains = {"baseline": [0] * 5, "kd": GAINS, "dkd": [2 * gain + 3 * (gain % 7) for gain in GAINS]}
+    for stage, its in gains.items():
+        for seed, gain in enumerate(its):
+            test = {"errors": BASELINE[seed] - gain, "images": 10_000, "nll": 0.7, "calibration_error": 0.04}
+            write_run(tmp_path, stage, seed, test=test)
+    stages = {name: {"config": {}} for name in gains}
+    Path("made.yaml").write_text(json.dumps({"title": "Made", "controls": ["kd", "baseline"], "stages": stages}))
+    return tmp_path
+
+
+def test_table_csv_and_record_have_the_differences(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "made.yaml", "--runs", str(runs)]
+    assert main([*words, "--format", "csv", "--columns", "minus_baseline,verdict_baseline,minus_baseline_low"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "stage,minus_baseline,verdict_baseline,minus_baseline_low"
+    assert lines[1] == "baseline,,,"
+    stage, gain, verdict, low = lines[6].split(",")
+    assert (stage, float(gain), verdict) == ("kd", pytest.approx(1.43), "better")
+    assert float(low) == pytest.approx(1.14325, abs=1e-4)
+    assert main([*words, "--format", "json"]) == 0
+    rows = {one["name"]: one for one in json.loads(capsys.readouterr().out)["rows"]}
+    assert "differences" not in rows["baseline"]
+    assert [its["control"] for its in rows["dkd"]["differences"]] == ["kd", "baseline"]
+    kd = rows["kd"]["differences"][0]
+    assert (kd["mean"], kd["p"], kd["verdict"]) == (pytest.approx(1.47), pytest.approx(2.38e-4, rel=0.01), "better")
+    assert kd["p"] < kd["holm"] < 0.001
+    assert main([*words, "--columns", "minus_baseline,verdict_kd"]) == 0
+    out = capsys.readouterr().out
+    assert "+1.47 (+1.14 to +1.80)" in out
+    assert "against kd" in out
+    assert main(words) == 0
+    report = runs / "compare" / "report.html"
+    for heading in ("minus kd", "against baseline", "nll", "calibration error"):
+        assert f'<th scope="col">{heading}</th>' in report.read_text()
+
+
+def test_a_record_is_read_and_merged_with_its_controls(runs: Path) -> None:
+    made = Recipe("made", {n: Stage(n, {}) for n in ("baseline", "kd", "dkd")}, "Made", controls=["baseline"])
+    comparison = collect(made, runs, "command")
+    file = runs / "comparison.json"
+    file.write_text(json.dumps(comparison.record()))
+    again = read_comparison(file)
+    assert again.record()["rows"] == comparison.record()["rows"]
+    assert cells(again) == cells(comparison)
+    assert as_csv(again) == as_csv(comparison)
+    assert "+1.47 (+1.14 to +1.80)" in render(again)
+    merged = merge({"one": comparison, "two": again}, "command")
+    assert merged.rows[1].controls == ("one baseline",)
+    assert against(merged.rows, "two kd", "two baseline").holm == pytest.approx(2 * against(comparison.rows).holm)
+
+
+def test_a_control_that_cannot_be_compared_is_named(runs: Path) -> None:
+    made = Recipe("made", {n: Stage(n, {}) for n in ("baseline", "kd", "none")}, "Made", controls=["baseline", "none"])
+    for seed in range(5):
+        write_run(runs, "kd", seed, test={"errors": 3, "images": 500})
+    comparison = collect(made, runs, "command")
+    assert differences(comparison.rows) == {}
+    assert "kd: 500 test images, its control baseline has 10000" in comparison.warnings
+    swapped = Recipe("made", {n: Stage(n, {}) for n in ("none", "kd")}, "Made", controls=["none"])
+    lines = collect(swapped, runs, "command").warnings
+    assert "none: a control that has no runs (kd-lightning reproduce trains it)" in lines
