@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_lightning.losses.layers import mismatch, one_vector
 from kd_lightning.utils.precision import at_least_float32
 
 __all__ = ["CosineHiddenLoss", "EmbeddingLoss", "FeatureMapLoss"]
@@ -34,11 +35,8 @@ class CosineHiddenLoss(nn.Module):
         student, teacher = (at_least_float32(it).flatten(1) for it in (student_features, teacher_features))
         width = min(student.shape[1], teacher.shape[1])
         if student.shape[1] % width or teacher.shape[1] % width or len(student) != len(teacher):
-            raise ValueError(
-                f"student features {tuple(student_features.shape)} and teacher features "
-                f"{tuple(teacher_features.shape)} do not match: as many images, and as many numbers for each or a "
-                "multiple of the other's, expected"
-            )
+            expected = "as many images, and as many numbers for each or a multiple of the other's,"
+            raise mismatch(student_features, teacher_features, expected)
         student, teacher = (F.avg_pool1d(vector, vector.shape[1] // width) for vector in (student, teacher))
         return F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)))
 
@@ -70,24 +68,14 @@ class EmbeddingLoss(nn.Module):
         Raises:
             ValueError: the batches differ, or a width is another one.
         """
-        student, teacher = _one_vector(student_features), _one_vector(teacher_features)
+        student, teacher = one_vector(student_features), one_vector(teacher_features)
         widths = self.projector.in_features, self.projector.out_features
         found = student.shape[1:], teacher.shape[1:]
         if len(student) != len(teacher) or found != (widths[:1], widths[1:]):
-            raise ValueError(
-                f"student features {tuple(student_features.shape)} and teacher features "
-                f"{tuple(teacher_features.shape)} do not match: as many images, and widths of {widths[0]} and "
-                f"{widths[1]}, expected"
-            )
+            expected = f"as many images, and widths of {widths[0]} and {widths[1]},"
+            raise mismatch(student_features, teacher_features, expected)
         predicted = at_least_float32(self.projector(student))
         return (1 - F.cosine_similarity(predicted, at_least_float32(teacher))).mean()
-
-
-def _one_vector(features: Tensor) -> Tensor:
-    """Average feature maps and tokens to one vector an image; leave anything else."""
-    if features.dim() == 4:
-        return features.mean(dim=(2, 3))
-    return features.mean(dim=1) if features.dim() == 3 else features
 
 
 class FeatureMapLoss(nn.Module):
@@ -129,9 +117,6 @@ class FeatureMapLoss(nn.Module):
             or student_features.shape[1] != channels[0]
             or teacher_features.shape != (images, channels[1], *size)
         ):
-            raise ValueError(
-                f"student features {tuple(student_features.shape)} and teacher features "
-                f"{tuple(teacher_features.shape)} do not match: maps of {channels[0]} and {channels[1]} channels, "
-                "equal in height and width, expected"
-            )
+            expected = f"maps of {channels[0]} and {channels[1]} channels, equal in height and width,"
+            raise mismatch(student_features, teacher_features, expected)
         return F.mse_loss(at_least_float32(self.regressor(student_features)), at_least_float32(teacher_features))
