@@ -32,6 +32,7 @@ from kd_lightning.reports.results import (
     update_results,
     with_few_images,
 )
+from kd_lightning.utils.memory import PeakMemory
 from kd_lightning.utils.progress import status
 from kd_lightning.utils.run_folder import has_own_folder, run_folder
 
@@ -101,6 +102,7 @@ class ResultsWriter(Callback):
         self.collected = None
         self._start = 0.0
         self._before = 0.0
+        self._memory = PeakMemory()
         self._images = 0
         self._class_images: list[int] = []
         self._class_figures: dict[str, list[float]] = {}
@@ -126,9 +128,10 @@ class ResultsWriter(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove files of an earlier fit, and start the clock."""
+        """Remove files of an earlier fit, and start to measure time and memory."""
         self.collected = None
         self._start = time.perf_counter()
+        self._memory.start(trainer.strategy.root_device)
         self._run = run = run_folder(trainer)
         if has_own_folder(trainer) and leaves_files(trainer):
             self.check_place(run, trainer.ckpt_path)
@@ -189,13 +192,14 @@ class ResultsWriter(Callback):
         record(trainer, run, **dict.fromkeys(parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return seconds so far, label and options, for a resumed run."""
+        """Return seconds and peak memory so far, label and options, for a resumed run."""
         config = config_digest(self._config) if self._config else self._resumed.get("config")
-        return {"seconds": self._seconds(), "label": self.label, "config": config, "earlier": self._earlier}
+        measured = {"seconds": self._seconds(), "peak_mebibytes": self._memory.peak()}
+        return {**measured, "label": self.label, "config": config, "earlier": self._earlier}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore seconds, label and options."""
-        self._before = state_dict["seconds"]
+        """Restore seconds, peak memory, label and options."""
+        self._before, self._memory.before = state_dict["seconds"], state_dict.get("peak_mebibytes")
         self.label = state_dict.get("label") or self.label
         self._resumed = {**self._resumed, **state_dict}
 
@@ -213,6 +217,7 @@ class ResultsWriter(Callback):
             self._remove_earlier_figures(trainer, run)
             fit = {
                 "seconds": round(self._seconds(), 2),
+                "peak_mebibytes": self._memory.peak(),
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", "0")),

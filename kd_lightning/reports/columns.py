@@ -145,6 +145,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             )
             for size in sizes
         ),
+        Column("peak MiB", _peak, "peak_mebibytes", lambda row, run: run.peak_mebibytes),
         Column("device", lambda row: row.device, "device", lambda row, run: row.device, on_request=True),
         Column("threads", lambda row: str(row.threads or ""), "threads", lambda row, run: row.threads, on_request=True),
         Column(
@@ -159,6 +160,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 def _class_errors(row: Row) -> str:
     known = [run.class_errors for run in row.runs if run.class_errors is not None]
     return mean_and_spread(known) if known else ""
+
+
+def _peak(row: Row) -> str:
+    known = [run.peak_mebibytes for run in row.runs if run.peak_mebibytes is not None]
+    return f"{statistics.fmean(known):,.0f}" if known else ""
 
 
 def _agreement(row: Row) -> str:

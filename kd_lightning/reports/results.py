@@ -1,6 +1,7 @@
 """Read and write `results.json`, the results of one run.
 
     {"fit":  {"seconds", "epochs", "steps", "seed",
+              "peak_mebibytes",   # of memory: of torch on a GPU, of the process on a CPU; null if unknown
               "weights": DIGEST, "teacher": DIGEST,   # of the final weights of network and teacher
               "earlier": [{"config": DIGEST, "steps"}, …]},   # trainings with other options that this one resumed
      "test": {"accuracy", "errors", "images", "right", "nll", "calibration_error", "loss",

@@ -35,6 +35,7 @@ class RunFigures(NamedTuple):
         latency: milliseconds by batch size, such as `batch_1`.
         scores: figures of `SCORES`.
         by_class: each of `CLASS_FIGURES` by class name; empty if read from a `comparison.json`.
+        peak_mebibytes: largest memory of the training, of torch on a GPU or of the process on a CPU.
     """
 
     seed: int
@@ -45,6 +46,7 @@ class RunFigures(NamedTuple):
     latency: dict[str, float]
     scores: dict[str, float] = {}  # noqa: RUF012  # never changed
     by_class: dict[str, dict[str, float]] = {}  # noqa: RUF012
+    peak_mebibytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Row:
             "device": self.device,
             "threads": self.threads,
             "seconds": [run.seconds for run in self.runs],
+            "peak_mebibytes": [run.peak_mebibytes for run in self.runs],
             "of": self.of,
         }
 
@@ -201,6 +204,7 @@ def _figures_of(run: MeasuredRun, rule: str | None, position: int) -> RunFigures
         latency=numbers(run.results.get("latency", {})),
         scores=numbers({name: test[name] for name in SCORES if name in test} if trained else {}),
         by_class=class_figures_of(run) if trained else {},
+        peak_mebibytes=finite(run.results["fit"].get("peak_mebibytes")),
     )
 
 
@@ -220,6 +224,7 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
         return values if len(values) == count else [None] * count  # an earlier version stored those of some runs
 
     classes, agreement = of_each_run(record["class_errors"]), of_each_run(record.get("agreement", []))
+    peaks = of_each_run(record.get("peak_mebibytes", []))
     latency, scores = (
         {str(name): of_each_run(values) for name, values in record.get(part, {}).items()}
         for part in ("latency", "scores")
@@ -237,6 +242,7 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
                 agreement=finite(agreement[i]),
                 latency=numbers({size: values[i] for size, values in latency.items()}),
                 scores=numbers({name: values[i] for name, values in scores.items()}),
+                peak_mebibytes=finite(peaks[i]),
             )
             for i in range(count)
         ],

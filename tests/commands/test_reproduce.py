@@ -42,6 +42,8 @@ def test_digits_are_the_default_and_the_report_holds_what_the_runs_measured(caps
     measured = read_results(runs / "distill" / "seed_1")
     assert rows["distill"]["agreement"][1] == measured["test"]["agreement"]
     assert rows["distill"]["latency"]["batch_128"][1] == measured["latency"]["batch_128"]
+    assert rows["distill"]["peak_mebibytes"][1] == measured["fit"]["peak_mebibytes"]
+    assert sys.platform != "linux" or measured["fit"]["peak_mebibytes"] > 100  # MiB, with torch
     assert rows["baseline"]["agreement"] == []
     report = (runs / "report.html").read_text()
     assert f"<td>{sum(errors) / 2:.1f} ± " in report
