@@ -69,6 +69,9 @@ ELSEWHERE = {
     ("docs/teachers.md", "# a teacher for images of 224 pixels"): (
         "teachers/test_as_shown.py::test_a_teacher_of_another_input_is_built_as_shown"
     ),
+    ("docs/losses.md", "# layers.yaml: kd-lightning fit --config mine.yaml --config layers.yaml"): (
+        "modules/test_layer_losses.py::test_losses_on_layers_are_given_as_shown"
+    ),
     ("docs/own_data.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
 }
 """Blocks, by page and first line, that tests in other files run."""
