@@ -17,9 +17,9 @@ FAINTEST = 1e-30
 class AttentionTransferLoss(nn.Module):
     """Let the student's layers be active where the teacher's are: squared distance of normalised attention maps.
 
-    Σ over pairs of layers of mean over images and places of (q_s / |q_s| - q_t / |q_t|)², with q the mean over channels
-    of |A|^p, one number for each place. Where heights or widths differ, the larger map is averaged to the smaller size.
-    Channels may differ. Computed in float32 (float64 stays).
+    Σ over pairs of layers of mean over images and places of (q_s / ‖q_s‖ - q_t / ‖q_t‖)², with q the mean over channels
+    of abs(A)^p, one number for each place. Where heights or widths differ, the larger map is averaged to the smaller
+    size. Channels may differ. Computed in float32 (float64 stays).
 
     Args:
         power: p, at least 1.

@@ -16,7 +16,7 @@ PKT_EPSILON = 1e-7
 class SimilarityPreservingLoss(nn.Module):
     """Let images be as similar to each other in the student as in the teacher: squared distance of similarities.
 
-    Σ over pairs of layers of 1/B² · |G_s - G_t|², with G the products F·Fᵀ of the images' flattened features, each row
+    Σ over pairs of layers of 1/B² · ‖G_s - G_t‖², with G the products F·Fᵀ of the images' flattened features, each row
     scaled to length 1. Widths may differ. Computed in float32 (float64 stays).
 
     Source: Tung and Mori 2019, section 3 (arXiv 1907.09682).
@@ -41,9 +41,9 @@ class SimilarityPreservingLoss(nn.Module):
 class RKDDistanceLoss(nn.Module):
     """Relational knowledge distillation by distances: keep the images' distances, relative to their mean.
 
-    Mean over all B² pairs (i, j) of huber(d_s(i, j) - d_t(i, j)), with d(i, j) = |f_i - f_j| / μ, μ the mean distance
-    of two images of the batch, and huber(x) = x²/2 for |x| <= 1, else |x| - 1/2. Features are flattened; widths may
-    differ. Several layers' losses are added. Computed in float32 (float64 stays).
+    Mean over all B² pairs (i, j) of huber(d_s(i, j) - d_t(i, j)), with d(i, j) = ‖f_i - f_j‖ / μ, μ the mean distance
+    of two images of the batch, and huber(x) = x²/2 from -1 to 1, and abs(x) - 1/2 beyond. Features are flattened;
+    widths may differ. Several layers' losses are added. Computed in float32 (float64 stays).
 
     Source: Park et al. 2019, section 3.2.1 (arXiv 1904.05068); the mean over pairs, as in their code.
     """
@@ -87,7 +87,7 @@ class RKDAngleLoss(nn.Module):
 class PKTLoss(nn.Module):
     """Probabilistic knowledge transfer: keep the probabilities with which images are each other's neighbours.
 
-    Mean over all B² pairs of p_t(j | i) · log(p_t(j | i) / p_s(j | i)), with p(j | i) = k(i, j) / Σ_l k(i, l) and
+    Mean over all B² pairs of p_t(i, j) · log(p_t(i, j) / p_s(i, j)), with p(i, j) = k(i, j) / Σ_l k(i, l) and
     k = (1 + cosine of the features) / 2, i = j included. Features are flattened; widths may differ. Several layers'
     losses are added. Computed in float32 (float64 stays).
 
