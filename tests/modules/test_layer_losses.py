@@ -1,6 +1,7 @@
 """The losses on layers, by the words a user types."""
 
 import csv
+import subprocess
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -148,3 +149,18 @@ def test_a_mistake_is_one_line(options: dict[str, Any], message: str, capsys: py
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("kd-lightning: error: ")
     assert message in line
+
+
+@pytest.mark.slow
+def test_two_processes_remember_the_images_of_both() -> None:
+    write_config(losses=[LOSSES["crd_loss"]])
+    program = Path("program.py")
+    program.write_text("import sys\nfrom kd_lightning.__main__ import main\nsys.exit(main(sys.argv[1:]))\n")
+    words = ["fit", "--config=config.yaml", "--data.batch_size=3", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run(
+        [sys.executable, str(program), *words], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    saved = state()["state_dict"]
+    length = saved["losses.crd_loss.student_memory"].norm(dim=1)  # 1 for images that were in a batch
+    assert torch.equal((length - 1).abs() < 1e-5, saved["losses.crd_loss.row_label"] >= 0)
