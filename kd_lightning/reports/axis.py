@@ -31,6 +31,13 @@ class Scale:
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         return cls(max(0.0, low - margin), high + margin, log=False)
 
+    @classmethod
+    def with_zero(cls, values: Sequence[float]) -> "Scale":
+        """Return a linear axis for values of either sign, which has 0."""
+        low, high = min(0.0, *values), max(0.0, *values)
+        margin = 0.06 * (high - low) or 1.0
+        return cls(low - margin, high + margin, log=False)
+
     def fraction(self, value: float) -> float:
         """Return the position of a value: 0 at `low`, 1 at `high`."""
         if self.log:

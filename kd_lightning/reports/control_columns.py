@@ -35,7 +35,7 @@ def _columns_of(control: str, found: dict[str, dict[str, Difference]]) -> list[C
     def part(name: str) -> Column:
         return Column(
             f"minus {control}, {name}",
-            text(lambda row, its: "" if getattr(its, name) is None else f"{getattr(its, name):+.{_digits(row, its)}f}"),
+            text(lambda row, its: number_in_words(getattr(its, name), row, its)),
             f"minus_{control}_{name}",
             value(lambda its, seed: getattr(its, name)),
             on_request=True,
@@ -67,12 +67,11 @@ def _columns_of(control: str, found: dict[str, dict[str, Difference]]) -> list[C
 
 def difference_in_words(row: Row, difference: Difference) -> str:
     """Write a row's difference to a control with its interval, such as `+0.52 (+0.31 to +0.73)`."""
-    digits = _digits(row, difference)
-    words = f"{difference.mean:+.{digits}f}"
-    if difference.low is None or difference.high is None:
-        return words
-    return f"{words} ({difference.low:+.{digits}f} to {difference.high:+.{digits}f})"
+    mean, low, high = (number_in_words(getattr(difference, name), row, difference) for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})" if low else mean
 
 
-def _digits(row: Row, difference: Difference) -> int:
-    return decimals(row.images, len(difference.values)) if row.metric == "accuracy" else 1
+def number_in_words(number: float | None, row: Row, difference: Difference) -> str:
+    """Write a number in the unit of a row's difference with its sign, and the decimals that its images support."""
+    digits = decimals(row.images, len(difference.values)) if row.metric == "accuracy" else 1
+    return "" if number is None else f"{number:+.{digits}f}"

@@ -6,7 +6,8 @@ Horizontal positions are in % of the chart's width, vertical ones in pixels, so 
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from kd_lightning.recipe import METRICS
@@ -84,9 +85,10 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     strips: list[Strip] = []
     top = 0.0
     for row, pair in zip(comparison.rows, published, strict=True):
-        dots = _swarm(row, scale)
+        by_seed = dict(zip(row.seeds, row.figures, strict=True))
+        dots = swarm(by_seed, scale, partial(_figure_in_words, row=row))
         ours = figures_in_words(row)
-        words = f"{_shortened(row.name, MAX_LINE_LENGTH - len(ours))}: {ours}"
+        words = f"{shortened(row.name, MAX_LINE_LENGTH - len(ours))}: {ours}"
         line = top + LINE + 2 * DOT - min(dot.y for dot in dots)
         bar = (scale.across(pair[0]), scale.across(pair[1])) if pair else None
         mean = scale.across(statistics.fmean(row.figures))
@@ -97,15 +99,18 @@ def seed_chart(comparison: Comparison) -> SeedChart:
     return SeedChart(strips, ticks, top + BOTTOM, axis, bool(ends))
 
 
-def _swarm(row: Row, scale: Scale) -> list[Dot]:
-    """Lay out the dots of a row, stacked where they would overlap."""
+def _figure_in_words(figure: float, row: Row) -> str:
+    return mean_and_spread([figure], decimals(row.images) if row.metric == "accuracy" else 1)
+
+
+def swarm(by_seed: dict[int, float], scale: Scale, words: Callable[[float], str]) -> list[Dot]:
+    """Lay out the dots of a row's runs, stacked where they would overlap."""
     dots: list[Dot] = []
-    for seed, figure in sorted(zip(row.seeds, row.figures, strict=True), key=lambda pair: pair[1]):
+    for seed, figure in sorted(by_seed.items(), key=lambda pair: pair[1]):
         x = scale.across(figure)
         taken = {dot.y for dot in dots if abs(dot.x - x) < CLOSE}
         free = next(-DOT * level for level in range(len(dots) + 1) if -DOT * level not in taken)
-        shown = mean_and_spread([figure], decimals(row.images) if row.metric == "accuracy" else 1)
-        dots.append(Dot(x, free, f"seed {seed}: {shown}"))
+        dots.append(Dot(x, free, f"seed {seed}: {words(figure)}"))
     return dots
 
 
@@ -150,7 +155,7 @@ def cost_charts(rows: Sequence[Row]) -> list[CostChart]:
         title = "time for one image" if images == "1" else f"time for {images} images"
         costs[title, "milliseconds"] = [median_latency(row, size) for row in rows]
     names = [
-        _shortened(row.name, MAX_NAME_LENGTH) if len(rows) <= MAX_NAMES else str(place)
+        shortened(row.name, MAX_NAME_LENGTH) if len(rows) <= MAX_NAMES else str(place)
         for place, row in enumerate(rows, start=1)
     ]
     charts: list[CostChart] = []
@@ -161,7 +166,7 @@ def cost_charts(rows: Sequence[Row]) -> list[CostChart]:
     return charts
 
 
-def _shortened(name: str, longest: int) -> str:
+def shortened(name: str, longest: int) -> str:
     """Shorten a name in the middle to at most `longest` characters."""
     end = longest // 2
     return name if len(name) <= longest else f"{name[: longest - end - 1]}…{name[-end:]}"

@@ -15,6 +15,7 @@ from kd_lightning.reports.by_class import CLASS_FIGURES, class_figures_of, confu
 from kd_lightning.reports.column import decimals
 from kd_lightning.reports.columns import IN_PERCENT, batch_sizes, cells, images_in_words, run_lines
 from kd_lightning.reports.comparison import Comparison
+from kd_lightning.reports.difference_chart import difference_charts
 from kd_lightning.reports.figures import MAX_NAMES, cost_charts, seed_chart
 from kd_lightning.reports.provenance import provenance_of
 from kd_lightning.reports.runs import Group
@@ -95,6 +96,7 @@ def render(comparison: Comparison, names: Sequence[str] = ()) -> str:
         cells=table,
         shows_times=any(heading.startswith("ms, ") for heading in table[0]),
         seeds=seed_chart(comparison),
+        differences=difference_charts(comparison),
         costs=cost_charts(rows),
         numbered=len(rows) > MAX_NAMES,
         runs=_without_empty_columns(_readable(comparison)),

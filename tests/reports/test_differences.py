@@ -10,7 +10,8 @@ import pytest
 from kd_lightning.__main__ import main
 from kd_lightning.recipe import Recipe, Stage
 from kd_lightning.reports.columns import as_csv, cells
-from kd_lightning.reports.comparison import collect, merge, read_comparison
+from kd_lightning.reports.comparison import Comparison, collect, merge, read_comparison
+from kd_lightning.reports.difference_chart import difference_charts
 from kd_lightning.reports.differences import differences, holm
 from kd_lightning.reports.html import render
 from kd_lightning.reports.rows import Row, RunFigures
@@ -95,6 +96,33 @@ def test_without_a_spread_there_is_no_verdict(gains: list[int], interval: Any, p
     found = against([baseline, kd])
     assert (found.low, found.high) == (pytest.approx(interval) if p else interval)
     assert (found.p, found.verdict) == (p, f"not distinguishable at n = {count}")
+
+
+def test_a_chart_has_a_line_for_each_stage_with_the_best_first() -> None:
+    (baseline, kd), (_, worse) = gained(GAINS), gained([-10, -20, 0, -10, 15], "worse")
+    comparison = Comparison("Made", "", "accuracy", "", {}, {}, [baseline, worse, kd])
+    (chart,) = difference_charts(comparison)
+    assert [strip.name for strip in chart.strips] == ["kd", "worse"]
+    assert [strip.decided for strip in chart.strips] == [True, False]
+    assert chart.strips[0].words == "+1.47 (+1.14 to +1.80), better"
+    # The axis is from -0.214 to 1.84, the ends of an interval and of the dots, and 6 % more on either side: -0.3372 to
+    # 1.9632, of which 4 % of the width to the left and right are free. 0 is at 4 + 92 * 0.3372 / 2.3005.
+    assert chart.zero == pytest.approx(17.49, abs=0.05)
+    assert chart.strips[0].mean == pytest.approx(4 + 92 * (1.47 + 0.3372) / 2.3005, abs=0.05)
+    assert chart.strips[0].interval == pytest.approx(
+        [4 + 92 * (x + 0.3372) / 2.3005 for x in (1.14325, 1.79675)], abs=0.05
+    )
+    assert [dot.words for dot in chart.strips[0].dots][::4] == ["seed 1: +1.17", "seed 4: +1.84"]
+    assert max(dot.y for dot in chart.strips[0].dots) < 0  # above the interval
+    assert [tick.words for tick in chart.ticks] == ["0", "+0.5", "+1", "+1.5"]
+    errors = replace(comparison, metric="errors", rows=[replace(row, metric="errors") for row in comparison.rows])
+    (chart,) = difference_charts(errors)
+    assert [strip.name for strip in chart.strips] == ["kd", "worse"]  # -147 errors, and +5
+    assert chart.axis == "difference to baseline in errors"
+    page = render(errors)
+    assert "<h3>Difference to baseline</h3>" in page
+    assert "kd: -147.0 (-179.7 to -114.3), better; worse: " in page
+    assert "Differences to controls" not in render(replace(errors, rows=errors.rows[:1]))
 
 
 def recipe(**stages: Any) -> Recipe:
