@@ -82,11 +82,10 @@ class NKDLoss(nn.Module):
             ValueError: the shapes differ, or the temperature is not above 0.
         """
         check_logits(student_logits, teacher_logits, temperature)
+        student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits)
         place = label[:, None]
-        own = -log_softmax(teacher_logits).gather(1, place).exp() * log_softmax(student_logits).gather(1, place)
-        student, teacher = (
-            _others(at_least_float32(logits) / temperature, label) for logits in (student_logits, teacher_logits)
-        )
+        own = -log_softmax(teacher).gather(1, place).exp() * log_softmax(student).gather(1, place)
+        student, teacher = _others(student / temperature, label), _others(teacher / temperature, label)
         others = -(teacher.exp() * student).sum(dim=1)
         return own.mean() + self.gamma * temperature**2 * others.mean()
 
