@@ -135,7 +135,8 @@ def _teacher(recorded: dict[str, Any], paths: Any, shown: Description) -> nn.Mod
         members = _part(recorded, "init_args").get("members")
         if not isinstance(members, list) or len(members) != len(paths):
             raise UserError(f"teacher_ckpt: {len(paths)} paths found, one for each member of an ensemble expected")
-        return EnsembleTeacher([_teacher(member, path, shown) for member, path in zip(members, paths, strict=True)])
+        networks = [_teacher(member, path, shown) for member, path in zip(members, paths, strict=True)]
+        return EnsembleTeacher(networks, **plain_options(recorded, ["members"]))
     weights = resolve_checkpoint(str(paths), "teacher_ckpt")
     content = read_weights(weights, "teacher_ckpt")
     is_wrapped = ours(recorded.get("class_path"), teachers) is OwnInput

@@ -25,6 +25,7 @@ from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules import DistillModule
 from kd_lightning.modules.stack import why_not_stacked
 from kd_lightning.reports.sweep import Result, Student, best_cell, draw_grid, terminal_table, write_csv, write_events
+from kd_lightning.schedules import ValueSchedule
 from kd_lightning.utils.atomic_write import atomic_write, write_text
 from kd_lightning.utils.terminal import quiet_console
 
@@ -43,6 +44,17 @@ STUDENT_OPTIONS = (
 HEAT_MAP = "accuracy.png"
 
 STACK_MODULE = "kd_lightning.modules.PopulationModule"
+
+NOT_STACKED = (
+    "temperature",
+    "soft_weight",
+    "soft_loss",
+    "standardise_logits",
+    "features",
+    "feature_weight",
+    "losses",
+)
+"""Options of `DistillModule` that `STACK_MODULE` lacks."""
 
 ELEMENTWISE_OPTIMIZERS = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta"}
 """Optimizers of torch that update each weight independently of the others, so that stacked students do not mix."""
@@ -153,6 +165,14 @@ def _reason_not_to_stack(config: dict[str, Any]) -> str:
     optimizer, schedule = (_class_name(model[part]) for part in ("optimizer", "lr_scheduler"))
     if model["features"]:
         return "features of inner layers are matched"
+    if model["losses"]:
+        return "there are further losses"
+    if model["standardise_logits"]:
+        return "logits are standardised"
+    if isinstance(built.model.hard_weight, ValueSchedule):
+        return "hard_weight is a schedule"
+    if getattr(built.model.teacher.network, "temperature", None) is not None:
+        return "the teacher averages probabilities at one temperature"
     if built.model.soft_loss is not soft_target_loss:
         named = model["soft_loss"]
         return f"the soft loss is {named if isinstance(named, str) else named['class_path']}"
@@ -187,7 +207,7 @@ def _train_one(config: dict[str, Any], student: Student) -> list[Result]:
 def _train_stack(config: dict[str, Any], students: list[Student]) -> list[Result]:
     config = deepcopy(config)
     options = config["model"]["init_args"]
-    for name in ("temperature", "soft_weight", "soft_loss", "features", "feature_weight"):
+    for name in NOT_STACKED:
         del options[name]
     config["model"] = {"class_path": STACK_MODULE, "init_args": {**options, "members": [list(s) for s in students]}}
     figures = lightning.main(["fit", f"--config={json.dumps(config)}"]).model.figures

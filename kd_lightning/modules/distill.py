@@ -26,6 +26,7 @@ from kd_lightning.modules.loss_terms import (
 )
 from kd_lightning.modules.student import StudentModule
 from kd_lightning.schedules import Value, ValueSchedule, value_in_epoch
+from kd_lightning.teachers import EnsembleTeacher
 
 
 class DistillModule(StudentModule):
@@ -120,6 +121,13 @@ class DistillModule(StudentModule):
         if self.feature_weight and not self.features:
             weight = self.feature_weight
             raise UserError(f"features: none found, at least one expected for a feature_weight of {weight}")
+        if isinstance(network := self.teacher.network, EnsembleTeacher) and network.temperature is not None:
+            for term in self.terms:
+                if term.needs_logits and term.temperature != network.temperature:
+                    raise UserError(
+                        f"temperature: {term.temperature} found for {term.name}, {network.temperature} expected, at "
+                        "which the ensemble averages probabilities"
+                    )
         if self.compile_backend and any(term.has_layers for term in self.terms):
             raise UserError("compile: false expected with features, whose layers a compiled network hides")
 

@@ -112,6 +112,13 @@ def test_a_grid_is_trained_in_stacks_and_its_best_student_is_written_as_a_config
             "Adafactor does not update each weight independently",
         ),
         ({}, ["--trainer.gradient_clip_val=1"], "gradients are clipped by their norm"),
+        ({"losses": [{"loss": "kd_lightning.losses.logit_mse_loss"}]}, [], "there are further losses"),
+        ({"standardise_logits": True}, [], "logits are standardised"),
+        (
+            {"hard_weight": {"class_path": "kd_lightning.WarmUp", "init_args": {"epochs": 2}}},
+            [],
+            "hard_weight is a schedule",
+        ),
         (
             {
                 "lr_scheduler": {
@@ -123,7 +130,7 @@ def test_a_grid_is_trained_in_stacks_and_its_best_student_is_written_as_a_config
             "ReduceLROnPlateau monitors a single student",
         ),
     ],
-    ids=["dropout", "soft loss", "optimizer", "clipping", "plateau"],
+    ids=["dropout", "soft loss", "optimizer", "clipping", "losses", "standardised", "schedule", "plateau"],
 )
 def test_students_that_cannot_be_stacked_are_trained_one_after_another(
     options: dict[str, Any], words: list[str], reason: str, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
+from kd_lightning.modules import DistillModule
 from kd_lightning.teachers import EnsembleTeacher
 from kd_lightning.teachers.ensemble import parts_of
 
@@ -47,6 +48,46 @@ def test_members_in_half_precision_are_added_up_in_single():
     answer = EnsembleTeacher(members)(torch.zeros(1, 1, 2, 2))
     assert answer.dtype == torch.float32
     assert answer[0, 0].item() == pytest.approx(1 + 0.0078125 / 3, abs=1e-6)
+
+
+def test_weights_make_a_weighted_mean():
+    answer = EnsembleTeacher([Says(0.0, 2.0), Says(4.0, 0.0)], weights=[1.0, 3.0])(torch.zeros(1, 1, 2, 2))
+    assert torch.equal(answer, torch.tensor([[3.0, 0.5]]))
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
+def test_the_mean_of_probabilities_is_that_at_the_temperature(weights):
+    members = [(0.0, 2.0, -1.0), (4.0, 0.0, 0.5), (1.0, 1.0, -torch.inf)]
+    ensemble = EnsembleTeacher([Says(*logits) for logits in members], weights, mean="probabilities", temperature=3.0)
+    softened = (torch.tensor(members) / 3).softmax(dim=1)
+    share = torch.tensor(weights or [1.0] * 3)[:, None] / sum(weights or [1.0] * 3)
+    answer = ensemble(torch.zeros(1, 1, 2, 2))[0]
+    torch.testing.assert_close((answer / 3).softmax(dim=0), (share * softened).sum(dim=0))
+    assert repr(ensemble) != repr(EnsembleTeacher([Says(*logits) for logits in members]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": [1.0]}, r"weights: 1 found, 2 expected \(the members\)"),
+        ({"weights": [1.0, -1.0]}, r"weights: \[1.0, -1.0\] found, numbers of at least 0 expected"),
+        ({"weights": [0.0, 0.0]}, r"weights: \[0.0, 0.0\] found, numbers of at least 0 expected, one above 0"),
+        ({"mean": "median"}, "mean: median found, logits or probabilities expected"),
+        ({"mean": "probabilities"}, "temperature: none found in an ensemble, the student's temperature expected"),
+        ({"temperature": 2.0}, "temperature: 2.0 found in an ensemble, none with the mean of logits expected"),
+        ({"mean": "probabilities", "temperature": 0.0}, "temperature: 0.0 found, a number above 0 expected"),
+    ],
+)
+def test_a_wrong_mean_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        EnsembleTeacher([Says(0.0), Says(1.0)], **options)
+
+
+def test_probabilities_are_averaged_at_the_students_temperature():
+    ensemble = EnsembleTeacher([Says(0.0, 1.0)], mean="probabilities", temperature=2.0)
+    DistillModule(MLP([4, 2]), ensemble, temperature=2.0)
+    with pytest.raises(UserError, match=r"temperature: 4.0 found for soft_loss, 2.0 expected, at which the ensemble"):
+        DistillModule(MLP([4, 2]), ensemble, temperature=4.0)
 
 
 def test_paths_and_networks_are_counted():
