@@ -99,6 +99,15 @@ HERE = (
         "# hugging_face.yaml: kd-lightning fit --config configs/digits/teacher.yaml --config hugging_face.yaml",
     ),
     ("docs/extend.md", "# tuned.yaml: kd-lightning fit --config configs/digits/teacher.yaml --config tuned.yaml"),
+    *(
+        (
+            "docs/losses.md",
+            f"# {name}.yaml: kd-lightning fit --config digits/distill --config {name}.yaml "
+            f"--trainer.logger.version {name}",
+        )
+        for name in ("losses", "margin")
+    ),
+    ("docs/losses.md", "# margin.py"),
 )
 """Blocks that tests below run."""
 
@@ -258,6 +267,9 @@ def test_a_config_is_run_by_the_command_in_its_first_line(page: str, first: str)
         torch.save(build(["fit", "--config=configs/digits/teacher.yaml"]).model.net.state_dict(), "published.pt")
     if "AutoModel" in block(page, first):
         test_hugging_face_networks.save_published()
+    if "digits/distill" in command:
+        run("kd-lightning fit --config digits/teacher")
+        Path("margin.py").write_text(block("docs/losses.md", "# margin.py"))
     run(command)
 
 
