@@ -1,9 +1,13 @@
-"""Write the tables of results in the README and in `results.md` from `lightning_logs/measured/*.json`.
+"""Write the tables of results in the README and the pages from `lightning_logs/measured/*.json`.
+
+A page has the table of a recipe's losses against its controls between `<!-- comparison: RECIPE -->` and
+`<!-- end of comparison -->`.
 
 Run `python docs/result_tables.py` at the top of the repository after a new measurement.
 """
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,8 @@ from typing import Any
 from scipy.stats import t
 
 from kd_lightning.reports.column import mean_and_spread
+from kd_lightning.reports.columns import cells
+from kd_lightning.reports.comparison import read_comparison
 
 ROOT = Path(__file__).parents[1]
 FIRST, LAST = "<!-- results -->\n\n", "\n\n<!-- end of results -->"
@@ -28,6 +34,11 @@ HEADLINES = {
 
 OTHERS = ("cifar10_resnet56", "eurosat")
 """Recipes outside of `configs/`, whose YAML lies beside the figures; they are in `results.md` alone."""
+
+COMPARISON = re.compile(r"(<!-- comparison: ([^ ]+) -->\n\n).*?(\n*<!-- end of comparison -->)", re.S)
+
+LEFT_OUT = ("published", "errors", "parameters")
+"""Columns that the table of a comparison does not have."""
 
 METRICS = {"errors": "errors of {:,}", "right": "correct of {:,}", "accuracy": "accuracy, % of {:,}"}
 LEVEL = 0.95
@@ -85,13 +96,27 @@ def all_results(measured: dict[str, dict[str, Any]]) -> str:
     return _table(lines)
 
 
+def with_comparisons(page: str, root: Path = ROOT) -> str:
+    """Return a page with the tables of comparisons between their marks."""
+
+    def fill(found: re.Match[str]) -> str:
+        rows = cells(read_comparison(root / "lightning_logs" / "measured" / f"{found[2]}.json"))
+        head = [heading for heading in rows[0] if heading not in LEFT_OUT]
+        lines = [[f"`{row['stage']}`", *(row[heading].replace(" ", NO_BREAK) for heading in head[1:])] for row in rows]
+        return found[1] + _table([head, ["---"] * len(head), *lines]) + "\n\n" + found[3].strip()
+
+    return COMPARISON.sub(fill, page)
+
+
 def write(root: Path = ROOT) -> None:
-    """Replace both tables, each between its marks."""
+    """Replace all tables, each between its marks."""
     measured = read(root)
     for page, table in (("README.md", headlines(measured)), ("docs/results.md", all_results(measured))):
         file = root / page
         before, _, rest = file.read_text().partition(FIRST)
         file.write_text(before + FIRST + table + LAST + rest.partition(LAST.strip())[2])
+    for file in (root / "docs").glob("*.md"):
+        file.write_text(with_comparisons(file.read_text(), root))
 
 
 def _figure(comparison: dict[str, Any]) -> str:

@@ -19,4 +19,5 @@ def load(name: str) -> ModuleType:
 
 recipe_pages = load("recipe_pages")
 result_tables = load("result_tables")
+make_differences = load("pictures/make_differences")
 make_distillation = load("pictures/make_distillation")

@@ -11,11 +11,12 @@ from kd_lightning.__main__ import main
 from kd_lightning.recipe import Recipe, Stage
 from kd_lightning.reports.columns import as_csv, cells
 from kd_lightning.reports.comparison import Comparison, collect, merge, read_comparison
-from kd_lightning.reports.difference_chart import difference_charts
+from kd_lightning.reports.difference_chart import best_first, difference_charts
 from kd_lightning.reports.differences import differences, holm
 from kd_lightning.reports.html import render
 from kd_lightning.reports.rows import Row, RunFigures
 from tests.commands.made import write_run
+from tests.pages import make_differences, result_tables
 
 BASELINE = [2500, 2480, 2520, 2500, 2510]
 GAINS = [143, 117, 161, 130, 184]  # errors fewer, of 10,000: 1.43 points and so on
@@ -219,3 +220,30 @@ def test_a_control_that_cannot_be_compared_is_named(runs: Path) -> None:
     swapped = Recipe("made", {n: Stage(n, {}) for n in ("none", "kd")}, "Made", controls=["none"])
     lines = collect(swapped, runs, "command").warnings
     assert "none: a control that has no runs (kd-lightning reproduce trains it)" in lines
+
+
+def test_pages_have_table_and_picture_of_a_measured_comparison(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = runs / "lightning_logs" / "measured"
+    measured.mkdir(parents=True)
+    made = Recipe("made", {n: Stage(n, {}) for n in ("baseline", "kd", "dkd")}, "Made", controls=["baseline"])
+    (measured / "made.json").write_text(json.dumps(collect(made, runs, "command").record()))
+    page = "Losses:\n\n<!-- comparison: made -->\n\n| old |\n\n<!-- end of comparison -->\n\nMore.\n"
+    filled = result_tables.with_comparisons(page, runs)
+    assert result_tables.with_comparisons(filled, runs) == filled
+    head, _, baseline, kd, _ = [line for line in filled.splitlines() if line.startswith("|")]
+    assert head == "| stage | ours | n | minus baseline | against baseline | nll | calibration error | seconds |"
+    assert kd.replace("\N{NO-BREAK SPACE}", " ").startswith(
+        "| `kd` | 76.45 ± 0.17 | 5 | +1.47 (+1.14 to +1.80) | better | 0.7000 ± 0.0000 |"
+    )
+    assert (baseline.count("|"), filled.startswith("Losses:"), filled.endswith("\n\nMore.\n")) == (9, True, True)
+    monkeypatch.setattr(make_differences, "MEASURED", measured)
+    monkeypatch.setattr(make_differences, "FOLDER", runs)
+    make_differences.main("made", "baseline")
+    assert (runs / "made_minus_baseline_light.png").is_file()
+    assert (runs / "made_minus_baseline_dark.png").is_file()
+    pairs = best_first(read_comparison(measured / "made.json").rows, "baseline")
+    (axes,) = make_differences.draw(pairs, "baseline", "points", "light").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dkd", "kd"]
+    assert axes.texts[1].get_text() == "+1.47 (+1.14 to +1.80)\nbetter"
+    with pytest.raises(SystemExit, match="made: no differences to kd found"):
+        make_differences.main("made", "kd")
