@@ -90,7 +90,15 @@ HOMES = {
         "TeacherModule",
         "WeightedLoss",
     ),
-    "schedules": ("CosineDecay", "CosineSchedule", "LinearSchedule", "ValueSchedule", "WarmUp"),
+    "schedules": (
+        "CosineDecay",
+        "CosineSchedule",
+        "LinearSchedule",
+        "RunSchedule",
+        "StepDecay",
+        "ValueSchedule",
+        "WarmUp",
+    ),
     "teachers": ("EnsembleTeacher", "OwnInput"),
 }
 """Public names by the module that defines them: `from kd_lightning import MLP` works for each."""

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -10,14 +11,41 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kd_lightning.errors import UserError
 
-__all__ = ["CosineDecay", "CosineSchedule", "LinearSchedule", "ValueSchedule", "WarmUp"]
+__all__ = ["CosineDecay", "CosineSchedule", "LinearSchedule", "RunSchedule", "StepDecay", "ValueSchedule", "WarmUp"]
 
 
-class CosineDecay(LRScheduler):
+class RunSchedule(LRScheduler):
+    """Learning rates that depend on the fraction of the run that is done.
+
+    It is stepped once per training step, and takes the length of the run from the trainer; torch's schedules need it as
+    an option, which `--trainer.max_epochs` would not change.
+
+    Args:
+        optimizer: its learning rates are the peak.
+        total_steps: length of the run; set by the module by default.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None) -> None:
+        self.total_steps = total_steps
+        super().__init__(optimizer)
+
+    def run_for(self, total_steps: int) -> None:
+        """Set the length of the run and the rate of the first step."""
+        self.total_steps = total_steps
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+
+    @abstractmethod
+    def factor(self, step: int) -> float:
+        """Return the fraction of the peak rate at a step, in [0, 1]."""
+
+    def get_lr(self) -> list[Any]:
+        """Return the rate of each parameter group at the current step."""
+        return [peak * self.factor(self.last_epoch) for peak in self.base_lrs]
+
+
+class CosineDecay(RunSchedule):
     """Linear warm-up, then half a cosine to zero at the last step of the run.
-
-    It is stepped once per training step, and takes the length of the run from the trainer; torch's `CosineAnnealingLR`
-    needs it as an option, which `--trainer.max_epochs` would not change.
 
     Args:
         optimizer: its learning rates are the peak.
@@ -34,14 +62,7 @@ class CosineDecay(LRScheduler):
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup must be in [0, 1), not {warmup}")
         self.warmup = warmup
-        self.total_steps = total_steps
-        super().__init__(optimizer)
-
-    def run_for(self, total_steps: int) -> None:
-        """Set the length of the run and the rate of the first step."""
-        self.total_steps = total_steps
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = rate
+        super().__init__(optimizer, total_steps)
 
     def factor(self, step: int) -> float:
         """Return the fraction of the peak rate at a step, in [0, 1]."""
@@ -53,9 +74,41 @@ class CosineDecay(LRScheduler):
         progress = min(1.0, (step - warmup_steps) / max(1.0, self.total_steps - warmup_steps))
         return (1 + math.cos(math.pi * progress)) / 2
 
-    def get_lr(self) -> list[Any]:
-        """Return the rate of each parameter group at the current step."""
-        return [peak * self.factor(self.last_epoch) for peak in self.base_lrs]
+
+class StepDecay(RunSchedule):
+    """A rate that falls at fractions of the run, such as tenfold at 150, 180 and 210 of 240 epochs.
+
+    Args:
+        optimizer: its learning rates are the peak.
+        at: fractions of the run, in (0, 1), at which the rate falls.
+        decay: what the rate is multiplied with each time, in (0, 1].
+        total_steps: length of the run; set by the module by default.
+
+    Raises:
+        ValueError: a fraction or the decay is out of range.
+
+    Source: the defaults are those of Tian et al. 2020, section 4.1 (arXiv 1910.10699).
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        at: Sequence[float] = (0.625, 0.75, 0.875),
+        decay: float = 0.1,
+        total_steps: int | None = None,
+    ) -> None:
+        if not all(0 < fraction < 1 for fraction in at):
+            raise ValueError(f"at must be fractions of the run in (0, 1), not {list(at)}")
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay must be in (0, 1], not {decay}")
+        self.at, self.decay = tuple(at), decay
+        super().__init__(optimizer, total_steps)
+
+    def factor(self, step: int) -> float:
+        """Return the fraction of the peak rate at a step, in (0, 1]."""
+        if self.total_steps is None:
+            return 1.0
+        return float(self.decay ** sum(step >= fraction * self.total_steps for fraction in self.at))
 
 
 class ValueSchedule(ABC):
@@ -112,16 +165,21 @@ class WarmUp(ValueSchedule):
     Args:
         epochs: number of the epoch, counted from 1, in which `value` is reached.
         value: from then on.
+        of: length of the run that `epochs` are meant for, in epochs; they shrink or grow with the run's own. By default
+            they stay as they are.
 
     Source: the weight of decoupled knowledge distillation, Zhao et al. 2022, appendix A.1 (arXiv 2203.08679).
     """
 
-    def __init__(self, epochs: int, value: float = 1.0) -> None:
-        self.epochs, self.value = epochs, value
+    def __init__(self, epochs: int, value: float = 1.0, of: int | None = None) -> None:
+        self.epochs, self.value, self.of = epochs, value, of
 
     def at(self, epoch: int, epochs: int | None) -> float:
         """Return the value in an epoch; see `ValueSchedule.at`."""
-        return self.value * min(1.0, (epoch + 1) / _checked(self.epochs))
+        if self.of is not None and self.of < self.epochs:
+            raise UserError(f"of: {self.of} found, at least the {self.epochs} epochs of warm-up expected")
+        scale = epochs / self.of if epochs and self.of else 1.0
+        return self.value * min(1.0, (epoch + 1) / (_checked(self.epochs) * scale))
 
 
 Value = float | ValueSchedule

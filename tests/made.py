@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from kd_lightning.__main__ import main
 from kd_lightning.data import CIFAR10DataModule
@@ -75,6 +75,25 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch, a_file: int = 20)
     names = list(CIFAR10DataModule.class_names)
     meta, checksum = write("batches.meta", {"label_names": names})
     monkeypatch.setattr(CIFAR10, "meta", {"filename": meta, "key": "label_names", "md5": checksum})
+    return root
+
+
+def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch, train: int = 200, test: int = 50) -> Path:
+    """Write a torchvision root with made images of 32x32 colour pixels, all noise, of a hundred classes."""
+    folder = root / CIFAR100.base_folder
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    for part, size in (("train", train), ("test", test)):
+        label = [number % 100 for number in range(size)]
+        image = random.integers(0, 256, (size, 3 * 32 * 32), dtype=np.uint8)
+        monkeypatch.setattr(CIFAR100, f"{part}_list", [write(part, {"data": image, "fine_labels": label})])
+    meta = write("meta", {"fine_label_names": [f"class {number:02}" for number in range(100)]})
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": meta[1]})
     return root
 
 

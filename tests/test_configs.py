@@ -10,7 +10,7 @@ import yaml
 
 from kd_lightning.cli import lightning
 from kd_lightning.recipe import COMMON_FILE, RECIPE_FILE, find_recipe
-from tests.made import write_cifar10, write_dogs_vs_cats, write_mnist
+from tests.made import write_cifar10, write_cifar100, write_dogs_vs_cats, write_mnist
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(file.parent.name for file in CONFIGS.glob("*/recipe.yaml"))
@@ -28,24 +28,37 @@ def root(tmp_path_factory):
         folder = tmp_path_factory.mktemp("data")
         write_mnist(folder)
         write_cifar10(folder, patch)
+        write_cifar100(folder, patch)
         write_dogs_vs_cats(folder)
         yield folder
 
 
 @pytest.fixture(scope="module")
 def trained(root, tmp_path_factory):
-    """A function that returns the run of a teacher stage, trained at the first call."""
+    """A function that trains a teacher stage at the first call, after its own teachers, and copies its run."""
     folder = tmp_path_factory.mktemp("teachers")
 
-    def run_of(config):
-        run = folder / "lightning_logs" / Path(config).parent / Path(config).stem / "seed_0"
+    def copy(recipe, name, seed, into):
+        run, stage = folder / "lightning_logs" / recipe.name / name / "seed_0", recipe.stages[name]
         if not run.exists():
+            for teacher, last in stage.taught_by.items():
+                copy(recipe, teacher, last, folder)
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                lightning.main(["fit", *small(config, root)])
-        return run
+                lightning.main(["fit", *words_of(recipe, stage, root), f"--trainer.logger.name={recipe.name}/{name}"])
+        for number in range(seed + 1):
+            place = into / run.relative_to(folder).with_name(f"seed_{number}")
+            if place != run:
+                shutil.copytree(run, place, dirs_exist_ok=True)
 
-    return run_of
+    return copy
+
+
+def words_of(recipe, stage, root):
+    """Options of `fit` that shorten a stage, and name its teachers' runs."""
+    config = f"{recipe.name}/{stage.config.name}"
+    teachers = stage.teacher_words(Path("lightning_logs", recipe.name)) if stage.options else []
+    return [*small(config, root), *stage.option_words, *teachers]
 
 
 def small(config, root):
@@ -71,6 +84,8 @@ def slow_if_large(run):
     again = recipe == "cifar10_densenet" and stage not in ("teacher", "distill_resnet18")
     again |= stage.startswith("distill_30_units_T") and stage != "distill_30_units_T4"
     again |= recipe == "cifar10_tutorial" and "improved" in stage
+    again |= recipe == "cifar100" and stage != "resnet20_baseline"
+    again |= recipe == "mnist_chains" and stage != "distill_ensemble"
     return pytest.param(run, marks=pytest.mark.slow) if large or again else run
 
 
@@ -81,19 +96,16 @@ def test_every_stage_fits_and_tests(run, root, trained, tmp_path, monkeypatch):
     recipe = find_recipe(run.split("/")[0], CONFIGS)
     stage = recipe.stages[run.split("/")[1]]
     config = f"{recipe.name}/{stage.config.name}"
-    words = [*small(config, root), *stage.option_words]
-    if stage.teacher:  # trained by its own config, in the folder of the student's `teacher_ckpt`
-        made = trained(f"{recipe.name}/{recipe.stages[stage.teacher].config.name}")
-        teacher = Path("lightning_logs", recipe.name, stage.teacher, "seed_0")
-        shutil.copytree(made, tmp_path / teacher)
-        words += [f"--model.teacher_ckpt={teacher}"] if stage.options else []
+    words = words_of(recipe, stage, root)
+    for teacher, seed in stage.taught_by.items():  # in the folders of the student's `teacher_ckpt`
+        trained(recipe, teacher, seed, tmp_path)
     lightning.main(["fit", *words])
     pictures = stage is next(iter(recipe.stages.values()))  # they take longer than the rest of the test
     lightning.main(["test", *words, "--verbose=false", f"--pictures={str(pictures).lower()}"])
     run = tmp_path / "lightning_logs" / recipe.name / Path(config).stem / "seed_0"
     results = json.loads((run / "results.json").read_text())
     assert results["test"]["images"] in (20, 4, 50, 360)
-    assert ("agreement" in results["test"]) == bool(stage.teacher)
+    assert ("agreement" in results["test"]) == bool(stage.taught_by)
     missing = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
     assert ("bias_correction" in results) == bool(missing["omit_classes"] or missing["only_classes"])
 
@@ -128,6 +140,32 @@ def test_every_stage_header_has_source_command_figure_and_deviation(config):
         lightning.parse(["fit", f"--config={CONFIGS / config}"])["trainer"]["logger"]["init_args"]["name"]
         == config[:-5]
     )
+
+
+def test_the_pairs_of_cifar100_have_the_figures_and_the_weights_of_their_sources():
+    stages = find_recipe("cifar100", CONFIGS).stages
+    published = {
+        "resnet20": ("resnet56", 72.34, 69.06, 70.66, 71.16, 71.97, 71.43),
+        "resnet8x4": ("resnet32x4", 79.42, 72.50, 73.33, 75.51, 76.32, 76.62),
+        "wrn_16_2": ("wrn_40_2", 75.61, 73.26, 74.92, 75.48, 76.23, 76.11),
+    }
+    methods = ("kd", "crd", "dkd", "kd_standardised")
+    for student, (teacher, of_teacher, alone, *others) in published.items():
+        assert stages[teacher].published == of_teacher
+        assert stages[f"{student}_baseline"].published == alone
+        assert [stages[f"{student}_{method}"].published for method in methods] == others
+        assert [stages[f"{student}_{method}"].teacher for method in methods] == [teacher] * 4
+        assert stages[f"{student}_dist"].teacher == teacher
+    weights = {name: stages[f"{name}_dkd"].options["model.soft_loss"]["init_args"] for name in published}
+    assert weights == {"resnet20": {"beta": 2.0}, "resnet8x4": {"beta": 8.0}, "wrn_16_2": {"beta": 6.0}}
+    rising = {"class_path": "kd_lightning.WarmUp", "init_args": {"epochs": 20, "of": 240}}
+    assert all(stages[f"{name}_dkd"].options["model.soft_weight"] == rising for name in published)
+    widths = {name: stages[f"{name}_crd"].options["model.losses"][0]["loss"]["init_args"] for name in published}
+    assert {name: each["student_width"] for name, each in widths.items()} == {
+        "resnet20": 64,
+        "resnet8x4": 256,
+        "wrn_16_2": 128,
+    }
 
 
 def option_lines(file):
@@ -221,5 +259,7 @@ def test_the_documented_recipes_exist():
         "cifar10_tutorial",
         "cifar10_densenet",
         "cifar10_vgg",
+        "cifar100",
         "dogs_vs_cats",
+        "mnist_chains",
     }

@@ -1,9 +1,10 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from kd_lightning.schedules import CosineDecay
+from kd_lightning.schedules import CosineDecay, StepDecay
 
 
 def optimizer(*rates: float) -> torch.optim.Optimizer:
@@ -75,3 +76,25 @@ def test_the_first_step_of_a_run_of_unknown_length_has_its_own_rate_too() -> Non
 def test_a_warm_up_outside_0_to_1_is_refused(warmup: float) -> None:
     with pytest.raises(ValueError, match=r"warmup must be in \[0, 1\)"):
         CosineDecay(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), warmup=warmup)
+
+
+def test_steps_are_those_of_fixed_epochs_whatever_the_length_of_the_run() -> None:
+    fixed = torch.optim.lr_scheduler.MultiStepLR(optimizer(0.05), [150, 180, 210])
+    found = StepDecay(optimizer(0.05), total_steps=240 * 5)  # 5 steps an epoch
+    for epoch in range(240):
+        assert found.get_last_lr() == pytest.approx(fixed.get_last_lr(), rel=1e-12), epoch
+        for schedule in (fixed, *[found] * 5):
+            schedule.optimizer.step()
+            schedule.step()
+    short = StepDecay(optimizer(1.0), at=[0.5, 0.75], decay=0.5)
+    short.run_for(4)
+    assert [short.factor(step) for step in range(5)] == [1.0, 1.0, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"at": [0.5, 1.0]}, "at must be fractions of the run"), ({"decay": 0.0}, "decay must be in")],
+)
+def test_a_step_outside_of_the_run_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StepDecay(optimizer(1.0), **options)

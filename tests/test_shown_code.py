@@ -20,7 +20,7 @@ from kd_lightning.__main__ import main
 from kd_lightning.cli.lightning import build
 from kd_lightning.models import MLP
 from tests.cli import test_hugging_face_networks
-from tests.made import write_mnist
+from tests.made import write_cifar100, write_mnist
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))))
@@ -304,8 +304,9 @@ def images(folder: str, names: tuple[str, ...], count: int, side: int, mode: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/extend.md" and commands(page)])
-def test_all_commands_of_a_page_are_run_as_shown(page: str) -> None:
+def test_all_commands_of_a_page_are_run_as_shown(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(Path("data"))
+    write_cifar100(Path("data"), monkeypatch)
     for part in ("train", "test"):
         images(f"data/cifar10-jpeg/{part}", tuple("abcdefghij"), 2, 32)
     images("flowers", ("daisy", "rose", "tulip"), 10, 64)

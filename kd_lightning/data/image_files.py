@@ -64,8 +64,8 @@ def find_classes(roots: Sequence[Path], leave_out: Sequence[str] = (), skip: Seq
         skip: folders that are no classes.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a folder such as `Train/` or `val/` among the classes, or an
-            unknown class in `leave_out`.
+        UserError: no such folder, fewer than two classes, a folder such as `Train/` or `val/` among the classes of
+            training alone, or an unknown class in `leave_out`.
     """
     trees = [_parts_of(root, skip) for root in roots]
     if len({WHOLE in tree for tree in trees}) > 1:
@@ -77,7 +77,8 @@ def find_classes(roots: Sequence[Path], leave_out: Sequence[str] = (), skip: Seq
     training = [path for tree in trees for name, path in tree.items() if name in ("train", WHOLE)] or folders
     names = sorted({name for folder in training for name in _folders_in(folder, skip)})
     shown = " and ".join(map(str, training))
-    if mistaken := sorted(name for name in names if name.lower() in MISTAKEN):
+    elsewhere = {name for path in folders if path not in training for name in _folders_in(path, skip)}
+    if mistaken := sorted(name for name in {*names} - elsewhere if name.lower() in MISTAKEN):  # CIFAR-100 has a `train`
         raise UserError(
             f"root: {', '.join(mistaken)} found among the class folders in {shown}; a tree that is split has "
             "train/ and, beside it, val/ or test/"

@@ -22,7 +22,7 @@ from kd_lightning.modules.fine_tuning import FineTuning
 from kd_lightning.modules.hard_loss import HardLoss
 from kd_lightning.modules.metrics import EvaluationMetrics, RunningMeans
 from kd_lightning.modules.optimizers import build_optimizer
-from kd_lightning.schedules import CosineDecay
+from kd_lightning.schedules import RunSchedule
 from kd_lightning.teachers import prepare_inputs, without_own_input
 from kd_lightning.utils.network_output import logits_of
 
@@ -51,7 +51,7 @@ class ClassifierModule(LightningModule):
         net: images (B, C, H, W) to logits (B, classes).
         optimizer: makes the optimizer from the trainable parameters; fused where optimizer and device support it.
         lr_scheduler: makes the schedule from the optimizer. One that counts `total_steps` (`CosineDecay`,
-            `OneCycleLR`) is stepped every step, any other every epoch.
+            `StepDecay`, `OneCycleLR`) is stepped every step, any other every epoch.
         steps_at_once: number of steps that Lightning takes in one call, with the same results as one by one: its
             overhead of a call is as long as a small network's step. Hooks, callbacks and the progress bar then
             count calls. With several devices, or options of the trainer that count or change single steps
@@ -255,8 +255,8 @@ class ClassifierModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build optimizer and schedule for the trainable parameters."""
         optimizer, scheduler = self._build_optimizer()
-        if isinstance(scheduler, CosineDecay) and scheduler.total_steps is None:
-            scheduler.run_for(multi_step.steps_of_run(self))
+        if isinstance(scheduler, RunSchedule) and scheduler.total_steps is None:
+            scheduler.run_for(multi_step.steps_of_run(self, type(scheduler).__name__))
         self.training_state.start(optimizer, scheduler)
         if scheduler is None:
             return optimizer

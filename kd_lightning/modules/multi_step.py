@@ -177,15 +177,15 @@ def restore_gradients(module: LightningModule, saved: dict[str, Any]) -> None:
             weight.grad = gradients[name].to(weight)
 
 
-def steps_of_run(module: LightningModule) -> int:
-    """Return the number of steps of a run.
+def steps_of_run(module: LightningModule, schedule: str) -> int:
+    """Return the number of steps of a run, which a schedule needs.
 
     Raises:
         UserError: the run has no length.
     """
     trainer, data = module.trainer, data_of(module.trainer)
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise UserError("lr_scheduler: CosineDecay needs the run's length: trainer.max_epochs, or its total_steps")
+        raise UserError(f"lr_scheduler: {schedule} needs the run's length: trainer.max_epochs, or its total_steps")
     if module.automatic_optimization:
         return int(trainer.estimated_stepping_batches)
     return (trainer.max_epochs or 0) * len(epoch_batch_sizes(len(data.train_positions), data.batch_size))

@@ -621,6 +621,14 @@ def test_classes_are_left_out_by_name_in_every_part(split_tree: Path, tmp_path: 
     assert "one class found (cow)" in message_of(root, leave_out_classes=["bad", "empty", "bee", "ant"])
 
 
+def test_a_class_of_every_part_may_be_called_train(tmp_path: Path) -> None:
+    for part, count in (("train", 2), ("test", 1)):
+        write_tree(tmp_path / part, count, ("trail", "train"))
+    assert set_up(tmp_path).class_names == ["trail", "train"]
+    (tmp_path / "train" / "val").mkdir()
+    assert f"root: val found among the class folders in {tmp_path / 'train'}" in message_of(tmp_path)
+
+
 def test_a_class_in_the_test_set_alone_may_be_left_out(split_tree: Path) -> None:
     write(split_tree / "test" / "yak" / "00.png", "red")
     assert set_up(split_tree, leave_out_classes=["yak"]).class_names == ["ant", "bee", "cow"]

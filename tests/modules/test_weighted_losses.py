@@ -181,6 +181,7 @@ MSE = "kd_lightning.losses.logit_mse_loss"
             "soft_weight in epoch 2: -1.0 found",
         ),
         ({"soft_weight": schedule("WarmUp", epochs=0)}, "soft_weight: epochs: 0 found, at least 1 expected"),
+        ({"soft_weight": schedule("WarmUp", epochs=3, of=2)}, "of: 2 found, at least the 3 epochs of warm-up expected"),
     ],
 )
 def test_a_mistake_is_one_line(options: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +239,8 @@ def test_a_function_of_two_layers_is_a_feature_loss_too() -> None:
         (LinearSchedule(1.0, 3.0, epochs=1), [3.0] * 5),
         (CosineSchedule(0.0, 1.0), [0.0, 0.14644661, 0.5, 0.85355339, 1.0]),
         (WarmUp(4, 2.0), [0.5, 1.0, 1.5, 2.0, 2.0]),
+        (WarmUp(20, of=25), [0.25, 0.5, 0.75, 1.0, 1.0]),
+        (WarmUp(20, of=240), [1.0] * 5),
     ],
 )
 def test_a_schedule_has_these_values_in_five_epochs(value: ValueSchedule, expected: list[float]) -> None:
