@@ -145,7 +145,7 @@ def test_a_local_file_comes_before_a_stage_of_that_name() -> None:
     [
         (["copy"], "recipes: copy found, nothing or copy RECIPE expected"),
         (["digits"], "recipes: digits found, nothing or copy RECIPE expected"),
-        (["copy", "mnist"], "recipes: mnist found, one of cifar10_densenet, "),
+        (["copy", "mnist"], "recipes: mnist found, one of cifar100, cifar10_densenet, "),
         (["copy", "digits"], "recipes: configs/digits found, which the copy would overwrite"),
     ],
 )
