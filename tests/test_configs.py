@@ -111,8 +111,9 @@ def test_every_stage_fits_and_tests(run, root, trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("config", [config for config in STAGES if config.startswith("cifar10")])
-def test_every_cifar10_stage_accepts_jpeg_folders(config):
-    other = [f"--data={CONFIGS / 'cifar10_jpeg.yaml'}", "--data.root=mine"]
+def test_every_cifar_stage_accepts_folders(config):
+    folders = "cifar100_png.yaml" if config.startswith("cifar100") else "cifar10_jpeg.yaml"
+    other = [f"--data={CONFIGS / folders}", "--data.root=mine"]
     own, swapped = (lightning.parse(["fit", f"--config={CONFIGS / config}", *words])["data"] for words in ([], other))
     assert swapped["class_path"] == "kd_lightning.data.ImageFolderDataModule"
     assert swapped["init_args"]["root"] == "mine"
