@@ -37,7 +37,7 @@ OTHERS = ("cifar10_resnet56", "eurosat")
 
 COMPARISON = re.compile(r"(<!-- comparison: ([^ ]+) -->\n\n).*?(\n*<!-- end of comparison -->)", re.S)
 
-LEFT_OUT = ("published", "errors", "parameters")
+LEFT_OUT = ("published", "parameters")
 """Columns that the table of a comparison does not have."""
 
 METRICS = {"errors": "errors of {:,}", "right": "correct of {:,}", "accuracy": "accuracy, % of {:,}"}

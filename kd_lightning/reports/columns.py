@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from rich.console import Group
 from rich.table import Table
 
 from kd_lightning.errors import UserError
@@ -14,7 +15,7 @@ from kd_lightning.recipe import METRICS
 from kd_lightning.reports.by_class import CLASS_FIGURES
 from kd_lightning.reports.column import Column, decimals, mean_and_spread
 from kd_lightning.reports.comparison import Comparison
-from kd_lightning.reports.control_columns import VERDICT, control_columns
+from kd_lightning.reports.control_columns import MINUS, VERDICT, control_columns
 from kd_lightning.reports.rows import SCORES, Row, RunFigures
 from kd_lightning.utils.csv_text import csv_cell
 
@@ -92,6 +93,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             lambda row: "" if row.metric == "errors" else mean_and_spread(row.errors),
             "errors",
             lambda row, run: run.errors,
+            on_request=controlled,
         ),
         Column(
             "images",
@@ -229,20 +231,41 @@ def cells(comparison: Comparison, names: Sequence[str] = ()) -> list[dict[str, s
     return [{heading: row[heading] for heading in row if any(other[heading] for other in table)} for row in table]
 
 
-def terminal_table(comparison: Comparison, names: Sequence[str] = ()) -> Table:
-    """Return the comparison as a table for a terminal; see `choose`."""
+def terminal_table(comparison: Comparison, names: Sequence[str] = ()) -> Group:
+    """Return the comparison as a table for a terminal, and its differences to controls as another; see `choose`."""
     title = f"{comparison.title} ({METRICS[comparison.metric]} on the test set)"
-    table = Table(title=title, caption=comparison.source)
     shown = cells(comparison, names)
-    for column in shown[0]:
-        words = column in ("stage", "published") or column.startswith(VERDICT)
+    apart = [heading for heading in shown[0] if heading.startswith((MINUS, VERDICT))] if not names else []
+    tables = [_table([{name: row[name] for name in row if name not in apart} for row in shown], title)]
+    compared = [{name: row[name] for name in ("stage", *apart)} for row in shown if any(row[name] for name in apart)]
+    if compared:
+        tables.append(_table(compared, "Differences to controls: mean and 95 % interval over seeds"))
+    tables[-1].caption = comparison.source
+    return Group(*tables)
+
+
+def _table(rows: Sequence[dict[str, str]], title: str) -> Table:
+    table = Table(title=title)
+    for column in rows[0]:
+        named, compared = column in ("stage", "published"), column.startswith((MINUS, VERDICT))
         # Each word of a heading takes a line, so that a column is as wide as its figures.
-        heading = column if words else column.replace(" ", "\n")
-        longest = max(len(word) for row in shown for word in (column, *row[column].split())) if words else None
-        table.add_column(heading, justify="left" if words else "right", min_width=longest, overflow="fold")
-    for row in shown:
-        table.add_row(*row.values())
+        heading = column if named else column.replace(" ", "\n")
+        words = [word for row in rows for word in (column, *row[column].split())]
+        table.add_column(
+            heading,
+            justify="left" if named or column.startswith(VERDICT) else "right",
+            min_width=max(map(len, words)) if named else None,
+            no_wrap=compared or (column == "stage" and not any(" " in row[column] for row in rows)),
+            overflow="fold",
+        )
+    for row in rows:
+        texts = [_in_two_lines(row[name]) if name.startswith((MINUS, VERDICT)) else row[name] for name in row]
+        table.add_row(*texts)
     return table
+
+
+def _in_two_lines(text: str) -> str:
+    return text.replace(" (", "\n(").replace(" at n", "\nat n")
 
 
 def print_warnings(comparison: Comparison) -> None:

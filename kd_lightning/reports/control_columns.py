@@ -6,8 +6,8 @@ from kd_lightning.reports.column import Column, decimals
 from kd_lightning.reports.differences import Difference, differences
 from kd_lightning.reports.rows import Row, RunFigures
 
-VERDICT = "against "
-"""How the heading of a column of verdicts begins."""
+MINUS, VERDICT = "minus ", "against "
+"""How the headings of columns of differences and of verdicts begin."""
 
 
 def control_columns(rows: Sequence[Row]) -> list[Column]:
@@ -34,7 +34,7 @@ def _columns_of(control: str, found: dict[str, dict[str, Difference]]) -> list[C
 
     def part(name: str) -> Column:
         return Column(
-            f"minus {control}, {name}",
+            f"{MINUS}{control}, {name}",
             text(lambda row, its: number_in_words(getattr(its, name), row, its)),
             f"minus_{control}_{name}",
             value(lambda its, seed: getattr(its, name)),
@@ -43,7 +43,7 @@ def _columns_of(control: str, found: dict[str, dict[str, Difference]]) -> list[C
 
     return [
         Column(
-            f"minus {control}",
+            f"{MINUS}{control}",
             text(difference_in_words),
             f"minus_{control}",
             value(lambda its, seed: dict(zip(its.seeds, its.values, strict=True)).get(seed)),

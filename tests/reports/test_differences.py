@@ -187,9 +187,12 @@ def test_table_csv_and_record_have_the_differences(runs: Path, capsys: pytest.Ca
     assert kd["p"] < kd["holm"] < 0.001
     assert main([*words, "--columns", "minus_baseline,verdict_kd"]) == 0
     out = capsys.readouterr().out
-    assert "+1.47 (+1.14 to +1.80)" in out
-    assert "against kd" in out
+    assert "+1.47 │" in out
+    assert "(+1.14 to +1.80) │" in out
     assert main(words) == 0
+    first, second = capsys.readouterr().out.split("Differences to controls: mean and 95 % interval over seeds")
+    assert [name in first for name in ("│ baseline ", "│ kd ", "nll", "minus")] == [True, True, True, False]
+    assert [name in second for name in ("│ baseline ", "│ kd ", "│ dkd ", "nll")] == [False, True, True, False]
     report = runs / "compare" / "report.html"
     for heading in ("minus kd", "against baseline", "nll", "calibration error"):
         assert f'<th scope="col">{heading}</th>' in report.read_text()
