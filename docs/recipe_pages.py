@@ -41,6 +41,8 @@ def page(recipe: Recipe, measured: dict[str, Any] | None) -> str:
     parts.append(f"```sh\nkd-lightning reproduce {recipe.name}\n```")
     if measured:
         parts += ["## Figures", _figures(recipe, measured), _how_measured(measured)]
+        if any("differences" in row for row in measured["rows"]):
+            parts += ["## Differences to controls", _differences(measured)]
     parts += ["## Stages", *(_stage(stage) for stage in recipe.stages.values())]
     return "\n\n".join(parts) + "\n"
 
@@ -69,6 +71,20 @@ def _figures(recipe: Recipe, measured: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
+def _differences(measured: dict[str, Any]) -> str:
+    """Write the table of differences: mean over seeds, its 95 % interval, and the verdict after Holm's correction."""
+    digits = 2 if measured["metric"] == "accuracy" else 1
+    rows = [["stage", "control", "difference", "95 % interval", "p (Holm)", "verdict"], ["---"] * 6]
+    for row in measured["rows"]:
+        for each in row.get("differences", []):
+            tested = each["low"] is not None
+            interval = f"{each['low']:+.{digits}f} to {each['high']:+.{digits}f}" if tested else ABSENT
+            p = f"{each['holm']:.2g}" if tested else ABSENT
+            mean = f"{each['mean']:+.{digits}f}"
+            rows.append([f"`{row['name']}`", f"`{each['control']}`", mean, interval, p, each["verdict"]])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
 def _how_measured(measured: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in measured["versions"].items())
     machine = measured["machine"]
@@ -83,8 +99,10 @@ def _stage(stage: Stage) -> str:
     names = ", ".join(f"`{name}`" for name in stage.taught_by)
     teacher = f" Teacher: {names}." if names else ""
     options = "".join(f" `{name}: {value}`." for name, value in stage.options.items())
+    if stage.tries:
+        options += f" Chosen from {len(stage.tries)} tries: {', '.join(f'`{setting}`' for setting in stage.tries)}."
     if isinstance(stage.config, dict):
-        return f"### `{stage.name}`\n\n{teacher.strip()}"
+        return f"### `{stage.name}`\n\n{(teacher + options).strip()}"
     header = [line[1:].strip() for line in stage.config.read_text().splitlines() if line.startswith("#")]
     lines = "\n".join(f"- {_as_code(line)}" if KEYS.match(line) else line for line in header)
     text, *rest = lines.partition("\n- ")

@@ -245,14 +245,24 @@ def plan_runs(
         with status(f"reading the config of {stage.name}"):
             its = [pair for pair in overrides if _has_option(stage, pair)]
             used |= {pair[0] for pair in its}
+            shared = {
+                name: value
+                for name, value in recipe.try_options.items()
+                if stage.tries and _has_option(stage, words_of({name: value}))
+            }
+            used |= shared.keys()
             place = runs, f"{recipe.name}/{stage.name}"
             words = _options(stage, runs / recipe.name, its)
-            of_stage = StagePlan(stage, stage.seeds or seeds, words, its, recipe.try_options, place, digests)
+            of_stage = StagePlan(stage, stage.seeds or seeds, words, its, shared, place, digests)
             _ = of_stage.tries, of_stage.runs
             plan.append(of_stage)
     for pair in overrides:
         if pair[0] not in used:
             _parse_with(stages[-1], pair)  # raises the error of an option that no stage has
+    tried = [stage for stage in stages if stage.tries]
+    for name, value in recipe.try_options.items() if tried else ():
+        if name not in used:
+            _parse_with(tried[-1], words_of({name: value}))
     return plan
 
 

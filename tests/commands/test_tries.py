@@ -103,6 +103,9 @@ def test_losses_are_compared_as_shown(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "kd_tuned: try" in out
     record = json.loads(Path("lightning_logs/losses/kd_tuned/tries.json").read_text())
+    rows = {row["name"]: row for row in json.loads(Path("lightning_logs/losses/comparison.json").read_text())["rows"]}
+    pairs = [(name, each["control"]) for name, row in rows.items() for each in row.get("differences", [])]
+    assert pairs == [("kd", "baseline"), ("kd_tuned", "kd"), ("kd_tuned", "baseline")]
     assert [one["setting"] for one in record["tries"]] == yaml.safe_load(text)["stages"]["kd_tuned"]["tries"]
 
 
@@ -166,6 +169,7 @@ def test_ties_are_decided_by_the_likelihood() -> None:
             "mine.yaml: tries of tuned: {'model.hard_weight': [1, 2]} found, a list of settings",
         ),
         ({"stages": {"tuned": {"config": CONFIG, "tries": [{"model.nonsense": 1}]}}}, [], "nonsense"),
+        ({"try_options": {"data.val_size": 200, "model.temperature": 2}}, [], "'temperature' is not accepted"),
         ({"controls": ["kd"]}, [], "mine.yaml: controls: ['kd'] found, a list of tuned expected"),
     ],
 )

@@ -16,7 +16,7 @@ from kd_lightning.reports.differences import differences, holm
 from kd_lightning.reports.html import render
 from kd_lightning.reports.rows import Row, RunFigures
 from tests.commands.made import write_run
-from tests.pages import make_differences, result_tables
+from tests.pages import make_differences, recipe_pages, result_tables
 
 BASELINE = [2500, 2480, 2520, 2500, 2510]
 GAINS = [143, 117, 161, 130, 184]  # errors fewer, of 10,000: 1.43 points and so on
@@ -228,8 +228,13 @@ def test_a_control_that_cannot_be_compared_is_named(runs: Path) -> None:
 def test_pages_have_table_and_picture_of_a_measured_comparison(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = runs / "lightning_logs" / "measured"
     measured.mkdir(parents=True)
-    made = Recipe("made", {n: Stage(n, {}) for n in ("baseline", "kd", "dkd")}, "Made", controls=["baseline"])
-    (measured / "made.json").write_text(json.dumps(collect(made, runs, "command").record()))
+    stages = {n: Stage(n, {}, tries=[{"model.temperature": 2}] * (n == "dkd")) for n in ("baseline", "kd", "dkd")}
+    made = Recipe("made", stages, "Made", controls=["baseline"])
+    record = collect(made, runs, "command").record()
+    (measured / "made.json").write_text(json.dumps(record))
+    of_recipe = recipe_pages.page(made, record)
+    assert "| `kd` | `baseline` | +1.47 | +1.14 to +1.80 | 0.0003 | better |" in of_recipe
+    assert "Chosen from 1 tries: `{'model.temperature': 2}`." in of_recipe
     page = "Losses:\n\n<!-- comparison: made -->\n\n| old |\n\n<!-- end of comparison -->\n\nMore.\n"
     filled = result_tables.with_comparisons(page, runs)
     assert result_tables.with_comparisons(filled, runs) == filled
