@@ -14,12 +14,16 @@ from kd_lightning.utils.paths import expand
 
 CONFIG_OPTIONS = ("--config", "-c")
 
+DATA_OPTION = "--data"
+"""Option that names a data module's class or config file."""
+
 
 def read_config_words(words: list[str]) -> list[str]:
     """Replace the config files in the words of a command by what the parser can read.
 
     - `~` and environment variables are expanded. A pipe is replaced by its content: the parser reads configs twice.
-    - The short name of a recipe's stage, such as `digits/teacher`, is replaced by the path of its file.
+    - The short name of a recipe's stage, such as `digits/teacher`, is replaced by the path of its file; that of another
+      file of `configs/`, such as `cifar100_png` or `configs/cifar100_png.yaml`, too, and also as `--data`.
     - A stage file, which has a `recipe.yaml` beside it, is preceded by the `common.yaml` of its folder.
     - For a stage file, the seed is 0 and the logger writes to `lightning_logs/<recipe>/<stage>/seed_<n>` by default.
     """
@@ -29,6 +33,9 @@ def read_config_words(words: list[str]) -> list[str]:
     for word, config in _each(words):
         if config is None:
             done.append(word)
+            continue
+        if word == DATA_OPTION:
+            done.append(f"{word}={config if _is_content(config) else _find(Path(config))}")
             continue
         config = _resolve(config, word)
         if _is_stage(config):
@@ -44,15 +51,16 @@ def read_config_words(words: list[str]) -> list[str]:
 
 def config_files(words: list[str]) -> list[str]:
     """Return the config files that the words of a command name."""
-    return [config for _, config in _each(words) if config is not None and not _is_content(config)]
+    named = [config for option, config in _each(words) if config is not None and option in CONFIG_OPTIONS]
+    return [config for config in named if not _is_content(config)]
 
 
 def _each(words: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield each word with None, but each config option with its value."""
+    """Yield each word with None, but each option of a config or of data with its value."""
     rest = iter(words)
     for word in rest:
         option, equals, value = word.partition("=")
-        is_config = option in CONFIG_OPTIONS
+        is_config = option in (*CONFIG_OPTIONS, DATA_OPTION)
         config = (value if equals else next(rest, None)) if is_config else None
         yield (word, None) if config is None else (option, config)
 
@@ -65,10 +73,7 @@ def _resolve(config: str, option: str) -> str:
     """Return the path of a config file, or the content of a pipe."""
     if _is_content(config):
         return config
-    path = Path(expand(config, option))
-    if not path.exists():
-        named = (folder / f"{path}{suffix}" for folder in (CONFIGS, SHIPPED) for suffix in (".yaml", ""))
-        path = next((file for file in named if file.is_file()), path)
+    path = _find(Path(expand(config, option)))
     try:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -76,6 +81,15 @@ def _resolve(config: str, option: str) -> str:
     except OSError:  # which the parser explains
         return str(path)
     return content if path.is_fifo() or path.is_char_device() else str(path)
+
+
+def _find(path: Path) -> Path:
+    """Return a path, or the file of the user's or the shipped `configs/` that it names."""
+    if path.exists():
+        return path
+    name = path.relative_to(CONFIGS) if path.is_relative_to(CONFIGS) else path
+    named = (folder / f"{name}{suffix}" for folder in (CONFIGS, SHIPPED) for suffix in (".yaml", ""))
+    return next((file for file in named if file.is_file()), path)
 
 
 def _is_stage(config: str) -> bool:

@@ -133,6 +133,18 @@ def test_an_invalid_stage_file_is_named(stage: object, message: str, capsys: pyt
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("data", [["--data=configs/cifar100_png.yaml"], ["--data", "cifar100_png"]])
+def test_files_of_the_shipped_recipes_are_found_in_any_folder(data: list[str]) -> None:
+    words = ["--config=configs/digits/teacher.yaml", *data, "--data.root=mine"]
+    config = lightning.parse(["fit", *words])
+    assert config["data"]["class_path"] == "kd_lightning.data.ImageFolderDataModule"
+    assert config["data"]["init_args"]["batch_size"] == 64  # the stage's
+    Path("configs").mkdir()
+    Path("configs/cifar100_png.yaml").write_text("class_path: kd_lightning.data.MNISTDataModule")
+    own = lightning.parse(["fit", *words])
+    assert own["data"]["class_path"] == "kd_lightning.data.MNISTDataModule"
+
+
 def test_a_local_file_comes_before_a_stage_of_that_name() -> None:
     Path("digits").mkdir()
     shipped = yaml.safe_dump(lightning.parse(["fit", "--config=digits/teacher", "--trainer.max_epochs=3"]))
