@@ -5,7 +5,6 @@ from typing import Any, Self
 
 from jsonargparse import _typehints as typehints
 from jsonargparse import _util as util
-from jsonargparse._util import NestedArg
 from torch import nn
 
 from kd_lightning import models
@@ -38,13 +37,14 @@ def patch_jsonargparse() -> None:
     ):
         setattr(typehints, function.__name__, fixed)
     for module in (typehints, util):
-        setattr(module, NestedArg.__name__, _NestedArg)
+        setattr(module, NestedArg.__name__, NestedArg)
 
 
-class _NestedArg(NestedArg):
+class NestedArg(util.NestedArg):
     """An option of an object within an object, whose value is written as YAML and parsed again."""
 
     def __new__(cls, key: str, val: Any) -> Self:
+        """Make the option `key` with the value `val`."""
         return super().__new__(cls, key, "null" if val is None and "." in key else val)
 
 

@@ -48,7 +48,7 @@ class HuggingFaceDataModule(DecodedDataModule):
     Hugging Face's own cache. How images are decoded, cached and streamed: see `DecodedDataModule`.
 
     A dataset with a training split alone is split by `split`; without a test split (or with one whose labels are all
-    -1) the validation split is tested, which a line says. Training images with the label -1 or none are unlabelled.
+    -1) the validation split is tested, with a message. Training images with the label -1 or none are unlabelled.
 
     Args:
         path: name on the hub, or a local folder or parquet file.

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class ImageFolderDataModule(DecodedDataModule):
     """Images in folders named after their classes: `train/<class>/…`, `val/<class>/…`, `test/<class>/…`, or one tree.
 
-    Links to folders are followed. If there is no `test/`, as in ImageNet's layout, `val/` is tested, which a line says.
+    Links to folders are followed. If there is no `test/`, as in ImageNet's layout, `val/` is tested, with a message.
     How images are decoded, cached and streamed: see `DecodedDataModule`.
 
     Args:
@@ -32,7 +32,7 @@ class ImageFolderDataModule(DecodedDataModule):
         image_size: height and width of the network's input, in pixels, at least 1.
         classes: names of the class folders in the order of the classes' numbers, as a list or as a text file with one
             a line; after a space may follow what to call the class, as in `n01440764 tench`. Other folders are left
-            out, which a line says. By default all folders, in the order of their names.
+            out, with a message. By default all folders, in the order of their names.
         leave_out_classes: names of class folders to skip in every part (`omit_classes` leaves classes out of training
             alone, by their numbers).
         **kwargs: see `DecodedDataModule`.

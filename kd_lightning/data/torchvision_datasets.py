@@ -49,7 +49,7 @@ class TorchvisionDataModule(DecodedDataModule):
         train_split: torchvision's `split` of the training images, such as `trainval`; by default `train`.
         val_split: that of the validation images; by default `val` or `valid`, unless they are part of `train_split`.
         test_split: that of the test images; by default `test`, or the validation split if there is none, or none with
-            labels, which a line says.
+            labels; a message tells.
         dataset_kwargs: further arguments of the class, such as `{split: letters}` for EMNIST.
         mean: subtracted from pixels in [0, 1]; by default ImageNet's, and for grey images 0.449.
         std: divisor after that; by default ImageNet's, and for grey images 0.226.

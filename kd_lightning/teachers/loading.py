@@ -29,7 +29,7 @@ REMEDY = " wrap the network in kd_lightning.OwnInput, name its classes as the da
 
 
 class TeacherPart(NamedTuple):
-    """A network of a teacher, with what its file says of it.
+    """A network of a teacher, with the description in its file.
 
     Attributes:
         network: a member of an ensemble, or the teacher itself.
