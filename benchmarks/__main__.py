@@ -14,7 +14,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cifar10_densenet, cifar10_tutorial, data_path, memory, mnist_hinton, mnist_transfer, random_views
+from benchmarks import (
+    cifar10_densenet,
+    cifar10_tutorial,
+    data_path,
+    losses,
+    memory,
+    mnist_hinton,
+    mnist_transfer,
+    random_views,
+)
 from benchmarks.measure import OURS, Benchmark, measure_in_turn, median_ratio
 from kd_lightning.reports.results import machine, versions
 from kd_lightning.utils.cpu import configure_cpu
@@ -28,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[Path, int | None], Benchmark]] = {
     "cifar10_densenet": cifar10_densenet.benchmark,
     "data_path": data_path.benchmark,
     "random_views": random_views.benchmark,
+    "losses": losses.benchmark,
     "memory": memory.benchmark,
 }
 
