@@ -261,8 +261,7 @@ def _stages_in(folder: Path) -> dict[str, Stage]:
             others = {key: value for key, value in options.items() if key not in OF_VARIANT}
             found.append(Stage(**{"name": name, "config": file, **own, "main": False, **of_stage}, options=others))
     names = {stage.name for stage in found}
-    ours = [stage if stage.taught_by.keys() <= names else replace(stage, teacher=None, teachers=()) for stage in found]
-    return _in_order(ours)
+    return _in_order(_with_known_teachers(stage, names) for stage in found)
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -291,11 +290,18 @@ def _teacher_of(config: dict[str, Any], common: dict[str, Any]) -> Any:
 
 
 def _teachers_in(paths: Any) -> dict[str, Any]:
-    """Return a stage's `teacher` or `teachers` for its `model.teacher_ckpt`."""
+    """Return a stage's `teacher` or the paths of its `teachers` for its `model.teacher_ckpt`."""
     if isinstance(paths, list):
-        return {"teachers": tuple(_run_of(path) or (path, None) for path in paths)}
+        return {"teachers": tuple((path, None) for path in paths)}
     run = _run_of(paths)
     return {"teacher": run and run[0]}
+
+
+def _with_known_teachers(stage: Stage, names: set[str]) -> Stage:
+    """Return a stage whose teachers are runs of the recipe's stages, or else files."""
+    runs = [(_run_of(path), path) for path, _ in stage.teachers]
+    teachers = tuple(run if run and run[0] in names else (path, None) for run, path in runs)
+    return replace(stage, teacher=stage.teacher if stage.teacher in names else None, teachers=teachers)
 
 
 def _run_of(path: Any) -> tuple[str, int] | None:

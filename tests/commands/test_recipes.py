@@ -1,5 +1,6 @@
 """`kd-lightning recipes`, in a folder without recipes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def test_stages_are_read_from_the_files_of_a_recipe_folder() -> None:
     assert stages["alone"].published == 70.5
 
 
-ENSEMBLE = ["lightning_logs/mine/big/seed_2", "weights.pt", "elsewhere/mine/small/seed_0"]
+ELSEWHERE = "lightning_logs/theirs/huge/seed_0"
+ENSEMBLE = ["lightning_logs/mine/big/seed_2", "weights.pt", "elsewhere/mine/small/seed_0", ELSEWHERE]
 
 
 def test_an_ensemble_is_taught_by_stages_by_seeds_of_a_stage_and_by_files() -> None:
@@ -90,7 +92,8 @@ def test_an_ensemble_is_taught_by_stages_by_seeds_of_a_stage_and_by_files() -> N
     assert [stage.name for stage in recipe.choose(["another"])] == ["big", "small", "another"]
     runs = Path("runs/mine")
     (words,) = recipe.stages["a_student"].teacher_words(runs)
-    assert words == '--model.teacher_ckpt=["runs/mine/big/seed_2", "weights.pt", "runs/mine/small/seed_0"]'
+    members = ["runs/mine/big/seed_2", "weights.pt", "runs/mine/small/seed_0", ELSEWHERE]
+    assert words == f"--model.teacher_ckpt={json.dumps(members)}"
     assert recipe.stages["small"].teacher_words(runs) == ["--model.teacher_ckpt=runs/mine/big/seed_0"]
     assert recipe.stages["alone"].teacher_words(runs) == []
 
