@@ -29,12 +29,12 @@ def check_setting(stage: Stage, setting: dict[str, Any], overrides: list[list[st
     Raises:
         UserError: one of them is set by `reproduce`, or on the command line, which would make all tries alike.
     """
-    given = _names(overrides)
     for name in setting:
         if name in OF_RUN:
             raise UserError(f"tries of {stage.name}: {name} found, but reproduce sets it for each run")
-        if _plain(name) in given:
-            raise UserError(f"--{name}: found, but the tries of {stage.name} set it; leave it out of one of both")
+        for given in sorted(_names(overrides)):
+            if f"{given}.".startswith(f"{_plain(name)}."):  # the option or a part of it
+                raise UserError(f"--{given}: found, but the tries of {stage.name} set it; leave it out of one of both")
 
 
 def without_given(options: dict[str, Any], overrides: list[list[str]]) -> dict[str, Any]:

@@ -153,6 +153,7 @@ def test_ties_are_decided_by_the_likelihood() -> None:
         ({"try_options": {}}, [], "tries of tuned: no validation images found; hold some out of the training set"),
         ({}, ["--data.val_size=0"], "tries of tuned: no validation images found"),
         ({}, ["--model.optimizer=torch.optim.SGD"], "--model.optimizer: found, but the tries of tuned set it"),
+        ({}, ["--model.optimizer.init_args.lr", "2"], "--model.optimizer.lr: found, but the tries of tuned set it"),
         (
             {"stages": {"tuned": {"config": CONFIG, "tries": [{"seed_everything": 1}]}}},
             [],
