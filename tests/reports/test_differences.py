@@ -1,5 +1,6 @@
 """Paired differences, with numbers that were worked out by hand and in published tables of Student's t."""
 
+import ast
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,14 @@ def test_a_chart_has_a_line_for_each_stage_with_the_best_first() -> None:
     assert "<h3>Difference to baseline</h3>" in page
     assert "kd: -147.0 (-179.7 to -114.3), better; worse: " in page
     assert "Differences to controls" not in render(replace(errors, rows=errors.rows[:1]))
+
+
+def test_packages_of_statistics_are_imported_where_they_are_used() -> None:
+    source = Path(differences.__code__.co_filename).read_text()
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    at_the_top = {name for node in imports for name in ast.unparse(node).replace(".", " ").split()}
+    assert {"statsmodels", "scipy", "pandas"}.isdisjoint(at_the_top)
+    assert "from statsmodels.stats.multitest import" in source
 
 
 def recipe(**stages: Any) -> Recipe:
