@@ -6,8 +6,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.recipe import METRICS, Recipe, Stage, find_recipe
+from kd_lightning.recipe import METRICS, Recipe, find_recipe
 from kd_lightning.reports.column import mean_and_spread
+from kd_lightning.stage import Stage
 
 KEYS = re.compile(r"(Source|Command|Published figure|Known deviation): ")
 """How the lines of a stage's header begin."""

@@ -15,6 +15,7 @@ FLOOR = {
     "__init__": 0,
     "errors": 0,
     "batch": 1,
+    "stage": 1,
     "schedules": 1,
     "utils": 1,
     "recipe": 2,

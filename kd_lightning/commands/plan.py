@@ -16,8 +16,9 @@ from kd_lightning.commands.loggers import PLACE, chosen_loggers, continued, logg
 from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.commands.tries import check_setting, validation_digest, without_given
 from kd_lightning.errors import UserError
-from kd_lightning.recipe import Recipe, Stage, words_of
+from kd_lightning.recipe import Recipe
 from kd_lightning.reports.results import TEST_PARTS, TRIES, code_version, label_of, read_results
+from kd_lightning.stage import Stage, words_of
 from kd_lightning.utils.progress import status
 
 NO_SETTINGS = ("seed_everything", "label", "overwrite", "pictures")

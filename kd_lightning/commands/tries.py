@@ -7,8 +7,8 @@ from typing import Any
 
 from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError
-from kd_lightning.recipe import Stage
 from kd_lightning.reports.results import read_results
+from kd_lightning.stage import Stage
 from kd_lightning.utils.atomic_write import write_text
 
 TRIES_FILE = "tries.json"

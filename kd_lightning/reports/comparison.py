@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.errors import UserError, one_line
-from kd_lightning.recipe import METRICS, Recipe, Stage
+from kd_lightning.recipe import METRICS, Recipe
 from kd_lightning.reports.by_class import confusion_of
 from kd_lightning.reports.cautions import cautions
 from kd_lightning.reports.differences import add_controls, differences
 from kd_lightning.reports.provenance import provenance_of
 from kd_lightning.reports.rows import DAMAGED, Row, check, row_from, rows_of
 from kd_lightning.reports.runs import MAX_BYTES, Group, MeasuredRun, by_settings, comparable, natural, read_run
+from kd_lightning.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from kd_lightning.recipe import Stage
 from kd_lightning.reports.by_class import class_figures_of, finite, numbers
 from kd_lightning.reports.runs import Group, MeasuredRun
+from kd_lightning.stage import Stage
 
 RULES = {
     "as_trained": "as trained",

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.recipe import Recipe, Stage
+from kd_lightning.recipe import Recipe
 from kd_lightning.reports.results import update_results
+from kd_lightning.stage import Stage
 
 HINTON_RULES = ("as_trained", "frequency", "test_optimal")
 

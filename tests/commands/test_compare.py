@@ -14,10 +14,10 @@ from rich.console import Console
 
 from kd_lightning.__main__ import main
 from kd_lightning.cli import lightning
-from kd_lightning.recipe import Stage
 from kd_lightning.reports.columns import cells, terminal_table
 from kd_lightning.reports.comparison import collect
 from kd_lightning.reports.results import read_results
+from kd_lightning.stage import Stage
 from kd_lightning.utils.terminal import FILE_WIDTH
 from tests.commands.made import HINTON_RULES, made_recipe, write_run
 from tests.reports.test_html import Page

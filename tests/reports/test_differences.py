@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from kd_lightning.__main__ import main
-from kd_lightning.recipe import Recipe, Stage
+from kd_lightning.recipe import Recipe
 from kd_lightning.reports.columns import as_csv, cells
 from kd_lightning.reports.comparison import Comparison, collect, merge, read_comparison
 from kd_lightning.reports.difference_chart import best_first, difference_charts
 from kd_lightning.reports.differences import differences, holm
 from kd_lightning.reports.html import render
 from kd_lightning.reports.rows import Row, RunFigures
+from kd_lightning.stage import Stage
 from tests.commands.made import write_run
 from tests.pages import make_differences, recipe_pages, result_tables
 
