@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from kd_lightning.utils.network_output import logits_of
 from kd_lightning.utils.precision import at_least_float32
 from kd_lightning.utils.resize import resize
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+
 
 class InputFormat(NamedTuple):
     """Size and normalisation of the images that a network reads; None where they are not known.
@@ -21,20 +23,22 @@ class InputFormat(NamedTuple):
         size: height and width, in pixels.
         mean: subtracted from pixels in [0, 1]; one value per channel, or one for all.
         std: divisor after that.
+        interpolation: how images are resized, `bilinear` or `bicubic`.
     """
 
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: str | None = None
 
     def or_else(self, other: "InputFormat") -> "InputFormat":
         """Return this format, with what is not known from another one; mean and std belong together."""
-        normalisation = other[1:] if self.mean is None else self[1:]
-        return InputFormat(self.size or other.size, *normalisation)
+        mean, std = other[1:3] if self.mean is None else self[1:3]
+        return InputFormat(self.size or other.size, mean, std, self.interpolation or other.interpolation)
 
     def described(self, shown: Description) -> Description:
         """Return the description of some data with its images in this format."""
-        size, mean, std = self
+        size, mean, std, _ = self
         channels = len(mean) if mean and len(mean) > 1 else shown.image_shape[0]
         return replace(
             shown,
@@ -49,15 +53,17 @@ class InputFormat(NamedTuple):
         """Return what a network of timm states of its published weights; nothing of any other network."""
         stated: Any = getattr(network, "pretrained_cfg", None)
         try:
-            return cls(tuple(stated["input_size"][1:]), tuple(stated["mean"]), tuple(stated["std"]))
+            read = tuple(stated["input_size"][1:]), tuple(stated["mean"]), tuple(stated["std"])
         except (TypeError, LookupError):
             return cls()
+        interpolation = stated.get("interpolation")
+        return cls(*read, interpolation if interpolation in INTERPOLATIONS else None)
 
 
 class OwnInput(nn.Module):
     """Let a network read images as it was trained on them, at another size, mean and std than the data's.
 
-    The data's normalisation is undone and the network's applied in its place; then images are resized, bilinearly, with
+    The data's normalisation is undone and the network's applied in its place; then images are resized, with
     antialiasing where they shrink. Mean and std of the data are taken from the run. Grey images are repeated for a
     network whose `mean` has three values.
 
@@ -69,9 +75,10 @@ class OwnInput(nn.Module):
         image_size: height and width that the network reads, in pixels, or one number for both.
         mean: subtracted from pixels in [0, 1] in its training; one value per channel, or one for all.
         std: divisor after that, above 0; given together with `mean`.
+        interpolation: how images are resized.
 
     What is not given is taken from the network's checkpoint, if it is one of this package; else from what timm states
-    of the network's published weights; else from the data.
+    of the network's published weights; else from the data, and `bilinear`.
 
     Raises:
         UserError: a number is out of range, or nothing differs from the data: none of the three is given or stated.
@@ -86,6 +93,7 @@ class OwnInput(nn.Module):
         image_size: int | tuple[int, int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        interpolation: Literal["bilinear", "bicubic"] | None = None,
     ) -> None:
         super().__init__()
         size = (
@@ -97,8 +105,11 @@ class OwnInput(nn.Module):
             raise UserError("mean and std: one of them found, both or neither expected")
         if std is not None and not all(value > 0 for value in std):
             raise UserError(f"std: {list(std)} found, values above 0 expected")
+        if interpolation not in (None, *INTERPOLATIONS):
+            raise UserError(f"interpolation: {interpolation} found, {' or '.join(INTERPOLATIONS)} expected")
         self.network = network
-        self.given = InputFormat(size, None if mean is None else tuple(mean), None if std is None else tuple(std))
+        normalisation = None if mean is None else tuple(mean), None if std is None else tuple(std)
+        self.given = InputFormat(size, *normalisation, interpolation)
         self.format = self.given
         """What the network reads; complete after `prepare`."""
         for name in ("scale", "shift"):  # buffers move with the network, and are not among the weights of a file
@@ -115,7 +126,7 @@ class OwnInput(nn.Module):
             return getattr(self.network, name)
 
     def extra_repr(self) -> str:
-        """Return size, mean and std."""
+        """Return size, mean, std and interpolation."""
         return ", ".join(f"{name}={value}" for name, value in self.format._asdict().items() if value)
 
     def prepare(self, data: Any, stated: Description | None = None) -> None:
@@ -133,13 +144,13 @@ class OwnInput(nn.Module):
             raise UserError(f"data: {kind} states no mean and std, both expected for OwnInput, which undoes them")
         known = self.given.or_else(InputFormat() if stated is None else _format_of(stated))
         self.format = known.or_else(InputFormat.of_network(self.network))
-        if self.format == InputFormat():
+        if self.format[:3] == InputFormat()[:3]:
             raise UserError(
                 f"OwnInput: neither the checkpoint nor {type(self.network).__name__} states what it reads, image_size, "
                 "or mean and std, expected"
             )
         theirs = [torch.as_tensor(it, dtype=torch.float64).flatten() for it in (data.mean, data.std)]
-        ours = [torch.tensor(it, dtype=torch.float64) for it in self.format[1:] if it]
+        ours = [torch.tensor(it, dtype=torch.float64) for it in self.format[1:3] if it]
         if ours and len({len(it) for it in (*theirs, *ours)} - {1}) > 1:
             raise UserError(f"mean and std: {len(ours[0])} values found, 1 or {len(theirs[0])} expected (the channels)")
         self.scale = self.shift = None
@@ -161,7 +172,8 @@ class OwnInput(nn.Module):
         converted = at_least_float32(image)
         if self.scale is not None and self.shift is not None:
             converted = converted * self.scale.to(converted) + self.shift.to(converted)
-        converted = resize(converted, self.format.size or (image.shape[2], image.shape[3]))
+        size = self.format.size or (image.shape[2], image.shape[3])
+        converted = resize(converted, size, self.format.interpolation or INTERPOLATIONS[0])
         memory_format = torch.channels_last if is_last else torch.contiguous_format
         return converted.to(image.dtype).contiguous(memory_format=memory_format)
 

@@ -63,11 +63,14 @@ def test_grey_images_are_repeated_for_a_network_of_three_channels() -> None:
 
 @pytest.mark.parametrize(("size", "antialias"), [(4, True), (20, False)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_an_image_is_resized_and_keeps_its_memory_format(size: int, antialias: bool, memory_format: Any) -> None:
-    wrapped = OwnInput(nn.Identity(), image_size=size)
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_an_image_is_resized_and_keeps_its_memory_format(
+    size: int, antialias: bool, memory_format: Any, mode: Any
+) -> None:
+    wrapped = OwnInput(nn.Identity(), image_size=size, interpolation=mode)
     wrapped.prepare(data())
     image = torch.rand(2, 3, 8, 8).to(memory_format=memory_format)
-    expected = F.interpolate(image, (size, size), mode="bilinear", antialias=antialias)
+    expected = F.interpolate(image, (size, size), mode=mode, antialias=antialias)
     torch.testing.assert_close(wrapped(image), expected)
     assert wrapped(image).is_contiguous(memory_format=memory_format)
     assert wrapped(image.bfloat16()).dtype == torch.bfloat16
@@ -86,6 +89,7 @@ def test_the_data_s_own_format_changes_no_bit() -> None:
         ({"image_size": 0}, "image_size: 0 found, at least 1 pixel expected"),
         ({"mean": [0.5]}, "mean and std: one of them found, both or neither expected"),
         ({"mean": [0.5], "std": [0.0]}, r"std: \[0.0\] found, values above 0 expected"),
+        ({"interpolation": "nearest"}, "interpolation: nearest found, bilinear or bicubic expected"),
     ],
 )
 def test_an_option_out_of_range_is_named(options: dict[str, Any], said: str) -> None:
@@ -107,8 +111,13 @@ def test_what_cannot_be_known_is_named() -> None:
 def test_what_is_not_given_is_what_the_network_states() -> None:
     wrapped = OwnInput(published(), image_size=6)
     wrapped.prepare(data())
-    assert wrapped.format == ((6, 6), (0.25,), (0.5,))
+    assert wrapped.format == ((6, 6), (0.25,), (0.5,), None)
     assert wrapped.body is wrapped.network.body
+    network = published()
+    network.pretrained_cfg["interpolation"] = "bicubic"
+    wrapped = OwnInput(network, image_size=6)
+    wrapped.prepare(data())
+    assert wrapped.format.interpolation == "bicubic"
 
 
 NET = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 8, 10]}}
@@ -194,7 +203,7 @@ def test_its_classes_its_layers_and_those_of_members_are_the_network_s() -> None
     teacher = lightning.main([*config, "--data.omit_classes=[]"]).model.teacher.network
     assert isinstance(teacher, EnsembleTeacher)
     first, second = teacher.members
-    assert first.format == second.format == ((12, 12), (0.25,), (0.5,))
+    assert first.format == second.format == ((12, 12), (0.25,), (0.5,), None)
     assert torch.equal(first.head.weight, second.head.weight)
 
 
