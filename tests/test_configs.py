@@ -3,12 +3,15 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from kd_lightning.cli import lightning
+from kd_lightning.models import CifarResNet
 from kd_lightning.recipe import COMMON_FILE, RECIPE_FILE, find_recipe
 from tests.made import write_cifar10, write_cifar100, write_dogs_vs_cats, write_mnist
 
@@ -86,6 +89,7 @@ def slow_if_large(run):
     again |= recipe == "cifar10_tutorial" and "improved" in stage
     again |= recipe == "cifar100" and stage != "resnet20_baseline"
     again |= recipe == "mnist_chains" and stage != "distill_ensemble"
+    again |= recipe.startswith("losses_") and stage != "dkd"
     return pytest.param(run, marks=pytest.mark.slow) if large or again else run
 
 
@@ -99,15 +103,34 @@ def test_every_stage_fits_and_tests(run, root, trained, tmp_path, monkeypatch):
     words = words_of(recipe, stage, root)
     for teacher, seed in stage.taught_by.items():  # in the folders of the student's `teacher_ckpt`
         trained(recipe, teacher, seed, tmp_path)
+    if recipe.name == "losses_cifar10":
+        torch.save(CifarResNet(56, shortcut="pad").state_dict(), "resnet56-4bfd9763.th")
     lightning.main(["fit", *words])
     pictures = stage is next(iter(recipe.stages.values()))  # they take longer than the rest of the test
     lightning.main(["test", *words, "--verbose=false", f"--pictures={str(pictures).lower()}"])
     run = tmp_path / "lightning_logs" / recipe.name / Path(config).stem / "seed_0"
     results = json.loads((run / "results.json").read_text())
     assert results["test"]["images"] in (20, 4, 50, 360)
-    assert ("agreement" in results["test"]) == bool(stage.taught_by)
+    is_taught = stage.taught_by or (recipe.name == "losses_cifar10" and stage.name != "baseline")
+    assert ("agreement" in results["test"]) == bool(is_taught)
     missing = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
     assert ("bias_correction" in results) == bool(missing["omit_classes"] or missing["only_classes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["losses_cifar10", "losses_mnist"])
+def test_each_loss_has_six_settings_the_first_as_published(recipe):
+    stages = find_recipe(recipe, CONFIGS).stages
+    tuned = [stage for stage in stages.values() if stage.tries]
+    assert len(tuned) == 10
+    for stage in tuned:
+        published = stages[stage.name.removesuffix("_tuned")]
+        assert stage.options == published.options
+        assert len(stage.tries) == 6
+        assert stage.tries[0] == {}
+        for setting in stage.tries:
+            options = replace(stage, options={**stage.options, **setting}).option_words
+            lightning.parse(["fit", *stage.config_words, *options])
 
 
 @pytest.mark.parametrize("config", [config for config in STAGES if config.startswith("cifar10")])
@@ -262,5 +285,7 @@ def test_the_documented_recipes_exist():
         "cifar10_vgg",
         "cifar100",
         "dogs_vs_cats",
+        "losses_cifar10",
+        "losses_mnist",
         "mnist_chains",
     }
