@@ -19,6 +19,7 @@ NEEDLESS_WARNINGS = (
     r".*could not find the monitored key.*",  # without validation, which `BestCheckpoint` handles
     r".*Checkpoint directory .* exists and is not empty.*",  # a stage run again replaces its checkpoint
     r".*The number of training batches .* is smaller than the logging interval.*",  # we log by the epoch
+    r"Found \d+ module\(s\) in eval mode at the start of training.*",  # the teacher, and frozen batch norms
 )
 
 

@@ -92,6 +92,9 @@ class ClassifierModule(LightningModule):
             raise UserError(f"steps_at_once: {steps_at_once} found, at least 1 expected")
         if not isinstance(net, nn.Module):  # a config may name any function
             raise UserError(f"net: {type(net).__name__} found, a network (nn.Module) expected")
+        # transformers' and other `from_pretrained` return a network in evaluation mode; Lightning leaves it there.
+        if not any(module.training for module in without_own_input(net).modules()):
+            net.train()
         self.net = net
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler

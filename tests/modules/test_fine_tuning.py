@@ -167,3 +167,17 @@ def test_a_schedule_that_keeps_all_rates_itself_is_refused() -> None:
 def test_students_that_are_trained_at_once_have_none_of_it() -> None:
     with pytest.raises(UserError, match=r"freeze: .* found, but students that are trained at once do not have it"):
         PopulationModule(lambda: MLP([64, 10]), MLP([64, 10]), None, [(1.0, 1.0, 0)], freeze=["0"])
+
+
+def test_a_network_that_comes_in_evaluation_mode_is_trained_in_training_mode() -> None:
+    net = Net().eval()
+    TeacherModule(net)
+    assert all(module.training for module in net.modules())
+    net.backbone[2].eval()  # a part of it is the user's choice
+    TeacherModule(net)
+    assert [module.training for module in net.backbone] == [True, True, False, True]
+
+
+def test_frozen_norms_are_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    assert main(["fit", write(freeze=["backbone"])]) == 0
+    assert not [it for it in recwarn if "eval mode" in str(it.message)]
