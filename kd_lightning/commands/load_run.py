@@ -10,14 +10,14 @@ import yaml
 from torch import nn
 
 from kd_lightning import data, teachers
-from kd_lightning.checkpoints.description import KEY, Description, compare_with_data, describe, read_description
+from kd_lightning.checkpoints.description import KEY, Description, compare_with_data, describe
 from kd_lightning.checkpoints.file import digest_of, read_weights
 from kd_lightning.checkpoints.weights import resolve_checkpoint
 from kd_lightning.cli import lightning
 from kd_lightning.errors import UserError, one_line
 from kd_lightning.export import ImageClassifier, check_predictor, ours, plain_options, rebuild
 from kd_lightning.reports.results import check_run
-from kd_lightning.teachers import EnsembleTeacher, OwnInput, load_teacher, prepare_inputs
+from kd_lightning.teachers import EnsembleTeacher, OwnInput, load_teacher, prepare_inputs, read_trained
 
 MAX_CONFIG = 2**20
 """Largest config of a run, in bytes, and in values with aliases followed."""
@@ -143,9 +143,10 @@ def _teacher(recorded: dict[str, Any], paths: Any, shown: Description) -> nn.Mod
     inner = _part(_part(recorded, "init_args"), "network") if is_wrapped else recorded
     network = rebuild(inner, content, weights, "teacher_ckpt")
     if is_wrapped:
-        network = OwnInput(network, **plain_options(recorded, ["network"]))
         plain = content.get(KEY) if isinstance(content, dict) else None
-        network.prepare(shown, read_description(plain, f"teacher_ckpt: {weights}"))
+        trained = read_trained(plain, network, f"teacher_ckpt: {weights}")
+        network = OwnInput(network, **plain_options(recorded, ["network"]))
+        network.prepare(shown, trained)
     return network
 
 

@@ -51,9 +51,10 @@ class DistillModule(StudentModule):
             parameters are trained with the student. Further arguments are given by their names; see `LossCall`.
         standardise_logits: whether losses on logits compare them scaled to mean 0 and deviation 1 for each image; see
             `standardised`.
-        cache_teacher: compute the teacher's logits once for each image and view, and save them beside `teacher_ckpt`
-            for later runs. By default where that is exact and takes at most 2 GiB. True: when a pair first occurs;
-            `all`: before the first step, for all images and views, in large batches.
+        cache_teacher: compute the teacher's logits, and the outputs of its layers that losses compare, once for each
+            image and view, and save them beside `teacher_ckpt` for later runs. By default where that is exact and takes
+            at most 2 GiB. True: when a pair first occurs; `all`: before the first step, for all images and views, in
+            large batches.
         shard_teacher: divide the teacher's weights among the processes of a run, for a teacher too large for one
             device; each block is assembled when it is called. Its logits are cached only with `cache_teacher: all`.
         teacher_classes: names of the teacher's outputs, in order, or a text file with one in each line; by default
@@ -107,8 +108,10 @@ class DistillModule(StudentModule):
         self.losses = nn.ModuleDict({name: loss for name, loss in modules.items() if isinstance(loss, nn.Module)})
         self._check_options({f"losses.{term.name}.weight": term.weight for term in further_terms})
         self.needs_logits = any(term.needs_logits and term.weight != 0 for term in self.terms)
-        if any(term.has_layers for term in self.terms):
-            self.cache_obstacle = "features need the teacher's inner layers"
+        student_layers, teacher_layers = layers_of(self.terms)
+        self._student_layers, self.teacher_layers = student_layers, tuple(dict.fromkeys(teacher_layers))
+        of_losses = any(term.has_layers for term in further_terms)
+        self.layer_option = ", ".join([*["features"] * bool(features), *["losses"] * of_losses])
 
     def _check_options(self, weights: dict[str, Value]) -> None:
         """Check the numbers, those of `losses` among them, and the options that belong together."""
@@ -146,9 +149,9 @@ class DistillModule(StudentModule):
     def shared_step(self, batch: Batch) -> StepOutput:
         """Run student and teacher on a batch, and compute the losses and their weighted sum."""
         unmixed_logits = None if batch.unmixed is None else self(batch.unmixed).float()
-        with self._student_outputs() as student_outputs, self._teacher_outputs() as teacher_outputs:
+        with self._student_outputs() as student_outputs:
             logits = self(batch.image).float()
-            teacher_logits = self.teacher_logits(batch)
+            teacher_logits, teacher_outputs = self.teacher_outputs(batch)
             if not self._has_teacher:  # a test without the teacher's file
                 return StepOutput(logits, losses={})
             hard_loss = self.hard_loss(logits if unmixed_logits is None else unmixed_logits, batch)
@@ -192,8 +195,10 @@ class DistillModule(StudentModule):
         if not (has_layers and fitting and self.network_check.image_shape) or self.teacher.sharded:
             super().check_networks(fitting)
             return
-        with self._student_outputs() as student_outputs, self._teacher_outputs() as teacher_outputs:
+        with self._student_outputs() as student_outputs, self.recorded_layers() as teacher_outputs:
             super().check_networks(fitting)
+            shapes = {name: teacher_outputs[name].shape for name in self.teacher_layers}
+            self._layer_shapes = {name: shape[1:] for name, shape in shapes.items() if shape[:1] == (2,)}
             blank = torch.zeros(2, dtype=torch.long, device=self.device)
             logits = torch.zeros(2, self.network_check.classes or 2, device=self.device)
             values = {"student_logits": logits, "teacher_logits": logits, "label": blank, "index": blank}
@@ -201,16 +206,7 @@ class DistillModule(StudentModule):
                 term.check((student_outputs, teacher_outputs), values)
 
     def _student_outputs(self) -> AbstractContextManager[dict[str, Tensor]]:
-        return record_outputs(self.net, layers_of(self.terms)[0], f"{self._layer_option}: student_layer")
-
-    def _teacher_outputs(self) -> AbstractContextManager[dict[str, Tensor]]:
-        return record_outputs(self.teacher.network, layers_of(self.terms)[1], f"{self._layer_option}: teacher_layer")
-
-    @property
-    def _layer_option(self) -> str:
-        """The options that name layers, for errors."""
-        of_losses = any(term.has_layers for term in self.terms if term.name != "feature_loss")
-        return ", ".join([*["features"] * bool(self.features), *["losses"] * of_losses])
+        return record_outputs(self.net, self._student_layers, f"{self.layer_option}: student_layer")
 
 
 def check_weights(temperature: Value, **weights: Value) -> None:

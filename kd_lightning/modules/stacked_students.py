@@ -80,7 +80,7 @@ class PopulationModule(StudentModule):
         """Run students and teacher on a batch; `loss` is the sum over the members, its parts are their means."""
         unmixed_logits = None if batch.unmixed is None else self(batch.unmixed).float()
         logits = self(batch.image).float()
-        teacher_logits = self.teacher_logits(batch)
+        teacher_logits, _ = self.teacher_outputs(batch)
         assert teacher_logits is not None  # it is missing in a test alone
         self._temperatures, self._soft_weights = self._temperatures.to(logits), self._soft_weights.to(logits)
         hard_losses = self._hard_losses(logits if unmixed_logits is None else unmixed_logits, batch)

@@ -1,7 +1,8 @@
-"""The base of modules that learn from a frozen teacher: load it, check it, and cache its logits."""
+"""The base of modules that learn from a frozen teacher: load it, check it, and cache its outputs."""
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,18 @@ from kd_lightning.batch import Batch, data_of
 from kd_lightning.checkpoints.description import listed
 from kd_lightning.errors import UserError
 from kd_lightning.modules.classifier import ClassifierModule
+from kd_lightning.modules.feature_hooks import record_outputs
 from kd_lightning.modules.sanity import warn_if_at_chance
-from kd_lightning.teachers import ClassOrder, FrozenTeacher, LogitCache, OwnInput, TeacherPart, load_teacher, parts_of
+from kd_lightning.teachers import (
+    ClassOrder,
+    FrozenTeacher,
+    LogitCache,
+    OwnInput,
+    RowLayout,
+    TeacherPart,
+    load_teacher,
+    parts_of,
+)
 
 
 class StudentModule(ClassifierModule):
@@ -38,8 +49,10 @@ class StudentModule(ClassifierModule):
 
     needs_logits = True
     """Whether a loss needs the teacher's logits; else it may be a network without classes."""
-    cache_obstacle = ""
-    """Why the teacher's logits cannot be cached; empty if they can."""
+    teacher_layers: tuple[str, ...] = ()
+    """Layers of the teacher whose outputs losses compare."""
+    layer_option = ""
+    """The option that names them, for errors."""
 
     def __init__(
         self,
@@ -66,6 +79,8 @@ class StudentModule(ClassifierModule):
         self._has_teacher = True  # false in a test without the teacher's file, or with a teacher of other data
         self._has_classes = True  # of the data
         self._class_orders: list[ClassOrder | None] = []
+        self._layer_shapes: dict[str, torch.Size] = {}  # of outputs for one image, once they are known
+        self._layout = RowLayout(0, {})
         self._cache: LogitCache | None = None
 
     def setup(self, stage: str) -> None:
@@ -92,16 +107,33 @@ class StudentModule(ClassifierModule):
         """Compute the teacher's logits, float32 (B, classes), of normalised images (B, C, H, W)."""
         return self.teacher(self.as_input(image)).float()
 
-    def teacher_logits(self, batch: Batch) -> Tensor | None:
-        """Return the teacher's logits, float32 (B, classes), in training from the cache; None if it has none."""
+    def teacher_outputs(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return the teacher's logits and the outputs of `teacher_layers`, in training from the cache.
+
+        Returns:
+            Logits, float32 (B, classes), None if there are none; and the layers' outputs (B, …) by name.
+        """
         if not self._has_teacher:
-            return None
-        if not self._has_classes:
-            self.teacher(self.as_input(batch.image))  # hooks record its features
-            return None
+            return None, {}
         if self._cache is None or not self.trainer.training:
-            return self.run_teacher(batch.image)
-        return self._cache.look_up(batch.index, batch.view, lambda rows: self.run_teacher(batch.image[rows]))
+            return self._run_teacher(batch.image)
+        return self._layout.unpack(
+            self._cache.look_up(batch.index, batch.view, lambda rows: self._row_of(batch.image[rows]))
+        )
+
+    def _run_teacher(self, image: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        with self.recorded_layers() as outputs:
+            logits = self.run_teacher(image) if self._has_classes else None
+            if logits is None:
+                self.teacher(self.as_input(image))
+            return logits, {name: outputs[name] for name in self.teacher_layers}
+
+    def _row_of(self, image: Tensor) -> Tensor:
+        return self._layout.pack(*self._run_teacher(image))
+
+    def recorded_layers(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Return a context that records the outputs of the teacher's layers, by name."""
+        return record_outputs(self.teacher.network, self.teacher_layers, f"{self.layer_option}: teacher_layer")
 
     def on_fit_start(self) -> None:
         """Compare the teacher with chance, and open the cache of its logits."""
@@ -109,16 +141,16 @@ class StudentModule(ClassifierModule):
         if not self._has_classes:
             kind = type(self.teacher.trained_network).__name__
             rank_zero_info(f"teacher: {kind} has no logits of the data's classes; its features alone are used")
-            return
-        name = str(self.teacher_ckpt or f"none (the {type(self.teacher.trained_network).__name__} as it was built)")
-        # `forward` runs no hooks, which count the teacher's forward passes in training.
-        with precision.train_step_context():
-            warn_if_at_chance(lambda image: self.teacher.forward(self.as_input(image)), name, trainer)
+        else:
+            name = str(self.teacher_ckpt or f"none (the {type(self.teacher.trained_network).__name__} as it was built)")
+            # `forward` runs no hooks, which count the teacher's forward passes in training.
+            with precision.train_step_context():
+                warn_if_at_chance(lambda image: self.teacher.forward(self.as_input(image)), name, trainer)
         self._cache = self._open_cache()
         if self._cache and self.cache_teacher == "all":
             with torch.no_grad(), precision.train_step_context():
                 self._cache.fill(
-                    lambda index, view: self.run_teacher(data.make_batch(index, view=view).image),
+                    lambda index, view: self._row_of(data.make_batch(index, view=view).image),
                     data.eval_batch_size,
                     trainer.global_rank,
                     trainer.world_size,
@@ -148,20 +180,26 @@ class StudentModule(ClassifierModule):
         required = None if self.cache_teacher is None else bool(self.cache_teacher)
         if self.shard_teacher and required is None:
             return None
+        data = data_of(self.trainer)
+        self._layout = RowLayout(getattr(data, "num_classes", 0) if self._has_classes else 0, self._layer_shapes)
+        has_rows = set(self.teacher_layers) == self._layer_shapes.keys()
         key = f"{self._architecture} {self.trainer.precision} {self.device.type}"
         if any(self._class_orders):  # cached logits are in the data's order
             key += f" {[order and order.places for order in self._class_orders]}"
         if inputs := [str(part.network) for part in self._teacher_parts if isinstance(part.network, OwnInput)]:
             key += f" {inputs}"  # with what checkpoints or the data have added
+        if self.teacher_layers:
+            key += f" {self.teacher_layers}"
         files = [part.file for part in self._teacher_parts if part.file]
         return LogitCache.open(
-            data_of(self.trainer),
+            data,
             self.teacher.network,
             files,
+            self._layout.width,
             key=key,
             device=self.device,
             required=required,
-            obstacle=self.cache_obstacle,
+            obstacle="" if has_rows else "the outputs of the teacher's layers have no known shape for each image",
         )
 
     def _load_teacher(self, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""A cache of teacher logits by image and augmented view, in memory and in a file."""
+"""A cache of a teacher's outputs by image and augmented view, in memory and in a file."""
 
 import hashlib
 import math
@@ -35,7 +35,7 @@ COMPARED_PAIRS = 8
 
 
 class LogitCache:
-    """Teacher logits by (image, view), each pair computed once.
+    """Teacher logits, and outputs of layers beside them, by (image, view), each pair computed once.
 
     Views are finite, so a pair determines what the teacher sees, unless images are changed in other ways. To detect
     that, the first few cached pairs of every epoch are computed again and compared.
@@ -44,7 +44,7 @@ class LogitCache:
         train_index: int64 (n,), the training images, as indices into the whole training set.
         images: size of the whole training set.
         views: number of views of each image.
-        classes: number of logits of each pair.
+        width: number of logits, and further outputs, of each pair.
         device: where the cache lies; it takes `nbytes` there.
         file: where `load` and `save` keep it; None: in memory alone.
 
@@ -56,13 +56,13 @@ class LogitCache:
         train_index: Tensor,
         images: int,
         views: int,
-        classes: int,
+        width: int,
         device: torch.device | str = "cpu",
         file: Path | None = None,
     ) -> None:
-        self.table = torch.full((images, views, classes), UNKNOWN, device=device)
+        self.table = torch.full((images, views, width), UNKNOWN, device=device)
         self.file = file
-        self._rows = self.table.view(-1, classes)
+        self._rows = self.table.view(-1, width)
         self._train_index = train_index.to(device)
         self._is_complete = False
         self._compare_next = False
@@ -70,9 +70,9 @@ class LogitCache:
         self._is_from_file = False
 
     @staticmethod
-    def nbytes(images: int, views: int, classes: int) -> int:
+    def nbytes(images: int, views: int, width: int) -> int:
         """Return the size of a cache in memory, which holds float32."""
-        return 4 * images * views * classes
+        return 4 * images * views * width
 
     @classmethod
     def open(
@@ -80,6 +80,7 @@ class LogitCache:
         data: Any,
         network: nn.Module,
         files: Sequence[Path],
+        width: int,
         *,
         key: str,
         device: torch.device,
@@ -93,6 +94,7 @@ class LogitCache:
             network: the teacher.
             files: the teacher's weights; the cache is saved beside the first one, or, if there are none, in the user's
                 cache folder under a digest of the network's weights.
+            width: number of outputs of each image and view.
             key: what else the logits depend on, such as the precision.
             device: where the cache lies.
             required: True: the cache must be exact, whatever its size; None: create it where it is exact and takes at
@@ -104,7 +106,7 @@ class LogitCache:
         """
         if required is False:
             return None
-        obstacle = obstacle or _obstacle(data, network, None if required else MAX_DEFAULT_BYTES)
+        obstacle = obstacle or _obstacle(data, network, width, None if required else MAX_DEFAULT_BYTES)
         digest = "" if obstacle else data.input_digest()
         if not digest:
             obstacle = obstacle or "streamed images have no digest"
@@ -115,7 +117,7 @@ class LogitCache:
         # The file's name has the digest of the first file of weights; the others belong to the key.
         key = " ".join([digest, key, *map(digest_of, files[1:])])
         file = cache_file(files[0], key) if files else user_cache_file(network, key)
-        cache = cls(data.train_positions, *_size(data), device, file)
+        cache = cls(data.train_positions, data.train_count, data.view_count, width, device, file)
         if file:
             cache.load()
         return cache
@@ -126,10 +128,10 @@ class LogitCache:
         Args:
             index: int64 (B,), the images.
             view: int64 (B,), their views.
-            compute: rows of the batch, int64 (n,), to their logits (n, classes).
+            compute: rows of the batch, int64 (n,), to their outputs (n, width).
 
         Returns:
-            float32 (B, classes).
+            float32 (B, width).
 
         Raises:
             UserError: new logits differ from cached ones: the teacher is random, or images are changed beyond their
@@ -158,7 +160,7 @@ class LogitCache:
         """Compute all missing logits and save them; all processes of a run call this, each computes its share.
 
         Args:
-            compute: indices and views, both int64 (n,), to logits (n, classes).
+            compute: indices and views, both int64 (n,), to outputs (n, width).
             batch_size: the largest n.
             rank: number of this process.
             processes: number of all processes.
@@ -231,7 +233,7 @@ class LogitCache:
         self._is_complete = not len(self.missing()[0])  # in all processes, or in none
 
     def _read(self) -> tuple[Tensor, Tensor] | None:
-        """Read rows of the table, int64 (n,), and their logits (n, classes); None without a valid file."""
+        """Read rows of the table, int64 (n,), and their outputs (n, width); None without a valid file."""
         file = self.file
         try:
             if not (file and file.is_file()):
@@ -240,8 +242,8 @@ class LogitCache:
                 pair, logits, metadata = saved.get_tensor("pair"), saved.get_tensor("logits"), saved.metadata()
             if metadata != _metadata(file, pair, logits):
                 raise ValueError("its checksum does not match, or it belongs to another cache")
-            count, classes = self._rows.shape
-            if logits.shape != (*pair.shape, classes) or not 0 <= pair.min() <= pair.max() < count:
+            count, width = self._rows.shape
+            if logits.shape != (*pair.shape, width) or not 0 <= pair.min() <= pair.max() < count:
                 raise ValueError(f"{len(pair)} pairs with logits of shape {tuple(logits.shape)} found")
         except (SafetensorError, OSError, LookupError, ValueError, RuntimeError, TypeError) as error:
             problem = one_line(error)
@@ -256,21 +258,16 @@ def uses_batch_statistics(network: nn.Module) -> bool:
     return any(norm.running_mean is None for norm in norms)
 
 
-def _size(data: Any) -> tuple[int, int, int]:
-    """Return a data module's number of images, views and classes."""
-    return data.train_count, data.view_count, data.num_classes
-
-
-def _obstacle(data: Any, network: nn.Module, max_bytes: int | None) -> str:
-    """Return why the logits of a network on some data cannot be cached; empty if they can."""
+def _obstacle(data: Any, network: nn.Module, width: int, max_bytes: int | None) -> str:
+    """Return why the outputs of a network on some data cannot be cached; empty if they can."""
     if uses_batch_statistics(network):
         return "the teacher's batch norm uses the statistics of each batch"
     if not hasattr(data, "input_digest"):
         return "the data does not identify its images and views"
     if data.view_count is None:
         return "augmented views are new in every epoch (count: null)"
-    size = LogitCache.nbytes(*_size(data))
-    return f"{size / 2**30:.1f} GiB of logits" if max_bytes is not None and size > max_bytes else ""
+    size = LogitCache.nbytes(data.train_count, data.view_count, width)
+    return f"{size / 2**30:.1f} GiB of outputs" if max_bytes is not None and size > max_bytes else ""
 
 
 def _metadata(file: Path, pair: Tensor, logits: Tensor) -> dict[str, str]:

@@ -14,13 +14,12 @@ from kd_lightning.checkpoints.description import (
     compare,
     describe,
     differences,
-    read_description,
 )
 from kd_lightning.checkpoints.weights import load_weights, resolve_checkpoint
 from kd_lightning.errors import UserError
 from kd_lightning.teachers.classes import ClassOrder, match_classes, read_names, stated_names
 from kd_lightning.teachers.ensemble import networks_of, parts_of
-from kd_lightning.teachers.own_input import InputFormat, OwnInput, without_own_input
+from kd_lightning.teachers.own_input import InputFormat, OwnInput, read_trained, without_own_input
 
 OPTION = "teacher_ckpt"
 
@@ -114,9 +113,10 @@ def load_teacher(
     parts = []
     for network, path in parts_of(teacher, paths):
         file = resolve_checkpoint(path, OPTION)
-        content = _load(without_own_input(network), file)
+        inner = without_own_input(network)
+        content = _load(inner, file)
         description = content.get(KEY) if isinstance(content, dict) else None
-        trained = read_description(description, f"{OPTION}: {file}")
+        trained = read_trained(description, inner, f"{OPTION}: {file}")
         names = given or (trained.class_names if trained else stated_names(network))
         parts.append(TeacherPart(network, file, trained, names))
     return parts

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.checkpoints.description import Description
-from kd_lightning.errors import UserError
+from kd_lightning.checkpoints.description import Description, read_description
+from kd_lightning.errors import UserError, one_line
 from kd_lightning.utils.network_output import logits_of
 from kd_lightning.utils.precision import at_least_float32
 from kd_lightning.utils.resize import resize
@@ -96,9 +96,7 @@ class OwnInput(nn.Module):
         interpolation: Literal["bilinear", "bicubic"] | None = None,
     ) -> None:
         super().__init__()
-        size = (
-            (image_size, image_size) if isinstance(image_size, int) else image_size and (image_size[0], image_size[1])
-        )
+        size = _both_sides(image_size)
         if size and min(size) < 1:
             raise UserError(f"image_size: {image_size} found, at least 1 pixel expected")
         if (mean is None) != (std is None):
@@ -176,6 +174,34 @@ class OwnInput(nn.Module):
         converted = resize(converted, size, self.format.interpolation or INTERPOLATIONS[0])
         memory_format = torch.channels_last if is_last else torch.contiguous_format
         return converted.to(image.dtype).contiguous(memory_format=memory_format)
+
+
+def read_trained(plain: Any, network: nn.Module, name: str) -> Description | None:
+    """Read from a checkpoint what its network was trained on, with the size and mean that the network itself read.
+
+    Args:
+        plain: the file's value under `KEY`. If it names an `OwnInput`, its images are those before the conversion.
+        network: without `OwnInput`.
+        name: option and file, for errors.
+
+    Raises:
+        UserError: the description is malformed.
+    """
+    trained = read_description(plain, name)
+    recorded = plain.get("network") if isinstance(plain, dict) else None
+    if trained is None or not isinstance(recorded, dict) or not str(recorded.get("class_path")).endswith(".OwnInput"):
+        return trained
+    try:
+        options = recorded.get("init_args") or {}
+        mean, std = (None if options.get(key) is None else tuple(options[key]) for key in ("mean", "std"))
+        read = InputFormat(_both_sides(options.get("image_size")), mean, std)
+        return read.or_else(InputFormat.of_network(network)).described(trained)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{name} has an invalid description ({one_line(error)})") from error
+
+
+def _both_sides(size: Any) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else size and (size[0], size[1])
 
 
 def _format_of(stated: Description) -> InputFormat:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
+from torch import nn
 
 from kd_lightning.__main__ import main
 from kd_lightning.batch import Batch
 from kd_lightning.data import DigitsDataModule, Shift
 from kd_lightning.errors import UserError
-from kd_lightning.losses import CosineHiddenLoss
 from kd_lightning.models import MLP, VGG
 from kd_lightning.modules import DistillModule
 from kd_lightning.modules.distill import FeatureMatch
@@ -191,33 +191,90 @@ def test_augmentation_beyond_the_views_is_refused_where_it_shows():
     assert len(fit(student(cache_teacher=False), Grainy)) == 6
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (
-            {
-                "features": [FeatureMatch("linear1", "linear1", CosineHiddenLoss())],
-                "feature_weight": 1.0,
-            },
-            "features need the teacher's inner layers",
-        ),
-        ({"teacher": VGG([[4]], track_running_stats=False, in_channels=1)}, "statistics of each batch"),
-    ],
-    ids=["features", "batch statistics"],
-)
-def test_what_cannot_be_kept_is_refused_if_asked_for_and_else_asked_anew(options, expected):
-    settings = {"teacher": MLP([64, 16, 10]), **options}
-    torch.save(settings["teacher"].state_dict(), "teacher.pt")
+def test_what_cannot_be_kept_is_refused_if_asked_for_and_else_asked_anew():
+    teacher = VGG([[4]], track_running_stats=False, in_channels=1)
+    torch.save(teacher.state_dict(), "teacher.pt")
 
     def module(**more):
-        return DistillModule(MLP([64, 8, 10]), teacher_ckpt="teacher.pt", **settings, **more)
+        return DistillModule(MLP([64, 8, 10]), teacher, "teacher.pt", **more)
 
-    with pytest.raises(UserError, match=f"cache_teacher: .*{expected}; false expected"):
-        fit(module(cache_teacher=True))
-    with pytest.raises(UserError, match=f"cache_teacher: .*{expected}; false expected"):
-        fit(module(cache_teacher="all"))
+    for option in (True, "all"):
+        with pytest.raises(UserError, match=r"cache_teacher: .*statistics of each batch; false expected"):
+            fit(module(cache_teacher=option))
     fit(module(), epochs=1)
     assert not list(Path().glob("teacher.pt.logits-*"))
+
+
+class Pooled(nn.Module):
+    """Compares the means of several layers, and sees their shapes and precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def forward(self, student, teacher):
+        if self.training:
+            self.seen |= {(it.dtype, *it.shape[1:]) for it in teacher}
+        pairs = zip(student, teacher, strict=True)
+        return sum((a.float().mean(dim=1) - b.float().mean(dim=1)).square().mean() for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tolerance"),
+    [
+        ("32-true", torch.float32, 1e-6),
+        ("bf16-mixed", torch.bfloat16, 2e-3),
+        ("64-true", torch.float64, 1e-6),
+    ],
+)
+def test_outputs_of_layers_are_cached_beside_the_logits(precision, dtype, tolerance):
+    def module(cache):
+        layers = ["flatten", "linear1"]
+        compare = FeatureMatch(layers, layers, Pooled())
+        return student(cache_teacher=cache, features=[compare], feature_weight=1.0)
+
+    cached, live = module(None), module(False)
+    assert sum(fit(cached, precision=precision)) < sum(fit(live, precision=precision)) == 300
+    image = torch.float64 if dtype == torch.float64 else torch.float32  # `flatten` does not compute
+    for each in (cached, live):
+        assert each.features[0].loss.seen == {(image, 64), (dtype, 16)}
+    for name, weight in live.net.state_dict().items():
+        torch.testing.assert_close(cached.net.state_dict()[name], weight, rtol=0, atol=tolerance)
+    (file,) = Path().glob("teacher.pt.logits-*")
+    assert load_file(file)["logits"].shape[1] == 10 + 64 + 16
+    assert fit(module(None), precision=precision) == [8, 8, 8]
+    fit(module("all"), precision=precision)
+    assert len(load_file(file)["pair"]) == 900
+
+
+class Rows(nn.Module):
+    """A network whose first layer gives no row for each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = Mean()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, image):
+        return self.head(image.flatten(1)) + 0 * self.mean(image).sum()
+
+
+class Mean(nn.Module):
+    def forward(self, image):
+        return image.mean(dim=(0, 2, 3))
+
+
+def test_an_output_without_a_row_for_each_image_is_not_cached():
+    network = Rows()
+    torch.save(network.state_dict(), "teacher.pt")
+
+    def module(**options):
+        match = FeatureMatch("mean", "mean", lambda student, teacher: (student - teacher).square().mean())
+        return DistillModule(Rows(), network, "teacher.pt", features=[match], feature_weight=1.0, **options)
+
+    with pytest.raises(UserError, match="cache_teacher: the outputs of the teacher's layers have no known shape"):
+        fit(module(cache_teacher=True))
+    assert sum(fit(module())) == 300
 
 
 def test_loaders_that_do_not_say_what_they_show_are_refused_if_asked_for():

@@ -110,7 +110,8 @@ def test_nothing_is_held_between_steps_nor_in_evaluation(teacher_file, monkeypat
             yield outputs
             assert outputs
 
-    monkeypatch.setattr("kd_lightning.modules.distill.record_outputs", record)
+    for module in ("distill", "student"):
+        monkeypatch.setattr(f"kd_lightning.modules.{module}.record_outputs", record)
     module = student(teacher_file, maps())
     module.training_step(a_batch(), 0)
     module.validation_step(a_batch(), 0)

@@ -124,9 +124,9 @@ def test_a_module_that_meets_data_in_both_orders_takes_each_as_it_is(capfd: Any)
     module = trained(OTHERS, cache_teacher=False)
     image, label = torch.rand(4, 1, 6, 6), torch.zeros(4, dtype=torch.int64)
     logits = module.teacher.network(image)
-    assert torch.equal(module.teacher_logits(Batch(image, label, label, label)), logits[:, ORDER])
+    assert torch.equal(module.teacher_outputs(Batch(image, label, label, label))[0], logits[:, ORDER])
     Trainer(max_epochs=1, **QUIET).fit(module, Named(NAMES))
-    assert torch.equal(module.teacher_logits(Batch(image, label, label, label)), logits)
+    assert torch.equal(module.teacher_outputs(Batch(image, label, label, label))[0], logits)
 
 
 def words(command: str, module: str, *more: str) -> list[str]:

@@ -237,6 +237,23 @@ def test_a_checkpoint_states_what_its_network_reads(capsys: Any) -> None:
     assert "was trained with mean [0.2] (the data has [0.3])" in capsys.readouterr().err
 
 
+def test_a_teacher_that_was_trained_with_its_own_input_reads_the_same_again(capsys: Any) -> None:
+    own = {"image_size": 12, "mean": [0.25], "std": [0.5]}
+    data_words = ["--data=kd_lightning.DigitsDataModule", "--data.train_size=60"]
+    model = ["--model=kd_lightning.TeacherModule", f"--model.net={json.dumps(wrapped(**own))}"]
+    logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=large"]
+    assert main(["fit", *model, *data_words, *logger, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]) == 0
+    run = "large/lightning_logs/version_0"
+    teacher = lightning.main(words(wrapped(**own), run)).model.teacher.network  # on data of another normalisation
+    assert teacher.format == ((12, 12), (0.25,), (0.5,), None)
+    assert lightning.main(words(wrapped(), run)).model.teacher.network.format == teacher.format
+    capsys.readouterr()
+    assert main(words(wrapped(**{**own, "image_size": 16}), run)) == 2
+    assert "was trained with image_shape [1, 12, 12] (the data has [1, 16, 16])" in capsys.readouterr().err
+    assert main(words(TEACHER, run)) == 2
+    assert "wrap the network in kd_lightning.OwnInput" in capsys.readouterr().err
+
+
 def test_published_weights_of_another_input_are_warned_of(recwarn: pytest.WarningsRecorder) -> None:
     flat = {"class_path": f"{__name__}.published_for_8"}
     torch.save(published_for_8().state_dict(), "flat.pt")
