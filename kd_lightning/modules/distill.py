@@ -18,8 +18,8 @@ from kd_lightning.modules.loss_terms import (
     LossTerm,
     Part,
     WeightedLoss,
-    check_number,
-    check_values,
+    check_numbers,
+    check_schedules,
     feature_term,
     layers_of,
     weighted_terms,
@@ -106,19 +106,27 @@ class DistillModule(StudentModule):
         self.terms = [soft_term, *feature_terms, *further_terms]
         modules = {term.name: each.loss for term, each in zip(further_terms, losses, strict=True)}
         self.losses = nn.ModuleDict({name: loss for name, loss in modules.items() if isinstance(loss, nn.Module)})
-        self._check_options({f"losses.{term.name}.weight": term.weight for term in further_terms})
+        pairs = zip(further_terms, losses, strict=True)
+        own_temperatures = {term.name: it.temperature for term, it in pairs if it.temperature is not None}
+        self.options: dict[str, Value] = {
+            "temperature": temperature,
+            "hard_weight": hard_weight,
+            "soft_weight": soft_weight,
+            "feature_weight": feature_weight,
+            **{f"losses.{term.name}.weight": term.weight for term in further_terms},
+            **{f"losses.{name}.temperature": value for name, value in own_temperatures.items()},
+        }
+        """Temperatures and weights by the names of their options; see `Value`."""
+        self._check_options()
         self.needs_logits = any(term.needs_logits and term.weight != 0 for term in self.terms)
         student_layers, teacher_layers = layers_of(self.terms)
         self._student_layers, self.teacher_layers = student_layers, tuple(dict.fromkeys(teacher_layers))
         of_losses = any(term.has_layers for term in further_terms)
         self.layer_option = ", ".join([*["features"] * bool(features), *["losses"] * of_losses])
 
-    def _check_options(self, weights: dict[str, Value]) -> None:
-        """Check the numbers, those of `losses` among them, and the options that belong together."""
-        named = {name: getattr(self, name) for name in ("hard_weight", "soft_weight", "feature_weight")}
-        check_weights(self.temperature, **named, **weights)
-        for term in self.terms:
-            check_number(f"losses.{term.name}.temperature", term.temperature, is_temperature=True)
+    def _check_options(self) -> None:
+        """Check the numbers, and the options that belong together."""
+        check_numbers(self.options)
         if self.features and not self.feature_weight:
             raise UserError("feature_weight: 0 found, a number above 0 expected where there are features")
         if self.feature_weight and not self.features:
@@ -137,12 +145,8 @@ class DistillModule(StudentModule):
     def setup(self, stage: str) -> None:
         """Check the schedules, and let the losses see the data, before the networks are loaded and checked."""
         if stage == "fit":
-            check_values(self.trainer, self.temperature, {"hard_weight": self.hard_weight})
+            check_schedules(self.trainer, self.options)
             for term in self.terms:
-                name = {"soft_loss": "soft_weight", "feature_loss": "feature_weight"}.get(term.name)
-                prefix = f"losses.{term.name}"
-                weight = {name or f"{prefix}.weight": term.weight}
-                check_values(self.trainer, term.temperature, weight, f"{prefix}.temperature")
                 term.prepare(data_of(self.trainer))
         super().setup(stage)
 
@@ -180,14 +184,9 @@ class DistillModule(StudentModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and the values of schedules."""
         super().on_train_epoch_end()
-        scheduled = {"temperature": self.temperature, "hard_weight": self.hard_weight}
-        for term in self.terms:
-            name = term.name.removesuffix("_loss") if term.name in ("soft_loss", "feature_loss") else term.name
-            scheduled[f"{name}_weight"] = term.weight
-            if term.temperature is not self.temperature:
-                scheduled[f"{name}_temperature"] = term.temperature
-        values = {name: self._in_epoch(it) for name, it in scheduled.items() if isinstance(it, ValueSchedule)}
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        scheduled = {name: value for name, value in self.options.items() if isinstance(value, ValueSchedule)}
+        names = {name: name.removeprefix("losses.").replace(".", "_") for name in scheduled}
+        self.log_dict({f"train/{names[name]}": self._in_epoch(value) for name, value in scheduled.items()})
 
     def check_networks(self, fitting: bool) -> None:
         """Check the outputs of student and teacher, and in training the shapes of their features."""
@@ -207,12 +206,3 @@ class DistillModule(StudentModule):
 
     def _student_outputs(self) -> AbstractContextManager[dict[str, Tensor]]:
         return record_outputs(self.net, self._student_layers, f"{self.layer_option}: student_layer")
-
-
-def check_weights(temperature: Value, **weights: Value) -> None:
-    """Raise `UserError` unless the temperature is above 0, no weight is below 0, and not all weights are 0."""
-    check_number("temperature", temperature, is_temperature=True)
-    for name, weight in weights.items():
-        check_number(name, weight, is_temperature=False)
-    if not any(weights.values()):
-        raise UserError(f"{', '.join(weights)}: all 0 found, at least one above 0 expected")

@@ -201,31 +201,47 @@ def layers_of(terms: Sequence[LossTerm]) -> tuple[list[str], list[str]]:
     return student, [name for part in parts for name in _as_list(part.teacher_layer)]
 
 
-def check_values(trainer: Trainer, temperature: Value, weights: Mapping[str, Value], name: str = "temperature") -> None:
+def check_numbers(options: Mapping[str, Value]) -> None:
+    """Check temperatures and weights, by the names of their options; schedules are left to `check_schedules`.
+
+    Raises:
+        UserError: a temperature is not above 0, a weight is below 0, or all weights are 0.
+    """
+    for name, value in options.items():
+        if not isinstance(value, ValueSchedule):
+            _check_number(name, name, value)
+    weights = {name: value for name, value in options.items() if not _is_temperature(name)}
+    if not any(weights.values()):
+        raise UserError(f"{', '.join(weights)}: all 0 found, at least one above 0 expected")
+
+
+def check_schedules(trainer: Trainer, options: Mapping[str, Value]) -> None:
     """Check the values of schedules in all epochs of a run.
 
     Raises:
-        UserError: a temperature that is not above 0, a weight below 0, or a schedule that needs the run's length.
+        UserError: a temperature is not above 0, a weight is below 0, or a schedule needs the run's length.
     """
     epochs = epochs_of(trainer)
-    for option, value in {name: temperature, **weights}.items():
-        if isinstance(value, ValueSchedule):
-            for epoch in range(epochs or 1):
-                try:
-                    number = value.at(epoch, epochs)
-                except UserError as error:
-                    raise UserError(f"{option}: {error}") from error
-                check_number(f"{option} in epoch {epoch}", number, is_temperature=option == name)
+    for name, value in options.items():
+        if not isinstance(value, ValueSchedule):
+            continue
+        for epoch in range(epochs or 1):
+            try:
+                number = value.at(epoch, epochs)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+            _check_number(f"{name} in epoch {epoch}", name, number)
 
 
-def check_number(name: str, value: Value, is_temperature: bool) -> None:
-    """Raise `UserError` unless a number is above 0, for a temperature, or at least 0, for a weight."""
-    if isinstance(value, ValueSchedule):
-        return
-    if is_temperature and not value > 0:
-        raise UserError(f"{name}: {value} found, a number above 0 expected")
-    if not value >= 0:
-        raise UserError(f"{name}: {value} found, a number of at least 0 expected")
+def _check_number(place: str, name: str, number: float) -> None:
+    if _is_temperature(name) and not number > 0:
+        raise UserError(f"{place}: {number} found, a number above 0 expected")
+    if not number >= 0:
+        raise UserError(f"{place}: {number} found, a number of at least 0 expected")
+
+
+def _is_temperature(name: str) -> bool:
+    return name.endswith("temperature")
 
 
 def _outputs_of(layers: Layers, outputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:

@@ -14,7 +14,7 @@ from kd_lightning.batch import Batch
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_losses
 from kd_lightning.modules.classifier import StepOutput
-from kd_lightning.modules.distill import check_weights
+from kd_lightning.modules.loss_terms import check_numbers
 from kd_lightning.modules.metrics import InFloat32
 from kd_lightning.modules.sanity import check_finite_nll
 from kd_lightning.modules.stack import Stack
@@ -56,7 +56,7 @@ class PopulationModule(StudentModule):
         if not all(math.isfinite(number) for member in members for number in member):
             raise UserError("members: finite numbers expected")
         temperatures, soft_weights, seeds = zip(*members, strict=True)
-        check_weights(min(temperatures), hard_weight=hard_weight, soft_weight=min(soft_weights))
+        check_numbers({"temperature": min(temperatures), "hard_weight": hard_weight, "soft_weight": min(soft_weights)})
         for name, default in (
             ("init_from", None),
             ("freeze", ()),
