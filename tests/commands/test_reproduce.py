@@ -241,7 +241,7 @@ def test_loggers_of_the_user_write_inside_the_run_folder(given):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("mnist",), "digits, dogs_vs_cats, mnist_hinton, mnist_transfer expected, or a recipe"),
+        (("mnist",), "digits, dogs_vs_cats, losses_cifar10, losses_mnist, mnist_chains, mnist_hinton, mnist_transfer"),
         (("digits", "--stages", "student"), "--stages: student found, some of teacher, baseline, distill expected"),
         (("digits", "--seeds", "0"), "--seeds: 0 found, at least 1 expected"),
         (("digits", "--seeds", "two"), "reproduce: argument --seeds: invalid int value: 'two'"),

@@ -31,10 +31,8 @@ def used(mebibytes: int) -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
 def test_the_peak_is_that_of_its_own_time() -> None:
-    before = used(0)
     large = used(160)
-    assert 140 < large - before < 200
-    assert used(0) < large - 100  # it is forgotten
+    assert 140 < large - used(0) < 220  # the large one is forgotten
 
 
 def test_a_system_that_does_not_forget_a_peak_does_not_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
