@@ -82,6 +82,8 @@ class StudentModule(ClassifierModule):
         self._layer_shapes: dict[str, torch.Size] = {}  # of outputs for one image, once they are known
         self._layout = RowLayout(0, {})
         self._cache: LogitCache | None = None
+        self._val_cache: LogitCache | None = None  # of validation images
+        self._val_place = torch.empty(0)  # of each of them in it
 
     def setup(self, stage: str) -> None:
         """Load the teacher, and compare student and teacher with the data."""
@@ -108,18 +110,19 @@ class StudentModule(ClassifierModule):
         return self.teacher(self.as_input(image)).float()
 
     def teacher_outputs(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return the teacher's logits and the outputs of `teacher_layers`, in training from the cache.
+        """Return the teacher's logits and the outputs of `teacher_layers`, during a fit from the caches.
 
         Returns:
             Logits, float32 (B, classes), None if there are none; and the layers' outputs (B, …) by name.
         """
         if not self._has_teacher:
             return None, {}
-        if self._cache is None or not self.trainer.training:
+        cache, index, view = self._cache, batch.index, batch.view
+        if cache is None or self._val_cache is None:
             return self._run_teacher(batch.image)
-        return self._layout.unpack(
-            self._cache.look_up(batch.index, batch.view, lambda rows: self._row_of(batch.image[rows]))
-        )
+        if not self.trainer.training:
+            cache, index, view = self._val_cache, self._val_place[index], torch.zeros_like(view)
+        return self._layout.unpack(cache.look_up(index, view, lambda rows: self._row_of(batch.image[rows])))
 
     def _run_teacher(self, image: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         with self.recorded_layers() as outputs:
@@ -147,6 +150,8 @@ class StudentModule(ClassifierModule):
             with precision.train_step_context():
                 warn_if_at_chance(lambda image: self.teacher.forward(self.as_input(image)), name, trainer)
         self._cache = self._open_cache()
+        if self._cache:
+            self._val_cache = self._open_val_cache(data.val_positions.to(self.device), data.train_count)
         if self._cache and self.cache_teacher == "all":
             with torch.no_grad(), precision.train_step_context():
                 self._cache.fill(
@@ -170,7 +175,7 @@ class StudentModule(ClassifierModule):
     def on_fit_end(self) -> None:
         """Save the cache."""
         self._save_cache()
-        self._cache = None
+        self._cache = self._val_cache = None
 
     def _save_cache(self) -> None:
         if self._cache and self.trainer.is_global_zero:
@@ -201,6 +206,13 @@ class StudentModule(ClassifierModule):
             required=required,
             obstacle="" if has_rows else "the outputs of the teacher's layers have no known shape for each image",
         )
+
+    def _open_val_cache(self, positions: Tensor, images: int) -> LogitCache:
+        """Create the cache of validation images, int64 (n,) among all `images`, in memory: they have no views."""
+        place = torch.arange(len(positions), device=self.device)
+        self._val_place = positions.new_zeros(images)
+        self._val_place[positions] = place
+        return LogitCache(place, len(positions), 1, self._layout.width, self.device)
 
     def _load_teacher(self, stage: str) -> None:
         """Load the teacher's weights, once; without its file, warn in a test."""

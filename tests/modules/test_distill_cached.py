@@ -205,6 +205,26 @@ def test_what_cannot_be_kept_is_refused_if_asked_for_and_else_asked_anew():
     assert not list(Path().glob("teacher.pt.logits-*"))
 
 
+def test_validation_images_are_shown_once_a_run():
+    """And the figures are those of a teacher that runs in each validation."""
+
+    class HeldOut(DigitsDataModule):
+        def __init__(self, **options):
+            super().__init__(**options, val_size=30)
+
+    figures, counts = [], []
+    for cache in (None, False):
+        module, seen = student(cache_teacher=cache, soft_weight=1.0), []
+        module.on_validation_end = lambda module=module, seen=seen: seen.append(
+            [float(value) for name, value in module.trainer.callback_metrics.items() if name.startswith("val/")]
+        )
+        shown = fit(module, HeldOut, epochs=3)
+        figures.append(seen[1:])
+        counts.append(shown.count(30))
+    assert counts == [1, 4]  # a check before training, and three epochs
+    torch.testing.assert_close(torch.tensor(figures[0]), torch.tensor(figures[1]), rtol=1e-5, atol=1e-6)
+
+
 class Pooled(nn.Module):
     """Compares the means of several layers, and sees their shapes and precision."""
 
