@@ -247,6 +247,8 @@ def test_a_teacher_that_was_trained_with_its_own_input_reads_the_same_again(caps
     teacher = lightning.main(words(wrapped(**own), run)).model.teacher.network  # on data of another normalisation
     assert teacher.format == ((12, 12), (0.25,), (0.5,), None)
     assert lightning.main(words(wrapped(), run)).model.teacher.network.format == teacher.format
+    student, large = (json.loads(Path(it, "results.json").read_text())["fit"] for it in ("logs/s/seed_0", run))
+    assert student["teacher"] == large["weights"]
     capsys.readouterr()
     assert main(words(wrapped(**{**own, "image_size": 16}), run)) == 2
     assert "was trained with image_shape [1, 12, 12] (the data has [1, 16, 16])" in capsys.readouterr().err
