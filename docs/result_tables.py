@@ -32,7 +32,7 @@ HEADLINES = {
 }
 """For each recipe, in the order of the tables: the student trained on labels alone, and the distilled one."""
 
-OTHERS = ("cifar10_resnet56", "eurosat")
+OTHERS = ("cifar10_resnet56", "eurosat", "dogs_efficientnet")
 """Recipes outside of `configs/`, whose YAML lies beside the figures; they are in `results.md` alone."""
 
 COMPARISON = re.compile(r"(<!-- comparison: ([^ ]+) -->\n\n).*?(\n*<!-- end of comparison -->)", re.S)

@@ -12,16 +12,15 @@ from torch import nn
 from kd_lightning.batch import data_of
 from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.reports.results import code_version, read_results
-from kd_lightning.teachers import without_own_input
 
 
 def weights_of(module: LightningModule) -> dict[str, str]:
     """Return digests of the weights of a module's network and of its teacher, if any."""
     teacher: Any = getattr(module, "teacher", None)
-    net: Any = module.net
-    networks: dict[str, Any] = {"weights": net, "teacher": getattr(teacher, "trained_network", None)}
-    if isinstance(net, nn.Module):  # as a teacher it has these names
-        networks["weights"] = without_own_input(net)
+    networks: dict[str, Any] = {
+        "weights": getattr(module, "trained_network", module.net),
+        "teacher": getattr(teacher, "trained_network", None),
+    }
     found = {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
     # The digest of a teacher that was cast or sharded differs from that of its own run.
     if getattr(teacher, "sharded", False) or any(p.dtype != torch.float32 for p in module.parameters()):

@@ -118,6 +118,12 @@ class ClassifierModule(LightningModule):
         """Of the last evaluated batch, for callbacks."""
 
     @property
+    def trained_network(self) -> nn.Module:
+        """The network that a file's weights belong to: `net`, or what is inside its `OwnInput`."""
+        assert isinstance(self.net, nn.Module)
+        return without_own_input(self.net)
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """The memory format of the networks and their images."""
         return self.network_check.memory_format
