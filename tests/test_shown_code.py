@@ -40,7 +40,7 @@ ELSEWHERE = {
     ("README.md", "from lightning import Trainer"): "test_readme.py::test_a_student_in_under_ten_lines_of_python",
     ("docs/index.md", "from lightning import Trainer"): "test_docs.py::test_the_index_has_the_readme_s_python",
     ("docs/own_data.md", "# mine.py"): "test_readme.py::test_own_data_and_network_in_one_yaml",
-    ("docs/own_data.md", "# mine.yaml: kd-lightning fit --config mine.yaml"): (
+    ("docs/own_data.md", "# mine.yaml: PYTHONPATH=. kd-lightning fit --config mine.yaml"): (
         "test_readme.py::test_own_data_and_network_in_one_yaml"
     ),
     ("docs/own_data.md", "# flowers.yaml: kd-lightning reproduce flowers.yaml"): (
