@@ -40,6 +40,8 @@ class Description:
         mean: subtracted from pixels in [0, 1]; one value per channel, or one for all.
         std: divisor after that, above 0; one value per channel, or one for all.
         crop: whether photographs are cropped to the aspect ratio; otherwise they are stretched.
+        interpolation: how an `OwnInput` resizes images for the network, if its config says so; not among the values of
+            a file.
 
     Raises:
         ValueError: a value is out of range or of another form.
@@ -51,6 +53,7 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: bool = True
+    interpolation: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2 or not all(isinstance(name, str) for name in self.class_names):
@@ -72,7 +75,9 @@ class Description:
 
     def plain(self) -> dict[str, Any]:
         """Return the description as plain values, for a file."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values = asdict(self)
+        del values["interpolation"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def of(cls, plain: Any) -> "Description":
@@ -81,7 +86,7 @@ class Description:
         Raises:
             ValueError: a value is missing or invalid.
         """
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name != "interpolation"]
         try:
             return cls(**{name: _as_tuple(plain[name]) for name in names})
         except (LookupError, TypeError) as error:

@@ -38,7 +38,7 @@ class InputFormat(NamedTuple):
 
     def described(self, shown: Description) -> Description:
         """Return the description of some data with its images in this format."""
-        size, mean, std, _ = self
+        size, mean, std, interpolation = self
         channels = len(mean) if mean and len(mean) > 1 else shown.image_shape[0]
         return replace(
             shown,
@@ -46,6 +46,7 @@ class InputFormat(NamedTuple):
             stored_shape=(channels, *shown.stored_shape[1:]),
             mean=mean or shown.mean,
             std=std or shown.std,
+            interpolation=interpolation,
         )
 
     @classmethod
@@ -177,7 +178,7 @@ class OwnInput(nn.Module):
 
 
 def read_trained(plain: Any, network: nn.Module, name: str) -> Description | None:
-    """Read from a checkpoint what its network was trained on, with the size and mean that the network itself read.
+    """Read from a checkpoint what its network was trained on, in the format that the network itself read.
 
     Args:
         plain: the file's value under `KEY`. If it names an `OwnInput`, its images are those before the conversion.
@@ -194,7 +195,10 @@ def read_trained(plain: Any, network: nn.Module, name: str) -> Description | Non
     try:
         options = recorded.get("init_args") or {}
         mean, std = (None if options.get(key) is None else tuple(options[key]) for key in ("mean", "std"))
-        read = InputFormat(_both_sides(options.get("image_size")), mean, std)
+        interpolation = options.get("interpolation")
+        if interpolation not in (None, *INTERPOLATIONS):
+            raise ValueError(f"interpolation: {interpolation} found, {' or '.join(INTERPOLATIONS)} expected")
+        read = InputFormat(_both_sides(options.get("image_size")), mean, std, interpolation)
         return read.or_else(InputFormat.of_network(network)).described(trained)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{name} has an invalid description ({one_line(error)})") from error
@@ -206,7 +210,7 @@ def _both_sides(size: Any) -> tuple[int, int] | None:
 
 def _format_of(stated: Description) -> InputFormat:
     _, height, width = stated.image_shape
-    return InputFormat((height, width), stated.mean, stated.std)
+    return InputFormat((height, width), stated.mean, stated.std, stated.interpolation)
 
 
 def prepare_inputs(network: nn.Module, data: Any, stated: Description | None = None) -> None:

@@ -14,13 +14,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from kd_lightning.__main__ import main
+from kd_lightning.checkpoints.description import describe
 from kd_lightning.checkpoints.digest import weights_digest
 from kd_lightning.cli import lightning
 from kd_lightning.data import DigitsDataModule
 from kd_lightning.errors import UserError
 from kd_lightning.models import MLP
 from kd_lightning.modules import TeacherModule
-from kd_lightning.teachers import EnsembleTeacher, OwnInput
+from kd_lightning.teachers import EnsembleTeacher, OwnInput, load_teacher, read_trained
 from tests.data.made import MadeDataModule
 
 
@@ -295,3 +296,24 @@ def test_an_exported_student_is_compared_with_its_teacher(capsys: Any) -> None:
     assert main(words({"class_path": "kd_lightning.OwnInput", "init_args": own}, "ours.pt")) == 0
     assert main(["export", "logs/s/seed_0", "--format=torch"]) == 0
     assert "teacher OwnInput, PyTorch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_network_trained_in_its_own_input_teaches_as_it_read_images(interpolation: str) -> None:
+    own = wrapped(image_size=12, interpolation=interpolation)
+    config = words(NET)
+    plain = yaml.safe_load(Path("student.yaml").read_text())
+    plain["model"] = {"class_path": "kd_lightning.TeacherModule", "init_args": {"net": own}}
+    Path("student.yaml").write_text(yaml.safe_dump(plain))
+    assert main(config) == 0
+    [part] = load_teacher(OwnInput(Tiny()), "logs/s/seed_0")
+    part.prepare(data())
+    assert part.network.format == ((12, 12), (0.5,), (0.25,), interpolation)
+
+
+def test_an_interpolation_in_a_file_is_one_of_those_known() -> None:
+    torch.save(
+        {"state_dict": {}, "description": {**describe(data()).plain(), "network": wrapped(interpolation="x")}}, "a"
+    )
+    with pytest.raises(UserError, match="interpolation: x found, bilinear or bicubic expected"):
+        read_trained(torch.load("a")["description"], Tiny(), "teacher_ckpt: a")
