@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -50,3 +51,9 @@ def test_values_out_of_range_are_reported_before_training(option: str, value: fl
     number: float | int = int(value - 1) if option == "steps_at_once" else value
     assert main(["fit", f"--config={CONFIG}", f"--model.{option}={number!r}"]) == 2
     assert not list(Path().iterdir())
+
+
+def test_parsing_draws_no_random_number_and_sets_no_seed() -> None:
+    state = torch.get_rng_state()
+    lightning.parse(["fit", f"--config={CONFIG}", "--seed_everything=3"])
+    assert torch.equal(torch.get_rng_state(), state)

@@ -201,6 +201,9 @@ class _Parsed(_Built):
         prepare_loggers(self.config[self.subcommand].trainer)
         leave_out_determined(self.config[self.subcommand].model, self._given[self.subcommand].get("model"))
 
+    def _set_seed(self) -> None:
+        pass
+
     def instantiate_classes(self) -> None:
         pass
 
