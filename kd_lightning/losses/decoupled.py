@@ -45,9 +45,10 @@ class DKDLoss(nn.Module):
             ValueError: the shapes differ, or the temperature is not above 0.
         """
         check_logits(student_logits, teacher_logits, temperature)
-        student, teacher = log_softmax(student_logits, temperature), log_softmax(teacher_logits, temperature)
-        own = kl_divergence(_own_and_rest(teacher, label), _own_and_rest(student, label))
-        others = kl_divergence(_others(teacher, label), _others(student, label))
+        student_own, student = _own_and_others(student_logits, label, temperature)
+        teacher_own, teacher = _own_and_others(teacher_logits, label, temperature)
+        own = kl_divergence(_binary(teacher_own, teacher), _binary(student_own, student))
+        others = kl_divergence(log_softmax(teacher), log_softmax(student))
         return (self.alpha * own + self.beta * others) * temperature**2
 
 
@@ -85,23 +86,25 @@ class NKDLoss(nn.Module):
         student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits)
         place = label[:, None]
         own = -log_softmax(teacher).gather(1, place).exp() * log_softmax(student).gather(1, place)
-        student, teacher = _others(student / temperature, label), _others(teacher / temperature, label)
+        student, teacher = (
+            log_softmax(_own_and_others(logits, label, temperature)[1]) for logits in (student, teacher)
+        )
         others = -(teacher.exp() * student).sum(dim=1)
         return own.mean() + self.gamma * temperature**2 * others.mean()
 
 
-def _own_and_rest(log_probability: Tensor, label: Tensor) -> Tensor:
-    """Return the logarithms of the probabilities of each image's class and of all others together, (B, 2)."""
+def _own_and_others(logits: Tensor, label: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return logits / T of each image's class, (B, 1), and of the other classes, (B, classes - 1); all are finite."""
+    softened = at_least_float32(logits) / temperature
+    softened = softened.clamp(min=torch.finfo(softened.dtype).min)  # a masked class has -inf
     place = label[:, None]
-    own = log_probability.gather(1, place)
-    rest = log_probability.scatter(1, place, torch.finfo(log_probability.dtype).min).logsumexp(dim=1, keepdim=True)
-    return torch.cat([own, rest], dim=1)
+    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
+    return softened.gather(1, place), softened.gather(1, others + (others >= place))
 
 
-def _others(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the log-probabilities among the other classes, (B, classes - 1)."""
-    is_other = torch.ones_like(logits, dtype=torch.bool).scatter(1, label[:, None], False)
-    return log_softmax(logits[is_other].view(len(logits), -1))
+def _binary(own: Tensor, others: Tensor) -> Tensor:
+    """Return the log-probabilities of each image's class and of all others together, (B, 2)."""
+    return log_softmax(torch.cat([own, others.logsumexp(dim=1, keepdim=True)], dim=1))
 
 
 def check_factors(**factors: float) -> None:
