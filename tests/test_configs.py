@@ -135,7 +135,7 @@ def test_each_loss_has_six_settings_the_first_as_published(recipe):
 
 @pytest.mark.parametrize("config", [config for config in STAGES if config.startswith("cifar10")])
 def test_every_cifar_stage_accepts_folders(config):
-    folders = "cifar100_png.yaml" if config.startswith("cifar100") else "cifar10_jpeg.yaml"
+    folders = "cifar100_png.yaml" if config.startswith("cifar100") else "cifar10_folders.yaml"
     other = [f"--data={CONFIGS / folders}", "--data.root=mine"]
     own, swapped = (lightning.parse(["fit", f"--config={CONFIGS / config}", *words])["data"] for words in ([], other))
     assert swapped["class_path"] == "kd_lightning.data.ImageFolderDataModule"
