@@ -18,6 +18,7 @@ from kd_lightning.batch import class_names_of, data_of
 from kd_lightning.callbacks.curves import METRICS_FILE, Curves
 from kd_lightning.callbacks.earlier_files import PICTURES, own_results, stale_files
 from kd_lightning.callbacks.measured_on import measured_on, weights_of
+from kd_lightning.callbacks.right_images import RightImages
 from kd_lightning.callbacks.setting import latency, setting
 from kd_lightning.errors import UserError
 from kd_lightning.reports.results import (
@@ -106,6 +107,7 @@ class ResultsWriter(Callback):
         self._images = 0
         self._class_images: list[int] = []
         self._class_figures: dict[str, list[float]] = {}
+        self._right = RightImages()
         self._config: dict[str, Any] | None = None
         self._resumed: dict[str, Any] = {}
         self._earlier: list[dict[str, Any]] = []
@@ -229,17 +231,30 @@ class ResultsWriter(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to collect the parts of this test; remove pictures of an earlier test if this one draws none."""
-        self.collected = {}
+        self.collected, self._right = {}, RightImages()
         run = run_folder(trainer)  # in all processes: see `run_folder`
         draws = any(getattr(callback, "draws_pictures", False) for callback in getattr(trainer, "callbacks", ()))
         if not draws and trainer.is_global_zero and leaves_files(trainer) and has_own_folder(trainer):
             for name in PICTURES:
                 (run / name).unlink(missing_ok=True)
 
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note which images are classified correctly."""
+        self._right.update(outputs, batch)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the counts and figures of each class, of all processes."""
+        """Read the counts and figures of each class, and which images are right, of all processes."""
         metrics: Any = pl_module.evaluation
         self._images = metrics.images()  # in all processes: it adds their counts
+        self._right.gather(trainer, pl_module)
         self._class_images = metrics.classes.total()[0].tolist()
         figures = metrics.classes.figures()
         self._class_figures = {name: [round(x, 6) for x in values.tolist()] for name, values in figures.items()}
@@ -263,9 +278,11 @@ class ResultsWriter(Callback):
         if few := with_few_images(class_images, names):
             log.warning(f"test: {few}")
         by_class = {"class_images": class_images, "class_figures": self._class_figures, "class_names": names}
+        measured = measured_on(trainer, pl_module, run, self._images, class_images)
         parts = {
             "test": test,
-            "measured_on": measured_on(trainer, pl_module, run, self._images, class_images),
+            "measured_on": measured,
+            "right_images": self._right.packed(measured["of"]),
             **(by_class if len(names) <= MAX_CLASSES else {}),
             "data": {**read_results(run).get("data", {}), "test": _digest(trainer, train=False)},
         }

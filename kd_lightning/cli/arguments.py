@@ -64,7 +64,8 @@ def compare_arguments() -> Arguments:
     """Return the parser of `kd-lightning compare`."""
     parser = Arguments(
         prog="kd-lightning compare",
-        usage="%(prog)s RUNS … [--format table|json|csv] [--columns NAME,…] [--output DIR]\n       [--runs DIR]",
+        usage="%(prog)s RUNS … [--format table|json|csv] [--columns NAME,…] [--output DIR]\n"
+        "       [--runs DIR] [--verify]",
         description="Compare runs: published figures beside measured ones, the spread over seeds, and accuracy against "
         "size and latency. RUNS is a run folder, a folder of runs at any depth, a recipe's name or file, or a "
         "comparison.json.",
@@ -98,6 +99,12 @@ def compare_arguments() -> Arguments:
         default=Path("lightning_logs"),
         metavar="DIR",
         help="folder of the recipes' runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check files of comparison.json, or a folder of them: figures against a bit per test image, options "
+        "against the command, commits against this repository",
     )
     return parser
 

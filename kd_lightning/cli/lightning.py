@@ -296,3 +296,20 @@ def parse(args: list[str]) -> dict[str, Any]:
     cli = _start(_Parsed, args)
     cli._dump_config()
     return cli.config_dump
+
+
+def given_options(args: list[str]) -> dict[str, Any]:
+    """Return the options that a command line and its configs give, without defaults, in plain types.
+
+    Raises:
+        UserError: a mistake in the command line or a config.
+    """
+    cli = _start(_Parsed, args)
+    return _without_paths(cli._given[cli.subcommand].as_dict())
+
+
+def _without_paths(options: Any) -> Any:
+    """Return options without the paths of the files that they were read from."""
+    if isinstance(options, dict):
+        return {name: _without_paths(value) for name, value in options.items() if name != "__path__"}
+    return [_without_paths(value) for value in options] if isinstance(options, list) else options

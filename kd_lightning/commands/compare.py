@@ -4,9 +4,11 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from kd_lightning.cli.arguments import compare_arguments
+from kd_lightning.commands.verify import unmade, verify
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import Recipe, find_recipe, recipe_file, recipe_names
 from kd_lightning.reports.columns import as_csv, print_warnings, terminal_table
@@ -24,6 +26,9 @@ def main(words: list[str]) -> None:
         UserError: a mistake in the command line, or nothing to compare.
     """
     options = compare_arguments().parse_intermixed_args(words)
+    if options.verify:
+        verify(options.what)
+        return
     parts: dict[str, Comparison] = {}
     for source, part in _parts(options.what, options.runs):
         if part.rows:
@@ -68,7 +73,20 @@ def _parts(what: list[str], runs: Path) -> Iterator[tuple[Path, Comparison]]:
         for run in found:
             sources.setdefault(run.resolve().parent.parent, []).append(run)
     for source, its in sources.items():
-        yield source, _of_runs(source, its, recipes.get(source)) if its else read_comparison(source)
+        yield source, _of_runs(source, its, recipes.get(source)) if its else _of_file(source)
+
+
+def _of_file(file: Path) -> Comparison:
+    """Read a `comparison.json`, without the rows that its command does not make."""
+    comparison = read_comparison(file)
+    try:
+        wrong = unmade(comparison, file.parent)
+    except UserError as error:
+        print(f"{file}: not checked against its command ({error})", file=sys.stderr)
+        return comparison
+    for name, reasons in wrong.items():
+        print(f"left out: {name} of {file} ({'; '.join(reasons)})", file=sys.stderr)
+    return replace(comparison, rows=[row for row in comparison.rows if row.name not in wrong])
 
 
 def _recipe(word: str) -> Recipe:

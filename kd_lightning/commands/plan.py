@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from kd_lightning.commands.processes import spawns_processes
 from kd_lightning.commands.tries import check_setting, validation_digest, without_given
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import Recipe
-from kd_lightning.reports.results import TEST_PARTS, TRIES, code_version, label_of, read_results
+from kd_lightning.reports.results import TEST_PARTS, TRIES, code_version, config_digest, label_of, read_results
 from kd_lightning.stage import Stage, words_of
 from kd_lightning.utils.progress import status
 
@@ -44,6 +44,7 @@ class Run:
         config: all options, as `options` set them.
         data: a digest of the images and labels.
         try_number: of the setting that it tries, from 1; such a run is validated and never tested. None for others.
+        setting: options by dotted name of the try, or those chosen among tries.
     """
 
     stage: Stage
@@ -54,6 +55,7 @@ class Run:
     config: dict[str, Any]
     data: str
     try_number: int | None = None
+    setting: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -81,6 +83,14 @@ class Run:
         }
         text = json.dumps([depends_on, code_version()], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What is recorded to check that a command makes this run: a digest of its options, and the chosen setting."""
+        return {
+            "options": options_digest(self.options),
+            **({"setting": self.setting} if self.stage.tries else {}),
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -213,6 +223,7 @@ class StagePlan:
                 config=config,
                 data=data,
                 try_number=try_number,
+                setting=options,
             )
             for version, seed in seeds.items()
         ]
@@ -265,6 +276,26 @@ def plan_runs(
         if name not in used:
             _parse_with(tried[-1], words_of({name: value}))
     return plan
+
+
+def planned_words(
+    stage: Stage, runs: Path, overrides: list[list[str]], setting: dict[str, Any] | None = None
+) -> list[str]:
+    """Return the words of `fit` for a stage of a recipe, without seed and logger.
+
+    Args:
+        stage: of the recipe.
+        runs: the folder of the recipe's runs.
+        overrides: options of the command, of which those are taken that the stage has.
+        setting: chosen among the stage's tries, by dotted name.
+    """
+    its = [pair for pair in overrides if _has_option(stage, pair)]
+    return [*_options(stage, runs, its), *words_of(setting or {})]
+
+
+def options_digest(words: list[str]) -> str:
+    """Return a digest of the options that words of `fit` and their configs give, without defaults, seed and logger."""
+    return config_digest(lightning.given_options(["fit", *words]))
 
 
 def _options(stage: Stage, runs: Path, overrides: list[list[str]]) -> list[str]:

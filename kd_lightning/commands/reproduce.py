@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from lightning.pytorch import Trainer
@@ -21,16 +21,59 @@ from kd_lightning.commands.plan import Run, StagePlan, plan_runs, record_of_test
 from kd_lightning.commands.processes import run_process, spawns_processes
 from kd_lightning.commands.tries import choose, write_choice
 from kd_lightning.errors import UserError
-from kd_lightning.recipe import find_recipe
+from kd_lightning.recipe import Recipe, find_recipe
 from kd_lightning.reports.columns import print_warnings, terminal_table
 from kd_lightning.reports.comparison import collect
 from kd_lightning.reports.html import write_report
 from kd_lightning.reports.results import read_results, update_results
+from kd_lightning.stage import Stage
 from kd_lightning.utils import stopping
 from kd_lightning.utils.terminal import quiet_console
 
 RUN_OPTIONS = ("--seed_everything", "--ckpt_path", "--label", "--overwrite")
 """Options of `fit` that `reproduce` sets for each run."""
+
+
+class Command(NamedTuple):
+    """A command line of `reproduce`.
+
+    Attributes:
+        recipe: of the stages.
+        stages: to run, a teacher before its students.
+        seeds: number of runs of a stage that does not set its own.
+        runs: folder for runs.
+        force: whether to repeat finished runs.
+        overrides: further options of `fit`.
+    """
+
+    recipe: Recipe
+    stages: list[Stage]
+    seeds: int
+    runs: Path
+    force: bool
+    overrides: list[list[str]]
+
+    @classmethod
+    def read(cls, words: list[str], beside: Path | None = None) -> "Command":
+        """Read the words after `kd-lightning reproduce`.
+
+        Args:
+            words: of the command line.
+            beside: a folder in which a recipe's file is looked for first.
+
+        Raises:
+            UserError: a mistake in the command line, or no such recipe.
+        """
+        # The recipe is the first word. argparse would take the value of an unknown option for it.
+        name, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (DEFAULT_RECIPE, words)
+        options, further = reproduce_arguments().parse_known_args(rest)
+        if options.seeds is not None and options.seeds < 1:
+            raise UserError(f"--seeds: {options.seeds} found, at least 1 expected")
+        own = beside / name if beside else None
+        recipe = find_recipe(str(own) if own and own.is_file() else name)
+        stages = recipe.choose(options.stages.split(",") if options.stages else None)
+        overrides = pairs(further, "reproduce", RUN_OPTIONS)
+        return cls(recipe, stages, options.seeds or recipe.seeds, options.runs, options.force, overrides)
 
 
 def main(words: list[str]) -> None:
@@ -39,33 +82,26 @@ def main(words: list[str]) -> None:
     Raises:
         UserError: a mistake in the command line, a config or the data.
     """
-    # The recipe is the first word. argparse would take the value of an unknown option for it.
-    name, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (DEFAULT_RECIPE, words)
-    options, further = reproduce_arguments().parse_known_args(rest)
-    if options.seeds is not None and options.seeds < 1:
-        raise UserError(f"--seeds: {options.seeds} found, at least 1 expected")
-    recipe = find_recipe(name)
-    stages = recipe.choose(options.stages.split(",") if options.stages else None)
-    overrides = pairs(further, "reproduce", RUN_OPTIONS)
-    plan = plan_runs(recipe, stages, options.seeds or recipe.seeds, options.runs, overrides)
+    recipe, stages, seeds, folder, force, overrides = Command.read(words)
+    plan = plan_runs(recipe, stages, seeds, folder, overrides)
     console = quiet_console()
     count = sum(len(of.tries) + len(of.runs) for of in plan)
     numbers = iter(range(1, count + 1))
     tested: list[Run] = []
     for of_stage in plan:
         for run in of_stage.tries:
-            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", options.force, console)
+            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
         runs = _with_best_setting(of_stage, console) if of_stage.tries else of_stage.runs
         for run in runs:
-            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", options.force, console)
+            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
         tested += runs
     settings = {run.stage.name: run.settings for run in tested}
-    comparison = collect(recipe, options.runs, shlex.join(["kd-lightning", "reproduce", *words]), settings)
-    report = write_report(comparison, options.runs / recipe.name)
+    comparison = collect(recipe, folder, shlex.join(["kd-lightning", "reproduce", *words]), settings)
+    report = write_report(comparison, folder / recipe.name)
     console.print(terminal_table(comparison))
     print_warnings(comparison)
     console.print(f"results: {report}")
-    console.print(f"next: tensorboard --logdir {options.runs / recipe.name}")
+    console.print(f"next: tensorboard --logdir {folder / recipe.name}")
 
 
 def _complete(run: Run, prefix: str, force: bool, console: Console) -> None:
@@ -158,5 +194,5 @@ def _sign(run: Run, trainer: Trainer) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         signed["val"] = {name[4:]: round(value, 6) for name, value in metrics.items() if name.startswith("val/")}
     else:
-        signed["reproduced"] = record_of_test(read_results(run.folder))
+        signed |= {"recipe": run.origin, "reproduced": record_of_test(read_results(run.folder))}
     update_results(run.folder, **signed)

@@ -14,6 +14,7 @@
                      "part": "val",   # if the validation images were tested, as there are no others
                      "checkpoint": NAME,   # "best" or "last" of the run, or the path of another file
                      "weights": DIGEST, "precision", "code"},   # see `CODE`
+     "right_images": BITS,   # of a whole test set: a bit per image, see `reports.right_images`
      "class_images": [COUNT, …],   # test images of each class
      "class_figures": {"recall", "precision", "f1"},   # each [FIGURE, …] by class; recall is the accuracy on its images
      "latency": {"batch_1", "batch_128"},   # median milliseconds of a forward pass
@@ -30,6 +31,8 @@
      "loggers": {CLASS: ID},   # of the runs of Weights & Biases and MLflow, which a test continues
      "label": WORD,   # of `fit --label`, or random, as in the run's checkpoints; `reproduce`: its fingerprint
      "settings": DIGEST, "fingerprint": DIGEST,   # of all that the figures of `reproduce` depend on; with the seed
+     "recipe": {"options": DIGEST,   # of the options that the recipe and the command give, without defaults
+                "setting": {OPTION: VALUE}},   # that was chosen among tries
      "reproduced": {…},   # `measured_on` of the test by `reproduce`, and the "parts" that it wrote
      "command": [WORD, …]}
 
@@ -56,10 +59,10 @@ TRIES = "tries"
 """Folder of a stage's tries, which are trained and validated, and never tested."""
 
 _BY_CLASS = ("class_images", "class_figures", "class_names", "confusion")
-TEST_PARTS = ("test", "measured_on", *_BY_CLASS, "bias_correction", "latency")
+TEST_PARTS = ("test", "measured_on", "right_images", *_BY_CLASS, "bias_correction", "latency")
 """Parts that a test writes; a new test replaces or removes all of them."""
 
-_OF_A_RUN = ("label", "loggers", "settings", "fingerprint", "reproduced", "fit", "val", "export", *TEST_PARTS)
+_OF_A_RUN = ("label", "loggers", "settings", "fingerprint", "recipe", "reproduced", "fit", "val", "export", *TEST_PARTS)
 _OF_ITS_SETTING = ("data", "network", "versions", "machine", "device", "devices", "threads")
 PARTS = frozenset((*_OF_A_RUN, *_OF_ITS_SETTING, "config", "commit", "command"))
 """All parts of `results.json`."""

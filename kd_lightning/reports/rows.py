@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kd_lightning.reports.by_class import class_figures_of, finite, numbers
+from kd_lightning.reports.right_images import unpack
 from kd_lightning.reports.runs import Group, MeasuredRun
 from kd_lightning.stage import Stage
 
@@ -36,6 +37,7 @@ class RunFigures(NamedTuple):
         scores: figures of `SCORES`.
         by_class: each of `CLASS_FIGURES` by class name; empty if read from a `comparison.json`.
         peak_mebibytes: largest memory of the training, of torch on a GPU or of the process on a CPU.
+        right_images: a bit per test image, 1 for a correct one; see `right_images.pack`.
     """
 
     seed: int
@@ -47,6 +49,48 @@ class RunFigures(NamedTuple):
     scores: dict[str, float] = {}  # noqa: RUF012  # never changed
     by_class: dict[str, dict[str, float]] = {}  # noqa: RUF012
     peak_mebibytes: float | None = None
+    right_images: str | None = None
+
+
+class MadeBy(NamedTuple):
+    """What the runs of a row were made by, so that a reader can check that the command beside it makes them.
+
+    Attributes:
+        commits: of the repository of their working folders, in order of the runs, each once.
+        options: digest of the options that recipe and command give.
+        setting: options by dotted name that were chosen among the stage's tries; None without tries.
+        train_data: digest of the training images and their preprocessing.
+        test_data: of the test images.
+    """
+
+    commits: list[str]
+    options: str
+    setting: dict[str, Any] | None
+    train_data: str
+    test_data: str
+
+    @classmethod
+    def of(cls, runs: Sequence[MeasuredRun]) -> "MadeBy | None":
+        """Return the record of runs of `reproduce`; None of others, or of an earlier version."""
+        if not all("recipe" in run.results for run in runs):
+            return None
+        commits = dict.fromkeys(str(run.results.get("commit") or "") for run in runs)
+        first = runs[0].results
+        data, recipe = first["data"], first["recipe"]
+        return cls([*commits], recipe["options"], recipe.get("setting"), data["train"], data["test"])
+
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> "MadeBy":
+        """Read the record of a `comparison.json`.
+
+        Raises:
+            One of `DAMAGED`: it does not follow its schema.
+        """
+        made = cls(**record)
+        texts = (*made.commits, made.options, made.train_data, made.test_data)
+        if not isinstance(made.commits, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"made_by: {record}")
+        return made._replace(setting=None if made.setting is None else {**made.setting})
 
 
 @dataclass(frozen=True)
@@ -66,6 +110,7 @@ class Row:
         device: on which the runs were measured.
         threads: CPU threads of torch.
         controls: names of the rows that it is compared with.
+        made_by: what its runs were made by; None if that is not known.
     """
 
     name: str
@@ -80,6 +125,7 @@ class Row:
     device: str
     threads: int | None
     controls: tuple[str, ...] = ()
+    made_by: MadeBy | None = None
 
     def with_controls(self, names: Sequence[str]) -> "Row":
         """Return the row with the names of the rows that it is compared with."""
@@ -146,6 +192,8 @@ class Row:
             "seconds": [run.seconds for run in self.runs],
             "peak_mebibytes": [run.peak_mebibytes for run in self.runs],
             "of": self.of,
+            "right_images": [run.right_images for run in self.runs],
+            "made_by": self.made_by and self.made_by._asdict(),
         }
 
 
@@ -187,6 +235,7 @@ def _row(
         reduction=1 - mebibytes / teacher_mebibytes if teacher_mebibytes else None,
         device=str(first["device"]),
         threads=first.get("threads"),
+        made_by=MadeBy.of(runs),
     )
 
 
@@ -205,6 +254,7 @@ def _figures_of(run: MeasuredRun, rule: str | None, position: int) -> RunFigures
         scores=numbers({name: test[name] for name in SCORES if name in test} if trained else {}),
         by_class=class_figures_of(run) if trained else {},
         peak_mebibytes=finite(run.results["fit"].get("peak_mebibytes")),
+        right_images=run.results.get("right_images") if trained else None,
     )
 
 
@@ -224,7 +274,7 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
         return values if len(values) == count else [None] * count  # an earlier version stored those of some runs
 
     classes, agreement = of_each_run(record["class_errors"]), of_each_run(record.get("agreement", []))
-    peaks = of_each_run(record.get("peak_mebibytes", []))
+    peaks, right_images = (of_each_run(record.get(part, [])) for part in ("peak_mebibytes", "right_images"))
     latency, scores = (
         {str(name): of_each_run(values) for name, values in record.get(part, {}).items()}
         for part in ("latency", "scores")
@@ -243,6 +293,7 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
                 latency=numbers({size: values[i] for size, values in latency.items()}),
                 scores=numbers({name: values[i] for name, values in scores.items()}),
                 peak_mebibytes=finite(peaks[i]),
+                right_images=right_images[i],
             )
             for i in range(count)
         ],
@@ -254,6 +305,7 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
         device=str(record.get("device", "")),
         threads=record.get("threads"),
         controls=tuple(str(each["control"]) for each in record.get("differences", [])),
+        made_by=MadeBy.read(record["made_by"]) if record.get("made_by") else None,
     )
     check(row)
     figures = [float(figure) for figure in record["figures"]]
@@ -266,10 +318,13 @@ def check(row: Row) -> None:
     """Check that a row's figures can be shown.
 
     Raises:
-        ValueError: no test images, more errors than images, or a figure out of range.
+        ValueError: no test images, more errors than images, a figure out of range, or bits of other errors.
     """
     if row.images < 1 or not all(0 <= wrong <= row.images for wrong in row.errors):
         raise ValueError(f"{row.name}: errors {row.errors} of {row.images} images")
+    for run in row.runs:
+        if run.right_images and int(unpack(run.right_images, row.images).sum()) != row.images - run.errors:
+            raise ValueError(f"{row.name}: {run.errors} errors of seed {run.seed}, but another number in right_images")
     if row.of is not None and row.of < row.images:
         raise ValueError(f"{row.name}: {row.images} images of {row.of}")
     if isinstance(row.published, int | float) and not 0 <= float(row.published) < math.inf:
