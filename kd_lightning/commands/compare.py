@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from kd_lightning.cli.arguments import compare_arguments
-from kd_lightning.commands.verify import unmade, verify
 from kd_lightning.errors import UserError
 from kd_lightning.recipe import Recipe, find_recipe, recipe_file, recipe_names
 from kd_lightning.reports.columns import as_csv, print_warnings, terminal_table
@@ -27,6 +26,8 @@ def main(words: list[str]) -> None:
     """
     options = compare_arguments().parse_intermixed_args(words)
     if options.verify:
+        from kd_lightning.commands.verify import verify  # it parses configs, which takes torch; a table does not
+
         verify(options.what)
         return
     parts: dict[str, Comparison] = {}
@@ -79,6 +80,10 @@ def _parts(what: list[str], runs: Path) -> Iterator[tuple[Path, Comparison]]:
 def _of_file(file: Path) -> Comparison:
     """Read a `comparison.json`, without the rows that its command does not make."""
     comparison = read_comparison(file)
+    if not any(row.made_by for row in comparison.rows):
+        return comparison
+    from kd_lightning.commands.verify import unmade
+
     try:
         wrong = unmade(comparison, file.parent)
     except UserError as error:

@@ -16,6 +16,7 @@ from kd_lightning.reports.by_class import CLASS_FIGURES
 from kd_lightning.reports.column import Column, decimals, mean_and_spread
 from kd_lightning.reports.comparison import Comparison
 from kd_lightning.reports.control_columns import MINUS, VERDICT, control_columns
+from kd_lightning.reports.differences import LEVEL
 from kd_lightning.reports.rows import SCORES, Row, RunFigures
 from kd_lightning.utils.csv_text import csv_cell
 
@@ -23,6 +24,29 @@ from kd_lightning.utils.csv_text import csv_cell
 def figures_in_words(row: Row) -> str:
     """Write mean and spread of a row's figures, with the decimals that its test images support."""
     return mean_and_spread(row.figures, decimals(row.images, len(row.runs)) if row.metric == "accuracy" else 1)
+
+
+def figures_with_interval(row: Row) -> str:
+    """Write mean and spread of a row's figures; of a single run, its 95 % interval over test images in parentheses."""
+    text = figures_in_words(row)
+    if len(row.runs) > 1:
+        return text
+    digits = decimals(row.images) if row.metric == "accuracy" else 0
+    low, high = over_images(row)
+    return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def over_images(row: Row) -> tuple[float, float]:
+    """Return Wilson's 95 % interval, over the choice of test images, of the figure of a row's first run.
+
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference (JASA 22).
+    """
+    from statsmodels.stats.proportion import proportion_confint  # imported where it is used, for a fast start
+
+    counted = row.errors[0] if row.metric == "errors" else row.images - row.errors[0]
+    ends = proportion_confint(counted, row.images, alpha=1 - LEVEL, method="wilson")
+    whole = 100 if row.metric == "accuracy" else row.images
+    return whole * float(ends[0]), whole * float(ends[1])
 
 
 def accuracies_in_words(row: Row) -> str:
@@ -85,7 +109,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             "published",
             lambda row, run: row.published,
         ),
-        Column("ours", figures_in_words),
+        Column("ours", figures_with_interval),
         Column("n", lambda row: str(len(row.runs))),
         *control_columns(rows),
         Column(

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kd_lightning.recipe import Recipe
+from kd_lightning.reports.right_images import unpack
 from kd_lightning.reports.rows import Row
 from kd_lightning.reports.runs import Group
 
@@ -15,6 +18,12 @@ LEVEL = 0.95
 ALPHA = 0.05
 """Chance of any false verdict in a table where no stage differs from its controls."""
 
+SMALL_TEST_SET = 2000
+"""Number of test images below which an interval also covers the choice of the images."""
+
+RESAMPLES, CHUNK = 10_000, 500
+"""Resamples of a bootstrap, and how many are drawn at once."""
+
 
 class Difference(NamedTuple):
     """A row minus its control, in the unit of their figures.
@@ -23,11 +32,13 @@ class Difference(NamedTuple):
         control: name of the control's row.
         seeds: that both have.
         values: a difference for each of these seeds, whose runs share their start.
-        low: lower end of the 95 % interval of the mean, by Student's t over seeds; None with fewer than two seeds.
+        low: lower end of the 95 % interval of the mean; None with fewer than two seeds.
         high: upper end.
-        p: two-sided p-value of the paired t-test; None with fewer than two seeds.
+        p: two-sided p-value that belongs to the interval; None with fewer than two seeds.
         holm: the same, corrected for all differences of the table.
         verdict: `better`, `worse` or `not distinguishable at n = …`, by the corrected p-value.
+        method: of interval and p-value: `t`, Student's over seeds, or `bootstrap` over seeds and test images, where
+            these are fewer than `SMALL_TEST_SET` and it is known which of them each run classified correctly.
     """
 
     control: str
@@ -38,6 +49,7 @@ class Difference(NamedTuple):
     p: float | None
     holm: float | None
     verdict: str
+    method: str
 
     @property
     def mean(self) -> float:
@@ -94,11 +106,15 @@ def differences(rows: Sequence[Row]) -> dict[str, dict[str, Difference]]:
     by_name = {row.name: row for row in rows}
     pairs = [(row, by_name[name]) for row in rows for name in row.controls if name in by_name]
     paired = [_paired(row, control) for row, control in pairs]
-    tests = [_t_test(list(values.values())) for values in paired]
+    by_image = [_paired_by_image(row, control) for row, control in pairs]
+    tests = [
+        _t_test(list(values.values())) if images is None else _bootstrap(images)
+        for values, images in zip(paired, by_image, strict=True)
+    ]
     known = [test[2] for test in tests if test is not None]
     corrected = iter(holm(known))
     found: dict[str, dict[str, Difference]] = {}
-    for (row, control), values, test in zip(pairs, paired, tests, strict=True):
+    for (row, control), values, images, test in zip(pairs, paired, by_image, tests, strict=True):
         if not values:
             continue
         low, high, p = test or (None, None, None)
@@ -108,7 +124,15 @@ def differences(rows: Sequence[Row]) -> dict[str, dict[str, Difference]]:
         if by_holm is not None and by_holm < ALPHA:
             verdict = "better" if gain > 0 else "worse"
         found.setdefault(row.name, {})[control.name] = Difference(
-            control.name, list(values), list(values.values()), low, high, p, by_holm, verdict
+            control.name,
+            list(values),
+            list(values.values()),
+            low,
+            high,
+            p,
+            by_holm,
+            verdict,
+            "t" if images is None else "bootstrap",
         )
     return found
 
@@ -118,6 +142,51 @@ def _paired(row: Row, control: Row) -> dict[int, float]:
     theirs = dict(zip(control.seeds, control.figures, strict=True))
     ours = dict(zip(row.seeds, row.figures, strict=True))
     return {seed: figure - theirs[seed] for seed, figure in ours.items() if seed in theirs}
+
+
+def _paired_by_image(row: Row, control: Row) -> np.ndarray | None:
+    """Return, where the test set is small, the differences of each image, float (seeds, images), in the rows' unit.
+
+    None for a large test set, for fewer than two seeds, or if it is not known which images were right.
+    """
+    ours, theirs = ({run.seed: run.right_images for run in each.runs} for each in (row, control))
+    bits = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    if row.images >= SMALL_TEST_SET or len(bits) < 2:
+        return None
+    found = []
+    for pair in bits:
+        if pair[0] is None or pair[1] is None:
+            return None
+        found.append(unpack(pair[0], row.images).astype(float) - unpack(pair[1], row.images))
+    unit = {"accuracy": 100 / row.images, "errors": -1.0, "right": 1.0}[row.metric]
+    return np.stack(found) * unit
+
+
+def _bootstrap(by_image: np.ndarray) -> tuple[float, float, float]:
+    """Return interval and p-value of the mean difference, by a bootstrap over seeds and images.
+
+    Seeds and images are drawn with replacement, independently of each other; the interval is that of the percentiles. A
+    few seeds vary less when they are drawn from themselves than new seeds would, by (n - 1) / n in variance; their
+    deviations from the mean are enlarged to make up for it.
+
+    Source: Owen 2007, The pigeonhole bootstrap (Annals of Applied Statistics 1), for the crossed draws.
+
+    Args:
+        by_image: differences, float (seeds, images); their sum over images is the difference of a seed.
+    """
+    seeds, images = by_image.shape
+    mean = by_image.mean(axis=0)
+    enlarged = mean + (by_image - mean) * (seeds / (seeds - 1)) ** 0.5
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(0, RESAMPLES, CHUNK):
+        of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=CHUNK) / seeds
+        of_images = generator.multinomial(images, np.full(images, 1 / images), size=CHUNK)
+        drawn.append(((of_seeds @ enlarged) * of_images).sum(axis=1))
+    means = np.concatenate(drawn)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    return float(low), float(high), min(1.0, 2 * (int(beyond) + 1) / (len(means) + 1))
 
 
 def _t_test(values: Sequence[float]) -> tuple[float, float, float] | None:

@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kd_lightning.__main__ import main
 from kd_lightning.recipe import Recipe
-from kd_lightning.reports.columns import as_csv, cells
+from kd_lightning.reports.columns import as_csv, cells, figures_with_interval
 from kd_lightning.reports.comparison import Comparison, collect, merge, read_comparison
 from kd_lightning.reports.difference_chart import best_first, difference_charts
 from kd_lightning.reports.differences import differences, holm
 from kd_lightning.reports.html import render
+from kd_lightning.reports.right_images import pack
 from kd_lightning.reports.rows import Row, RunFigures
 from kd_lightning.stage import Stage
 from tests.commands.made import write_run
@@ -74,6 +76,71 @@ def test_runs_are_paired_by_their_seed() -> None:
     runs = [run._replace(seed=seed) for run, seed in zip(taught.runs, (2, 0, 7), strict=True)]
     found = against([baseline, replace(taught, runs=runs)])
     assert (found.seeds, found.values, found.verdict) == ([2, 0], [-10, -10], "not distinguishable at n = 2")
+
+
+def with_bits(name: str, right: np.ndarray, controls: tuple[str, ...] = (), **about: Any) -> Row:
+    """A row whose runs have a bit per image: bool (seeds, images)."""
+    made = row(name, [int((~each).sum()) for each in right], controls, images=right.shape[1], of=None, **about)
+    return replace(
+        made, runs=[run._replace(right_images=pack(each)) for run, each in zip(made.runs, right, strict=True)]
+    )
+
+
+def test_the_interval_of_a_small_test_set_covers_the_choice_of_images() -> None:
+    # Of 100 images, the student is right where its control is not in 20, and the reverse in 5, with all four seeds: the
+    # mean is 15 points. An image's difference has the variance 0.25 - 0.15² = 0.2275, the mean of 100 has a standard
+    # error of sqrt(0.2275 / 100) = 4.77 points: 15 ± 1.96 * 4.77. Seeds that do not differ have no t interval.
+    ours, theirs = np.zeros((4, 100), dtype=bool), np.zeros((4, 100), dtype=bool)
+    ours[:, :20], theirs[:, 20:25] = True, True
+    found = against([with_bits("baseline", theirs), with_bits("kd", ours, ("baseline",))])
+    assert (found.mean, found.method, found.verdict) == (pytest.approx(15), "bootstrap", "better")
+    assert (found.low, found.high) == pytest.approx((15 - 9.35, 15 + 9.35), abs=1.0)  # in steps of an image
+    assert 0 < found.p < 0.005
+    in_errors = [with_bits("baseline", theirs, metric="errors"), with_bits("kd", ours, ("baseline",), metric="errors")]
+    found = against(in_errors)
+    assert (found.mean, found.verdict) == (pytest.approx(-15), "better")
+    assert (found.low, found.high) == pytest.approx((-15 - 9.35, -15 + 9.35), abs=1.0)  # in steps of an image
+
+
+def test_the_interval_of_a_small_test_set_covers_the_seeds() -> None:
+    # All images alike: seeds are right on all of 64 images (two of them) or on none (two), their control on none. The
+    # differences are 100, 100, 0 and 0 points: s = 57.735, and its standard error 28.8675. Resampled means are sums of
+    # four draws: 0, 25, …, 100, moved away from 50 by sqrt(4 / 3).
+    ours = np.zeros((4, 64), dtype=bool)
+    ours[:2] = True
+    found = against([with_bits("baseline", np.zeros_like(ours)), with_bits("kd", ours, ("baseline",))])
+    spread = 50 * (4 / 3) ** 0.5
+    assert (found.low, found.high) == pytest.approx((50 - spread, 50 + spread))
+    assert found.verdict == "not distinguishable at n = 4"
+
+
+def test_without_a_bit_per_image_or_with_many_images_the_interval_is_student_s() -> None:
+    small = gained([3, 1, 2, 4, 3], images=1000 * 3, of=None)
+    assert against(small).method == "t"
+    theirs = np.zeros((3, 2000), dtype=bool)
+    ours = theirs.copy()
+    ours[0, 0] = True
+    rows = [with_bits("baseline", theirs), with_bits("kd", ours, ("baseline",))]
+    assert against(rows).method == "t"
+    few = [with_bits("baseline", theirs[:, :80]), with_bits("kd", ours[:, :80], ("baseline",))]
+    assert against(few).method == "bootstrap"
+    few[0] = replace(few[0], runs=[run._replace(right_images=None) for run in few[0].runs])
+    assert against(few).method == "t"
+    assert against([with_bits("baseline", theirs[:1, :80]), with_bits("kd", ours[:1, :80], ("baseline",))]).low is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "errors", "images", "text"),
+    # Wilson's interval of 7 in 400: (7 / 400 + z² / 800 ± z sqrt(7 / 400 * 393 / 400 / 400 + z² / 640000)) /
+    # (1 + z² / 400), with z² = 3.8415: (0.0175 + 0.004802 ± 0.013718) / 1.009604, or 0.00850 to 0.03568.
+    [
+        ("accuracy", 7, 400, "98.2 (96.4 to 99.1)"),
+        ("errors", 7, 400, "7 (3 to 14)"),
+        ("right", 7, 400, "393 (386 to 397)"),
+    ],
+)
+def test_a_single_run_has_wilson_s_interval_over_images(metric: str, errors: int, images: int, text: str) -> None:
+    assert figures_with_interval(row("teacher", [errors], metric=metric, images=images, of=images)) == text
 
 
 def test_p_values_are_corrected_over_the_table() -> None:
