@@ -1,5 +1,6 @@
 """All recipes of configs/, run on small generated data. New files are found and tested."""
 
+import inspect
 import json
 import shutil
 import sys
@@ -11,7 +12,9 @@ import torch
 import yaml
 
 from kd_lightning.cli import lightning
+from kd_lightning.commands.plan import planned_words
 from kd_lightning.models import CifarResNet
+from kd_lightning.modules import TeacherModule
 from kd_lightning.recipe import COMMON_FILE, RECIPE_FILE, find_recipe
 from tests.made import write_cifar10, write_cifar100, write_dogs_vs_cats, write_mnist
 
@@ -289,3 +292,26 @@ def test_the_documented_recipes_exist():
         "losses_mnist",
         "mnist_chains",
     }
+
+
+def _without_teacher(stage, runs):
+    """What a student's training is given, but for its teacher and the weights of the losses."""
+    given = lightning.given_options(["fit", *planned_words(stage, runs, [])])
+    model = given.pop("model")
+    model = {"class_path": model} if isinstance(model, str) else model
+    options = model.get("init_args", {})
+    kept = {name: value for name, value in options.items() if name in inspect.signature(TeacherModule).parameters}
+    trainer = {name: value for name, value in given.get("trainer", {}).items() if name != "logger"}
+    return model["class_path"].rpartition(".")[2], [kept, given["data"], trainer]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_distilled_stage_has_a_control_that_differs_in_the_teacher_alone(name):
+    recipe = find_recipe(name, CONFIGS)
+    given = {stage: _without_teacher(recipe.stages[stage], Path("lightning_logs") / name) for stage in recipe.stages}
+    teachers = {name for stage in recipe.stages.values() for name in stage.taught_by}
+    students = [stage for stage, (kind, _) in given.items() if kind == "DistillModule" and stage not in teachers]
+    assert students
+    for stage in students:
+        alone = [control for control in recipe.controls_of(stage) if given[control][0] == "TeacherModule"]
+        assert given[stage][1] in [given[control][1] for control in alone], f"{stage}: {alone}"
