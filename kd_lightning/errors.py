@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class DivergedError(UserError):
+    """A training whose losses, weights or validation figures are not finite."""
+
+
 def one_line(error: Exception) -> str:
     """Return an error's message without line breaks, or its class if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

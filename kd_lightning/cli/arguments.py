@@ -17,6 +17,9 @@ FORMATS = ("onnx", "torch")
 
 PREDICT_BATCH_SIZE = 128
 
+TRIES = 20
+"""Settings that a search tries."""
+
 
 def reproduce_arguments() -> Arguments:
     """Return the parser of `kd-lightning reproduce`, without the recipe, which is its first word."""
@@ -198,15 +201,21 @@ def sweep_arguments() -> Arguments:
     parser = Arguments(
         prog="kd-lightning sweep",
         usage="%(prog)s CONFIG --temperatures T,… --soft_weights W,… [--seeds N] [--at_once M]\n"
-        "       [OPTION OF FIT ...]",
+        "       [OPTION OF FIT ...]\n"
+        "       %(prog)s CONFIG --space FILE [--tries N] [OPTION OF FIT ...]",
         description="Train a student for every temperature, soft weight and seed, many at once as one stacked network, "
-        "and compare them on validation images. CONFIG is the `kd-lightning fit` config of one student.",
+        "and compare them on validation images; or try settings of any options that FILE lists, one after another, "
+        "each chosen by the figures of those before. CONFIG is the `kd-lightning fit` config of one student.",
         epilog="Further options are those of `kd-lightning fit`: --data.val_size N, --trainer.max_epochs N, …",
         allow_abbrev=False,
     )
-    parser.add_argument("config", type=path, metavar="CONFIG", help="config of a distilled student")
-    parser.add_argument("--temperatures", type=_numbers, required=True, metavar="T,…", help="each above 0")
-    parser.add_argument("--soft_weights", type=_numbers, required=True, metavar="W,…", help="each at least 0")
+    parser.add_argument("config", type=path, metavar="CONFIG", help="config of a student")
+    parser.add_argument("--temperatures", type=_numbers, metavar="T,…", help="each above 0")
+    parser.add_argument("--soft_weights", type=_numbers, metavar="W,…", help="each at least 0")
+    parser.add_argument("--space", type=path, metavar="FILE", help="YAML with the values of each option to search")
+    parser.add_argument(
+        "--tries", type=count, default=TRIES, metavar="N", help="settings of --space to try (default: %(default)s)"
+    )
     parser.add_argument("--seeds", type=count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     parser.add_argument(
         "--at_once", type=count, default=STACK_SIZE, metavar="M", help="students in a stack (default: %(default)s)"

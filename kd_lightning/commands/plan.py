@@ -27,6 +27,8 @@ NO_SETTINGS = ("seed_everything", "label", "overwrite", "pictures")
 LATER_NO_SETTINGS = ("stage", "disable_callbacks")
 """Further such options. They are left out, so that the settings of runs from before these options stay the same."""
 
+VALIDATED = "validated"
+
 NEEDED_CALLBACKS = ("ResultsWriter", "LastCheckpoint")
 """Callbacks that write the results which `reproduce` compares, and the checkpoint from which it resumes."""
 
@@ -149,7 +151,9 @@ class StagePlan:
         overrides: further options of `fit`, which are among the words.
         shared: options of all tries, by dotted name.
         place: the folder of all runs, and `<recipe>/<stage>` in it.
-        digests: of `all` images or of those of `validation`, by data config; is added to.
+        digests: of `all` images or of those of `validation`, by data config, and of those that the tries of a stage
+            were `validated` on, by its name; is added to.
+        command: that runs it, for errors.
     """
 
     stage: Stage
@@ -159,6 +163,7 @@ class StagePlan:
     shared: dict[str, Any]
     place: tuple[Path, str]
     digests: dict[tuple[str, str], str]
+    command: str = "reproduce"
 
     @property
     def folder(self) -> Path:
@@ -185,20 +190,30 @@ class StagePlan:
         Raises:
             UserError: a mistake in a setting; validation images that are no training images, or differ between tries.
         """
+        return [self.try_of(setting, number) for number, setting in enumerate(self.stage.tries, start=1)]
+
+    def try_of(self, setting: dict[str, Any], number: int) -> Run:
+        """Return the run that tries a setting.
+
+        Args:
+            setting: options by dotted name.
+            number: of the try, from 1.
+
+        Raises:
+            UserError: see `tries`.
+        """
+        check_setting(self.stage, setting, self.overrides, self.command)
         shared = without_given(self.shared, self.overrides)
         seed = int(shared.pop("seed_everything", 0))
-        found: list[Run] = []
-        for number, setting in enumerate(self.stage.tries, start=1):
-            check_setting(self.stage, setting, self.overrides)
-            options, name = {**shared, **setting}, f"{self.place[1]}/{TRIES}"
-            found += self._planned(options, name, {f"try_{number}": seed}, number)
-        validated = {self._digest("validation", run.config["data"]) for run in found}
-        if len(validated) > 1:
+        name = f"{self.place[1]}/{TRIES}"
+        [run] = self._planned({**shared, **setting}, name, {f"try_{number}": seed}, number)
+        validated = self._digest("validation", run.config["data"])
+        if self.digests.setdefault((VALIDATED, self.stage.name), validated) != validated:
             raise UserError(
                 f"tries of {self.stage.name}: validation images that differ from try to try found, the same expected "
                 "(set their options in try_options)"
             )
-        return found
+        return run
 
     def _planned(
         self, options: dict[str, Any], name: str, seeds: dict[str, int], try_number: int | None = None
@@ -206,10 +221,10 @@ class StagePlan:
         words = [*self.words, *words_of(options)]
         config = lightning.parse(["fit", *words])
         if missing := [name for name in NEEDED_CALLBACKS if name in config["disable_callbacks"]]:
-            raise UserError(f"disable_callbacks: {', '.join(missing)} found, but reproduce needs it")
+            raise UserError(f"disable_callbacks: {', '.join(missing)} found, but {self.command} needs it")
         logger = config["trainer"]["logger"]
-        _check_logger(logger, self.overrides)
-        chosen = chosen_loggers(logger, "reproduce")
+        _check_logger(logger, self.overrides, self.command)
+        chosen = chosen_loggers(logger, self.command)
         spawns_processes(config["trainer"])  # checks the devices
         data = self._digest("all", config["data"])
         runs = self.place[0]
@@ -320,10 +335,10 @@ def _has_option(stage: Stage, pair: list[str]) -> bool:
     return True
 
 
-def _check_logger(logger: Any, overrides: list[list[str]]) -> None:
-    """Refuse options of the logger that `reproduce` sets for each run."""
+def _check_logger(logger: Any, overrides: list[list[str]], command: str) -> None:
+    """Refuse options of the logger that a command sets for each run."""
     if logger is False:
-        raise UserError("reproduce: trainer.logger false found, a logger expected: it sets the run folder")
+        raise UserError(f"{command}: trainer.logger false found, a logger expected: it sets the run folder")
     if isinstance(logger, dict) and logger["class_path"] == DEFAULT_LOGGER:
         own = tuple(f"--trainer.logger.{option}" for option in PLACE)
-        pairs([word for pair in overrides for word in pair], "reproduce", own)
+        pairs([word for pair in overrides for word in pair], command, own)

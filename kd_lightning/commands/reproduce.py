@@ -19,8 +19,8 @@ from kd_lightning.cli.next_steps import STAGE, finish_loggers
 from kd_lightning.cli.parser import pairs
 from kd_lightning.commands.plan import Run, StagePlan, plan_runs, record_of_test
 from kd_lightning.commands.processes import run_process, spawns_processes
-from kd_lightning.commands.tries import choose, write_choice
-from kd_lightning.errors import UserError
+from kd_lightning.commands.tries import DIVERGED, choose, write_choice
+from kd_lightning.errors import DivergedError, UserError
 from kd_lightning.recipe import Recipe, find_recipe
 from kd_lightning.reports.columns import print_warnings, terminal_table
 from kd_lightning.reports.comparison import collect
@@ -90,10 +90,10 @@ def main(words: list[str]) -> None:
     tested: list[Run] = []
     for of_stage in plan:
         for run in of_stage.tries:
-            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
+            complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
         runs = _with_best_setting(of_stage, console) if of_stage.tries else of_stage.runs
         for run in runs:
-            _complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
+            complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
         tested += runs
     settings = {run.stage.name: run.settings for run in tested}
     comparison = collect(recipe, folder, shlex.join(["kd-lightning", "reproduce", *words]), settings)
@@ -104,7 +104,7 @@ def main(words: list[str]) -> None:
     console.print(f"next: tensorboard --logdir {folder / recipe.name}")
 
 
-def _complete(run: Run, prefix: str, force: bool, console: Console) -> None:
+def complete(run: Run, prefix: str, force: bool, console: Console) -> None:
     """Train and test a run, or validate a try, unless it was finished before; resume an interrupted one.
 
     Args:
@@ -125,7 +125,14 @@ def _complete(run: Run, prefix: str, force: bool, console: Console) -> None:
         else:
             resumes = run.is_interrupted and not force
             console.print(f"{label}{': interrupted before, resumed' if resumes else ''}")
-            _train_and_evaluate(run, resumes)
+            try:
+                _train_and_evaluate(run, resumes)
+            except DivergedError as error:
+                if not run.try_number:
+                    raise
+                update_results(run.folder, **_signature(run), val={DIVERGED: str(error)})
+                console.print(f"    diverged: {error}")
+                return
         results = read_results(run.folder)
         found = f"{results['val']['accuracy']:.2%} right of the validation images" if run.try_number else ""
         console.print(f"    {found or str(results['test']['errors']) + ' errors'}, {results['fit']['seconds']:.1f} s")
@@ -134,7 +141,7 @@ def _complete(run: Run, prefix: str, force: bool, console: Console) -> None:
 def _with_best_setting(of_stage: StagePlan, console: Console) -> list[Run]:
     """Choose among the tries of a stage, record it, and return the stage's runs."""
     folders = [run.folder for run in of_stage.tries]
-    place = choose(folders)
+    place = choose(of_stage.stage.name, folders)
     write_choice(of_stage.folder, of_stage.stage, folders, place)
     setting = of_stage.stage.tries[place]
     words = ", ".join(f"{name}: {value}" for name, value in setting.items()) or "no further option"
@@ -187,9 +194,13 @@ def _evaluate(run: Run) -> None:
     _sign(run, done.trainer)
 
 
+def _signature(run: Run) -> dict[str, Any]:
+    return {"settings": run.settings, "fingerprint": run.fingerprint}
+
+
 def _sign(run: Run, trainer: Trainer) -> None:
     """Write to a run's results what its figures depend on; to those of a try, its figures on the validation images."""
-    signed: dict[str, Any] = {"settings": run.settings, "fingerprint": run.fingerprint}
+    signed = _signature(run)
     if run.try_number:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         signed["val"] = {name[4:]: round(value, 6) for name, value in metrics.items() if name.startswith("val/")}

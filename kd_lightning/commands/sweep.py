@@ -1,4 +1,7 @@
-"""`kd-lightning sweep`: train students for a grid of temperatures, soft weights and seeds, many at once."""
+"""`kd-lightning sweep`: train students for a grid of temperatures, soft weights and seeds, many at once.
+
+With `--space` it searches any options instead, see `search`.
+"""
 
 import json
 from collections.abc import Sequence
@@ -20,6 +23,8 @@ from kd_lightning.cli.parser import pairs
 from kd_lightning.cli.run_config import DEFAULT_LOGGER, build_logger
 from kd_lightning.commands.loggers import chosen_loggers, loggers_of_run, override_words
 from kd_lightning.commands.processes import spawns_processes
+from kd_lightning.commands.reproduce import RUN_OPTIONS
+from kd_lightning.commands.search import search
 from kd_lightning.errors import UserError
 from kd_lightning.losses import soft_target_loss
 from kd_lightning.modules import DistillModule
@@ -69,6 +74,13 @@ def main(words: list[str]) -> None:
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         raise UserError(f"sweep: {words[0]} found, the config of a distilled student expected first")
     options, further = sweep_arguments().parse_known_args(words)
+    if options.space:
+        if options.temperatures or options.soft_weights:
+            raise UserError("sweep: --space found with --temperatures or --soft_weights, one way of two expected")
+        search(options, pairs(further, "sweep", RUN_OPTIONS))
+        return
+    if not (options.temperatures and options.soft_weights):
+        raise UserError("sweep: --temperatures and --soft_weights expected, or --space FILE")
     grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, range(options.seeds))]
     console = quiet_console()
     overrides = override_words(pairs(further, "sweep", STUDENT_OPTIONS))

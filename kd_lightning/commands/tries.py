@@ -14,24 +14,28 @@ from kd_lightning.utils.atomic_write import write_text
 TRIES_FILE = "tries.json"
 """Beside the runs of a stage: the figures of its tries on the validation images, and the setting that was chosen."""
 
+DIVERGED = "diverged"
+"""Key of the validation figures of a try that has none: the message of its training."""
+
 OF_RUN = ("seed_everything", "ckpt_path", "label", "overwrite", "config", "trainer.logger")
 """Options that `reproduce` sets for each run, so that no setting has them."""
 
 
-def check_setting(stage: Stage, setting: dict[str, Any], overrides: list[list[str]]) -> None:
+def check_setting(stage: Stage, setting: dict[str, Any], overrides: list[list[str]], command: str) -> None:
     """Check the names of a setting's options.
 
     Args:
         stage: to which the setting belongs.
         setting: options by dotted name.
         overrides: options of the command line.
+        command: that runs the tries.
 
     Raises:
-        UserError: one of them is set by `reproduce`, or on the command line, which would make all tries alike.
+        UserError: one of them is set by the command, or on the command line, which would make all tries alike.
     """
     for name in setting:
         if name in OF_RUN:
-            raise UserError(f"tries of {stage.name}: {name} found, but reproduce sets it for each run")
+            raise UserError(f"tries of {stage.name}: {name} found, but {command} sets it for each run")
         for given in sorted(_names(overrides)):
             if f"{given}.".startswith(f"{_plain(name)}."):  # the option or a part of it
                 raise UserError(f"--{given}: found, but the tries of {stage.name} set it; leave it out of one of both")
@@ -79,14 +83,21 @@ def validation_digest(data: dict[str, Any], stage: Stage) -> str:
     return hashlib.sha256(positions.numpy().tobytes()).hexdigest()
 
 
-def choose(folders: list[Path]) -> int:
+def choose(stage: str, folders: list[Path]) -> int:
     """Return the place of the try with the best validation accuracy; of several, that with the lowest likelihood loss.
 
     Args:
-        folders: of the tries, in order; each has the figures of its last checkpoint in its results.
+        stage: name, for the error.
+        folders: of the tries, in order; each has in its results the figures of its last checkpoint, or why it diverged.
+
+    Raises:
+        UserError: all have diverged.
     """
     figures = [read_results(folder)["val"] for folder in folders]
-    return max(range(len(figures)), key=lambda i: (figures[i]["accuracy"], -figures[i]["nll"], -i))
+    finished = [i for i, its in enumerate(figures) if DIVERGED not in its]
+    if not finished:
+        raise UserError(f"tries of {stage}: all have diverged ({figures[0][DIVERGED]}); settings that train expected")
+    return max(finished, key=lambda i: (figures[i]["accuracy"], -figures[i]["nll"], -i))
 
 
 def write_choice(folder: Path, stage: Stage, folders: list[Path], chosen: int) -> None:
@@ -101,8 +112,7 @@ def write_choice(folder: Path, stage: Stage, folders: list[Path], chosen: int) -
                 "try": place,
                 "setting": setting,
                 "val": its["val"],
-                "seed": its["fit"]["seed"],
-                "seconds": its["fit"]["seconds"],
+                **{name: its["fit"][name] for name in ("seed", "seconds") if "fit" in its},
             }
             for place, (setting, its) in enumerate(zip(stage.tries, results, strict=True), start=1)
         ],

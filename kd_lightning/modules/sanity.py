@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kd_lightning.batch import UNLABELLED, Batch, data_of
 from kd_lightning.checkpoints.description import compare_with_data, listed
-from kd_lightning.errors import UserError, one_line
+from kd_lightning.errors import DivergedError, UserError, one_line
 from kd_lightning.utils.eval_mode import eval_mode
 from kd_lightning.utils.network_output import logits_of
 from kd_lightning.utils.progress import status
@@ -214,7 +214,7 @@ def check_checkpoint_data(trainer: Trainer, file: Any, description: Any) -> None
 
 
 def check_finite(network: nn.Module, epoch: int, found: str = "") -> None:
-    """Raise `UserError` if training has diverged.
+    """Raise `DivergedError` if losses or weights are not finite.
 
     Args:
         network: is trained; its weights are checked.
@@ -225,13 +225,13 @@ def check_finite(network: nn.Module, epoch: int, found: str = "") -> None:
     if weight:
         found = f"{found}, as is {weight} since the step before," if found else f"{weight} is not finite at the end"
     if found:
-        raise UserError(f"training: {found} of epoch {epoch}, {REMEDY}")
+        raise DivergedError(f"training: {found} of epoch {epoch}, {REMEDY}")
 
 
 def check_finite_nll(nll: Tensor, epoch: int) -> None:
-    """Raise `UserError` if the negative log-likelihood of a validation is not finite."""
+    """Raise `DivergedError` if the negative log-likelihood of a validation is not finite."""
     if not nll.isfinite():
-        raise UserError(f"validation: nll is {nll.item()} in epoch {epoch}, {REMEDY}")
+        raise DivergedError(f"validation: nll is {nll.item()} in epoch {epoch}, {REMEDY}")
 
 
 def warn_if_constant(predicted: int | None, trainer: Trainer, stage: str) -> None:

@@ -8,7 +8,8 @@
               "macro_f1", "balanced_accuracy",   # means over classes
               "top5_accuracy",   # from 20 classes on
               "agreement", "teacher_kl"},   # of a distilled student, if its teacher is available
-     "val": {"accuracy", "nll", …},   # of a try of `reproduce`: its last checkpoint on the validation images
+     "val": {"accuracy", "nll", …},   # of a try of `reproduce`: its last checkpoint on the validation images;
+                                      # {"diverged": MESSAGE} if there is none
      "measured_on": {"images", "of",   # images measured, and size of the test set
                      "data": DIGEST, "mean", "std",   # of test images, labels, class names and normalisation
                      "part": "val",   # if the validation images were tested, as there are no others

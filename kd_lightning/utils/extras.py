@@ -10,6 +10,7 @@ EXTRAS = {
     "datasets": "hub",
     "wandb": "loggers",
     "mlflow": "loggers",
+    "optuna": "search",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",

@@ -144,7 +144,24 @@ def test_ties_are_decided_by_the_likelihood() -> None:
     for folder, accuracy, nll in zip(folders, (0.5, 0.7, 0.7, 0.7), (0.1, 0.9, 0.4, 0.4), strict=True):
         folder.mkdir()
         update_results(folder, val={"accuracy": accuracy, "nll": nll})
-    assert tries.choose(folders) == 2
+    update_results(folders[0], val={"diverged": "training: loss is not finite"})
+    assert tries.choose("a", folders) == 2
+
+
+def test_a_setting_that_diverges_is_not_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    diverging = {"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}}
+    words = write_recipe(stages={"tuned": {"config": CONFIG, "tries": [diverging, SETTINGS[1]]}})
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "    diverged: training: " in out
+    assert "tuned: try 2 of 2 chosen" in out
+    record = json.loads((STAGE / "tries.json").read_text())
+    assert "is not finite" in record["tries"][0]["val"]["diverged"]
+    assert main(words) == 0
+    assert "tuned, try 1: finished before, kept" in capsys.readouterr().out
+    assert main(write_recipe(stages={"tuned": {"config": CONFIG, "tries": [diverging]}})) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("kd-lightning: error: tries of tuned: all have diverged (training: ")
 
 
 @pytest.mark.parametrize(
