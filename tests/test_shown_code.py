@@ -72,6 +72,10 @@ ELSEWHERE = {
     ("docs/losses.md", "# layers.yaml: kd-lightning fit --config mine.yaml --config layers.yaml"): (
         "modules/test_layer_losses.py::test_losses_on_layers_are_given_as_shown"
     ),
+    (
+        "docs/compare.md",
+        "# space.yaml: kd-lightning sweep digits/distill --space space.yaml --tries 6 --data.val_size 300",
+    ): ("commands/test_search.py::test_a_search_runs_as_shown"),
     ("docs/own_data.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
 }
 """Blocks, by page and first line, that tests in other files run."""

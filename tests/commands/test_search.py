@@ -12,6 +12,7 @@ import yaml
 from kd_lightning.__main__ import main
 from kd_lightning.modules import ClassifierModule
 from kd_lightning.reports.results import read_results
+from tests.test_shown_code import block
 
 NET = {"class_path": "kd_lightning.models.MLP", "init_args": {"widths": [64, 8, 10]}}
 CONFIG = {
@@ -31,6 +32,7 @@ SPACE = {
     "trainer.max_epochs": {"low": 1, "high": 3},
     "model.class_weights": [None, "balanced", [2.0, *[1.0] * 9]],
 }
+SHOWN = "# space.yaml: kd-lightning sweep digits/distill --space space.yaml --tries 6 --data.val_size 300"
 FOLDER = Path("lightning_logs/sweep/mine_student_space")
 WORDS = ["sweep", "mine/student.yaml", "--space", "space.yaml"]
 
@@ -141,3 +143,14 @@ def test_a_missing_package_is_named(capsys: pytest.CaptureFixture[str], monkeypa
     assert 'optuna is not installed: pip install "kd_lightning[search]"' in capsys.readouterr().err
     assert main(["sweep", "mine/student.yaml"]) == 2
     assert "--temperatures and --soft_weights expected, or --space FILE" in capsys.readouterr().err
+
+
+def test_a_search_runs_as_shown() -> None:
+    text = block("docs/compare.md", SHOWN)
+    Path("space.yaml").write_text(text)
+    assert main(["fit", "--config", "digits/teacher", "--trainer.max_epochs=1"]) == 0
+    words = SHOWN.partition(": kd-lightning ")[2].split()
+    assert main([*words, "--data.train_size=100", "--tries=2"]) == 0
+    found = yaml.safe_load(Path("lightning_logs/sweep/digits_distill_space/tries.json").read_text())
+    assert len(found["tries"]) == 2
+    assert set(found["setting"]) == set(yaml.safe_load(text))
