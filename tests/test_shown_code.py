@@ -74,7 +74,7 @@ ELSEWHERE = {
     ),
     (
         "docs/compare.md",
-        "# space.yaml: kd-lightning sweep digits/distill --space space.yaml --tries 6 --data.val_size 300",
+        "# space.yaml: kd-lightning sweep digits/distill --space space.yaml --data.val_size 300",
     ): ("commands/test_search.py::test_a_search_runs_as_shown"),
     ("docs/own_data.md", "init_args:"): "test_readme.py::test_own_images_distil_resnet_18_with_one_yaml",
 }

@@ -32,7 +32,7 @@ SPACE = {
     "trainer.max_epochs": {"low": 1, "high": 3},
     "model.class_weights": [None, "balanced", [2.0, *[1.0] * 9]],
 }
-SHOWN = "# space.yaml: kd-lightning sweep digits/distill --space space.yaml --tries 6 --data.val_size 300"
+SHOWN = "# space.yaml: kd-lightning sweep digits/distill --space space.yaml --data.val_size 300"
 FOLDER = Path("lightning_logs/sweep/mine_student_space")
 WORDS = ["sweep", "mine/student.yaml", "--space", "space.yaml"]
 
