@@ -55,7 +55,7 @@ def search(options: argparse.Namespace, overrides: list[list[str]]) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = read_space(options.space)
-    name = f"{options.config.parent.name}_{options.config.stem}_{options.space.stem}"
+    name = "_".join(filter(None, (options.config.parent.name, options.config.stem, options.space.stem)))
     words = [f"--config={options.config}", "--trainer.enable_model_summary=false", *override_words(overrides)]
     plan = StagePlan(Stage(name, options.config), 1, words, overrides, {}, (options.runs, f"sweep/{name}"), {}, "sweep")
     console = quiet_console()

@@ -85,7 +85,7 @@ def main(words: list[str]) -> None:
     console = quiet_console()
     overrides = override_words(pairs(further, "sweep", STUDENT_OPTIONS))
     given = lightning.parse(["fit", f"--config={options.config}", *overrides])
-    folder = options.runs / "sweep" / f"{options.config.parent.name}_{options.config.stem}"
+    folder = options.runs / "sweep" / "_".join(filter(None, (options.config.parent.name, options.config.stem)))
     chosen = chosen_loggers(given["trainer"]["logger"], "sweep")
     config = _base_config(given, folder)
     reason = _reason_not_to_stack(config)

@@ -30,7 +30,8 @@ class ClassificationDataModule(IndexLoading):
     and devices.
 
     The training set is narrowed in this order: `val_size` images are held out, stratified; the first `train_size` of
-    the others are kept, in file order; classes are left out. Validation and test contain all classes.
+    the others are kept, in file order; classes are left out; all but the first `labelled_size` lose their labels, so
+    that they count in losses between the networks alone. Validation and test contain all classes.
 
     Args:
         mean: subtracted from pixels in [0, 1]; one value per channel, or one for all.
@@ -38,6 +39,7 @@ class ClassificationDataModule(IndexLoading):
         views: augmentation of the training images; none by default.
         mix: mixing of the training images after that (`MixUp`, `CutMix`); none by default.
         train_size: number of training images to keep; all by default.
+        labelled_size: number of those that keep their label; all by default.
         val_size: number of training images held out for validation; with 0 the last epoch is the result.
         omit_classes: numbers of classes to leave out of training.
         only_classes: numbers of the only classes to train on; empty for all.
@@ -69,6 +71,7 @@ class ClassificationDataModule(IndexLoading):
         views: ViewFamily | None = None,
         mix: Mix | None = None,
         train_size: int | None = None,
+        labelled_size: int | None = None,
         val_size: int = 0,
         omit_classes: Sequence[int] = (),
         only_classes: Sequence[int] = (),
@@ -90,7 +93,7 @@ class ClassificationDataModule(IndexLoading):
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.views = views or Identity()
         self.mix = mix
-        self.train_size = train_size
+        self.train_size, self.labelled_size = train_size, labelled_size
         self.val_size = val_size
         self.omit_classes, self.only_classes = tuple(omit_classes), tuple(only_classes)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -184,8 +187,8 @@ class ClassificationDataModule(IndexLoading):
         self.check_normalisation()
         if stage in ("fit", "validate") and True not in self._batch_makers:
             part = self._checked(self.load(train=True), "training")
-            self._batch_makers[True] = self._batch_maker(part, self.views)
             self.train_positions, self.val_positions = self._split(part.label)
+            self._batch_makers[True] = self._batch_maker(self._withheld(part), self.views)
             if self.mix:
                 self._batch_makers[True].mix_with(self.mix, self.train_positions)
         if stage == "validate" and not len(self.val_positions):
@@ -259,6 +262,17 @@ class ClassificationDataModule(IndexLoading):
             found = f"{label.min()} to {label.max()}"
             raise UserError(f"{name} labels: {found} found, 0 to {self.num_classes - 1} expected (the class names)")
         return part._replace(label=label.long())
+
+    def _withheld(self, part: ImageSet | StreamedSet) -> ImageSet | StreamedSet:
+        """Return the training set without the labels of all but the first `labelled_size` images to train on."""
+        if self.labelled_size is None:
+            return part
+        if not 0 <= self.labelled_size <= len(self.train_positions):
+            most = len(self.train_positions)
+            raise UserError(f"labelled_size: {self.labelled_size} found, 0 to {most} expected (the images to train on)")
+        label = part.label.clone()
+        label[self.train_positions[self.labelled_size :]] = UNLABELLED
+        return part._replace(label=label)
 
     def _split(self, label: Tensor) -> tuple[Tensor, Tensor]:
         """Return the training and the validation images, as indices into the whole training set."""
