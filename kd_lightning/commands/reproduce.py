@@ -19,6 +19,7 @@ from kd_lightning.cli.next_steps import STAGE, finish_loggers
 from kd_lightning.cli.parser import pairs
 from kd_lightning.commands.plan import Run, StagePlan, plan_runs, record_of_test
 from kd_lightning.commands.processes import run_process, spawns_processes
+from kd_lightning.commands.same_run import copy_training
 from kd_lightning.commands.tries import DIVERGED, choose, write_choice
 from kd_lightning.errors import DivergedError, UserError
 from kd_lightning.recipe import Recipe, find_recipe
@@ -88,11 +89,15 @@ def main(words: list[str]) -> None:
     count = sum(len(of.tries) + len(of.runs) for of in plan)
     numbers = iter(range(1, count + 1))
     tested: list[Run] = []
+    trained: dict[str, Path] = {}
     for of_stage in plan:
         for run in of_stage.tries:
             complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
         runs = _with_best_setting(of_stage, console) if of_stage.tries else of_stage.runs
         for run in runs:
+            same = trained.setdefault(run.fingerprint, run.folder)
+            if not force and copy_training(run, same):
+                console.print(f"{run.name}: the training of {same}, whose options are the same")
             complete(run, f"[{next(numbers)}/{count}] {recipe.name}", force, console)
         tested += runs
     settings = {run.stage.name: run.settings for run in tested}

@@ -148,6 +148,31 @@ def test_ties_are_decided_by_the_likelihood() -> None:
     assert tries.choose("a", folders) == 2
 
 
+def test_a_chosen_setting_that_another_stage_has_is_not_trained_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = {"config": CONFIG, "tries": [{}, SETTINGS[0]]}
+    words = write_recipe(stages={"plain": {"config": CONFIG}, "tuned": tuned}, seeds=2)
+    fitted: list[int] = []
+    epoch = ClassifierModule.on_train_epoch_end
+    monkeypatch.setattr(ClassifierModule, "on_train_epoch_end", lambda self: (fitted.append(1), epoch(self))[1])
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "tuned: try 1 of 2 chosen (no further option)" in out
+    assert "tuned, seed 1: the training of lightning_logs/mine/plain/seed_1, whose options are the same" in out
+    assert len(fitted) == 2 * 4  # epochs of two runs and two tries
+    plain, other = (read_results(Path(f"lightning_logs/mine/{stage}/seed_1")) for stage in ("plain", "tuned"))
+    assert plain["test"] == other["test"]
+    assert other["fit"]["weights"] == plain["fit"]["weights"]
+    config = yaml.safe_load(Path("lightning_logs/mine/tuned/seed_1/config.yaml").read_text())
+    assert config["trainer"]["logger"]["init_args"]["name"] == "mine/tuned"
+    assert other["config"] == config
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("finished before, kept") == 6
+    assert main(["compare", "--verify", "lightning_logs/mine/comparison.json"]) == 2  # outside of a repository
+    assert "other options" not in capsys.readouterr().out
+
+
 def test_a_setting_that_diverges_is_not_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     diverging = {"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}}
     words = write_recipe(stages={"tuned": {"config": CONFIG, "tries": [diverging, SETTINGS[1]]}})
