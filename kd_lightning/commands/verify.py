@@ -31,7 +31,7 @@ def verify(what: list[str]) -> None:
     failed = count = 0
     for file in files:
         comparison = read_comparison(file)  # figures, errors and bits agree, or it is refused
-        wrong = unmade(comparison, file.parent)
+        wrong = _unmade_or_unknown(comparison, file.parent)
         reasons = {row.name: [*wrong.get(row.name, ()), *_unrecorded(row)] for row in comparison.rows}
         for name, its in reasons.items():
             for reason in its:
@@ -66,7 +66,7 @@ def unmade(comparison: Comparison, folder: Path) -> dict[str, list[str]]:
         folder: of that file, in which a recipe's file is looked for first.
 
     Raises:
-        UserError: the command cannot be read, as its recipe is not found.
+        UserError: the command cannot be read, as its recipe or one of its files is not found.
     """
     words = shlex.split(comparison.command)
     if words[:2] != COMMAND or not any(row.made_by for row in comparison.rows):
@@ -76,6 +76,14 @@ def unmade(comparison: Comparison, folder: Path) -> dict[str, list[str]]:
         row.name: list(_mismatches(row, command, row.made_by)) for row in comparison.rows if row.made_by is not None
     }
     return {name: reasons for name, reasons in found.items() if reasons}
+
+
+def _unmade_or_unknown(comparison: Comparison, folder: Path) -> dict[str, list[str]]:
+    try:
+        return unmade(comparison, folder)
+    except UserError as error:
+        reason = f"cannot be checked against its command ({error})"
+        return {row.name: [reason] for row in comparison.rows if row.made_by}
 
 
 def _mismatches(row: Row, command: Command, made_by: MadeBy) -> Iterator[str]:

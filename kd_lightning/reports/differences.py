@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -106,15 +107,15 @@ def differences(rows: Sequence[Row]) -> dict[str, dict[str, Difference]]:
     by_name = {row.name: row for row in rows}
     pairs = [(row, by_name[name]) for row in rows for name in row.controls if name in by_name]
     paired = [_paired(row, control) for row, control in pairs]
-    by_image = [_paired_by_image(row, control) for row, control in pairs]
+    bits = [_bits(row, control) for row, control in pairs]
     tests = [
-        _t_test(list(values.values())) if images is None else _bootstrap(images)
-        for values, images in zip(paired, by_image, strict=True)
+        _t_test(list(values.values())) if its is None else _bootstrap(its, row.images, row.metric)
+        for (row, _), values, its in zip(pairs, paired, bits, strict=True)
     ]
     known = [test[2] for test in tests if test is not None]
     corrected = iter(holm(known))
     found: dict[str, dict[str, Difference]] = {}
-    for (row, control), values, images, test in zip(pairs, paired, by_image, tests, strict=True):
+    for (row, control), values, its, test in zip(pairs, paired, bits, tests, strict=True):
         if not values:
             continue
         low, high, p = test or (None, None, None)
@@ -132,7 +133,7 @@ def differences(rows: Sequence[Row]) -> dict[str, dict[str, Difference]]:
             p,
             by_holm,
             verdict,
-            "t" if images is None else "bootstrap",
+            "t" if its is None else "bootstrap",
         )
     return found
 
@@ -144,37 +145,35 @@ def _paired(row: Row, control: Row) -> dict[int, float]:
     return {seed: figure - theirs[seed] for seed, figure in ours.items() if seed in theirs}
 
 
-def _paired_by_image(row: Row, control: Row) -> np.ndarray | None:
-    """Return, where the test set is small, the differences of each image, float (seeds, images), in the rows' unit.
+def _bits(row: Row, control: Row) -> tuple[tuple[str, str], ...] | None:
+    """Return, where the test set is small, the bits of both rows' runs of each seed that both have; see `Difference`.
 
     None for a large test set, for fewer than two seeds, or if it is not known which images were right.
     """
     ours, theirs = ({run.seed: run.right_images for run in each.runs} for each in (row, control))
-    bits = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-    if row.images >= SMALL_TEST_SET or len(bits) < 2:
-        return None
-    found = []
-    for pair in bits:
-        if pair[0] is None or pair[1] is None:
-            return None
-        found.append(unpack(pair[0], row.images).astype(float) - unpack(pair[1], row.images))
-    unit = {"accuracy": 100 / row.images, "errors": -1.0, "right": 1.0}[row.metric]
-    return np.stack(found) * unit
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    known = tuple((first, second) for first, second in pairs if first is not None and second is not None)
+    return known if row.images < SMALL_TEST_SET and len(known) == len(pairs) > 1 else None
 
 
-def _bootstrap(by_image: np.ndarray) -> tuple[float, float, float]:
+@lru_cache(maxsize=1024)  # a table, a report and its charts ask for the same differences
+def _bootstrap(bits: tuple[tuple[str, str], ...], images: int, metric: str) -> tuple[float, float, float]:
     """Return interval and p-value of the mean difference, by a bootstrap over seeds and images.
 
     Seeds and images are drawn with replacement, independently of each other; the interval is that of the percentiles. A
     few seeds vary less when they are drawn from themselves than new seeds would, by (n - 1) / n in variance; their
     deviations from the mean are enlarged to make up for it.
 
-    Source: Owen 2007, The pigeonhole bootstrap (Annals of Applied Statistics 1), for the crossed draws.
-
     Args:
-        by_image: differences, float (seeds, images); their sum over images is the difference of a seed.
+        bits: of both rows, for each seed.
+        images: in the test set.
+        metric: of the rows, in whose unit the interval is.
+
+    Source: Owen 2007, The pigeonhole bootstrap (Annals of Applied Statistics 1), for the crossed draws.
     """
-    seeds, images = by_image.shape
+    unit = {"accuracy": 100 / images, "errors": -1.0, "right": 1.0}[metric]
+    by_image = unit * np.stack([unpack(ours, images).astype(float) - unpack(theirs, images) for ours, theirs in bits])
+    seeds = len(by_image)
     mean = by_image.mean(axis=0)
     enlarged = mean + (by_image - mean) * (seeds / (seeds - 1)) ** 0.5
     generator = np.random.default_rng(0)

@@ -127,6 +127,14 @@ def of_made_by(**values: Any) -> Callable[[dict[str, Any]], Any]:
         ),
         (lambda content: content["rows"][1]["made_by"].update(setting=None), "tuned: no setting found"),
         (
+            lambda content: content.update(command="kd-lightning reproduce other.yaml"),
+            "plain: cannot be checked against its command (recipe: other.yaml found",
+        ),
+        (
+            lambda content: content.update(command="kd-lightning reproduce mine.yaml --data none.yaml"),
+            "plain: cannot be checked against its command (",
+        ),
+        (
             lambda content: content.update(command="kd-lightning reproduce mine.yaml"),
             "plain: other options than those that its command gives now",
         ),
