@@ -12,6 +12,7 @@ from kd_lightning.errors import UserError
 from kd_lightning.recipe import Recipe, find_recipe, recipe_file, recipe_names
 from kd_lightning.reports.columns import as_csv, print_warnings, terminal_table
 from kd_lightning.reports.comparison import Comparison, compare_groups, merge, read_comparison, read_runs
+from kd_lightning.reports.headline import headline
 from kd_lightning.reports.html import write_report
 from kd_lightning.reports.results import RESULTS_FILE
 from kd_lightning.reports.runs import Group, MeasuredRun, by_settings, comparable, find_runs
@@ -48,6 +49,8 @@ def main(words: list[str]) -> None:
         print(as_csv(comparison, names), end="")
     else:
         quiet_console().print(terminal_table(comparison, names))
+        if line := headline(comparison):
+            quiet_console().print(line, soft_wrap=True)
     print_warnings(comparison)
     if options.output or options.format == "table":
         report = write_report(comparison, options.output or options.runs / "compare", names)

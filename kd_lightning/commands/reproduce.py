@@ -25,6 +25,7 @@ from kd_lightning.errors import DivergedError, UserError
 from kd_lightning.recipe import Recipe, find_recipe
 from kd_lightning.reports.columns import print_warnings, terminal_table
 from kd_lightning.reports.comparison import collect
+from kd_lightning.reports.headline import headline
 from kd_lightning.reports.html import write_report
 from kd_lightning.reports.results import read_results, update_results
 from kd_lightning.stage import Stage
@@ -104,6 +105,8 @@ def main(words: list[str]) -> None:
     comparison = collect(recipe, folder, shlex.join(["kd-lightning", "reproduce", *words]), settings)
     report = write_report(comparison, folder / recipe.name)
     console.print(terminal_table(comparison))
+    if line := headline(comparison):
+        console.print(line, soft_wrap=True)
     print_warnings(comparison)
     console.print(f"results: {report}")
     console.print(f"next: tensorboard --logdir {folder / recipe.name}")

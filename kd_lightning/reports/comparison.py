@@ -109,7 +109,9 @@ def compare_groups(recipe: Recipe, groups: list[Group], command: str) -> Compari
     for group in groups:
         stage = recipe.stages.get(group.stage, Stage(group.stage, {}))
         sizes.setdefault(group.stage, float(group.runs[0].results["network"]["mebibytes"]))
-        rows.append(rows_of(stage, group, recipe.metric, sizes.get(stage.teacher or "")))
+        its = rows_of(stage, group, recipe.metric, sizes.get(stage.teacher or ""))
+        teacher = next((other.name for other in groups if other.stage == stage.teacher), None)
+        rows.append([replace(row, teacher=teacher) for row in its])
     compared, not_compared = add_controls(recipe, groups, rows)
     results = [run.results for group in groups for run in group.runs]
     return Comparison(
@@ -185,7 +187,8 @@ def merge(parts: dict[str, Comparison], command: str) -> Comparison:
 
 
 def _renamed(row: Row, prefix: str, metric: str) -> Row:
-    row = replace(row, name=prefix + row.name, controls=tuple(prefix + name for name in row.controls))
+    controls = tuple(prefix + name for name in row.controls)
+    row = replace(row, name=prefix + row.name, controls=controls, teacher=row.teacher and prefix + row.teacher)
     if row.metric == metric:
         return row
     published = row.published

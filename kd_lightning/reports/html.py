@@ -17,6 +17,7 @@ from kd_lightning.reports.columns import IN_PERCENT, batch_sizes, cells, images_
 from kd_lightning.reports.comparison import Comparison
 from kd_lightning.reports.difference_chart import difference_charts
 from kd_lightning.reports.figures import MAX_NAMES, cost_charts, seed_chart
+from kd_lightning.reports.headline import headline
 from kd_lightning.reports.provenance import provenance_of
 from kd_lightning.reports.runs import Group
 from kd_lightning.utils.atomic_write import write_text
@@ -93,6 +94,7 @@ def render(comparison: Comparison, names: Sequence[str] = ()) -> str:
         comparison=comparison,
         metric=METRICS[comparison.metric],
         better=BETTER[comparison.metric],
+        headline=headline(comparison),
         cells=table,
         shows_times=any(heading.startswith("ms, ") for heading in table[0]),
         seeds=seed_chart(comparison),

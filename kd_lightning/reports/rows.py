@@ -111,6 +111,7 @@ class Row:
         threads: CPU threads of torch.
         controls: names of the rows that it is compared with.
         made_by: what its runs were made by; None if that is not known.
+        teacher: name of the row of its teacher, if it has one in the table.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Row:
     threads: int | None
     controls: tuple[str, ...] = ()
     made_by: MadeBy | None = None
+    teacher: str | None = None
 
     def with_controls(self, names: Sequence[str]) -> "Row":
         """Return the row with the names of the rows that it is compared with."""
@@ -194,6 +196,7 @@ class Row:
             "of": self.of,
             "right_images": [run.right_images for run in self.runs],
             "made_by": self.made_by and self.made_by._asdict(),
+            "teacher": self.teacher,
         }
 
 
@@ -306,6 +309,7 @@ def row_from(record: dict[str, Any], metric: str) -> Row:
         threads=record.get("threads"),
         controls=tuple(str(each["control"]) for each in record.get("differences", [])),
         made_by=MadeBy.read(record["made_by"]) if record.get("made_by") else None,
+        teacher=None if record.get("teacher") is None else str(record["teacher"]),
     )
     check(row)
     figures = [float(figure) for figure in record["figures"]]
