@@ -32,7 +32,7 @@ def refused(capsys, *words):
 def test_digits_are_the_default_and_the_report_holds_what_the_runs_measured(capsys):
     assert main(["reproduce", "--seeds", "2", *SHORT]) == 0
     out = capsys.readouterr().out
-    assert "[7/9] digits: distill, seed 1" in out
+    assert "[8/11] digits: distill, seed 1" in out
     runs = Path("lightning_logs/digits")
     errors = [read_results(runs / "distill" / f"seed_{seed}")["test"]["errors"] for seed in (0, 1)]
     rows = {row["name"]: row for row in json.loads((runs / "comparison.json").read_text())["rows"]}
