@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 FIRST, LAST = "<!-- results -->\n\n", "\n\n<!-- end of results -->"
 
 HEADLINES = {
-    "digits": ("baseline", "distill"),
+    "digits": ("baseline", "distill_unlabelled"),
     "mnist_transfer": ("baseline", "distill"),
     "mnist_hinton": ("baseline", "distill"),
     "cifar10_tutorial": ("baseline", "distill"),

@@ -59,7 +59,7 @@ def test_every_command_refers_to_existing_things(command, monkeypatch, tmp_path)
     elif words[0] == "compare":
         options = compare_arguments().parse_args(words[1:])
         for word in options.what:
-            if word.endswith(".json"):
+            if word.endswith(".json") and not options.verify:  # the slow suite verifies what it has trained
                 assert main(["compare", word, f"--output={tmp_path}"]) == 0
             elif not word.startswith("lightning_logs/"):
                 find_recipe(word, Path("configs"))
@@ -161,7 +161,7 @@ def test_an_interval_uses_student_s_t():
 
 def test_the_picture_s_text_quotes_what_was_measured():
     rows = {row["name"]: row for row in json.loads(DIGITS.read_text())["rows"]}
-    for name in ("teacher", "distill", "baseline"):
+    for name in ("teacher", "distill_unlabelled", "baseline"):
         accuracy = 100 * (1 - mean(rows[name]["errors"]) / rows[name]["images"])
         assert f" {accuracy:.1f} %" in README
     assert f" {rows['distill']['parameters']:,} parameters" in README
@@ -171,8 +171,8 @@ def test_the_picture_s_text_quotes_what_was_measured():
 def test_the_picture_shows_what_was_measured(mode):
     figure = make_distillation.draw(torch.zeros(8, 8), 9, [0.1] * 10, json.loads(DIGITS.read_text()), mode)
     texts = [text.get_text() for text in figure.axes[-1].texts]
-    assert texts == ["teacher: 96.4 %", "student on labels: 87.1 %", "distilled student: 88.9 %"]
-    assert all(text in README for text in ("96.4 %", "87.1 %", "88.9 %"))
+    assert texts == ["teacher: 96.9 %", "student on labels: 87.1 %", "distilled student: 92.2 %"]
+    assert all(text in README for text in ("96.9 %", "87.1 %", "92.2 %"))
     assert (ROOT / "docs" / "pictures" / f"distillation_{mode}.png").is_file()
 
 

@@ -30,7 +30,8 @@ COLOURS = {
     "light": {"text": "#1f2328", "back": "#ffffff", "grid": "#d1d9e0", "teacher": "#0b63b5", "student": "#b4391f"},
     "dark": {"text": "#f0f6fc", "back": "#0d1117", "grid": "#3d444d", "teacher": "#58a6ff", "student": "#ff9b70"},
 }
-NAMES = {"teacher": "teacher", "baseline": "student on labels", "distill": "distilled student"}
+NAMES = {"teacher": "teacher", "baseline": "student on labels", "distill_unlabelled": "distilled student"}
+"""Stages that the picture shows."""
 
 
 def teacher_output() -> tuple[torch.Tensor, int, list[float]]:
@@ -86,7 +87,7 @@ def _bars(axes: Axes, probabilities: Sequence[float], title: str, colour: str, c
 
 
 def _accuracies(axes: Axes, measured: dict[str, Any], colours: dict[str, str]) -> None:
-    for row in measured["rows"]:
+    for row in (row for row in measured["rows"] if row["name"] in NAMES):
         accuracies = [100 * (1 - errors / row["images"]) for errors in row["errors"]]
         spread = stdev(accuracies) if len(accuracies) > 1 else 0.0
         colour = colours["teacher" if row["name"] == "teacher" else "student"]
