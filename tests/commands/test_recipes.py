@@ -22,7 +22,7 @@ def test_each_recipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == recipe_names(SHIPPED)
     (digits,) = [line for line in lines if line.startswith("digits ")]
     assert digits.endswith(" bundled with scikit-learn")
-    assert "3 stages" in digits
+    assert "7 stages" in digits
 
 
 def test_a_copy_takes_the_place_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,7 @@ def test_students_that_cannot_be_stacked_are_trained_one_after_another(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recipe/student.yaml"], "sweep: the following arguments are required: --temperatures, --soft_weights"),
+        (["recipe/student.yaml"], "sweep: --temperatures and --soft_weights expected, or --space FILE"),
         (["--seeds=2"], "sweep: --seeds=2 found, the config of a distilled student expected first"),
         (["recipe/student.yaml", *GRID, "--data.val_size=0"], "val_size: 0 found, at least 1 expected: students are"),
         (["recipe/student.yaml", *GRID, "--seed_everything=1"], "sweep: --seed_everything=1 found, but sweep sets it"),
