@@ -242,7 +242,10 @@ def test_loggers_of_the_user_write_inside_the_run_folder(given):
     ("words", "message"),
     [
         (("mnist",), "digits, dogs_vs_cats, losses_cifar10, losses_mnist, mnist_chains, mnist_hinton, mnist_transfer"),
-        (("digits", "--stages", "student"), "--stages: student found, some of teacher, baseline, baseline_jittered, distill, "),
+        (
+            ("digits", "--stages", "student"),
+            "--stages: student found, some of teacher, baseline, baseline_jittered, distill, ",
+        ),
         (("digits", "--seeds", "0"), "--seeds: 0 found, at least 1 expected"),
         (("digits", "--seeds", "two"), "reproduce: argument --seeds: invalid int value: 'two'"),
         (("digits", "--model.nonsense=1"), "'nonsense' is not accepted"),
