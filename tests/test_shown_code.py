@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +190,9 @@ def _beside_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     # As in a terminal, where the working folder is found by `PYTHONPATH=.` alone: see `run`.
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", ".")])
     Path("configs").symlink_to(ROOT / "configs")
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]  # `compare --verify` looks for commits
+    for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "Empty"]):
+        subprocess.run([*git, *words], check=True)
     yield
     for module in ("mine", "their_code", "margin"):
         sys.modules.pop(module, None)
@@ -317,7 +321,7 @@ def test_all_commands_of_a_page_are_run_as_shown(page: str, monkeypatch: pytest.
     write_mnist(Path("data"))
     write_cifar100(Path("data"), monkeypatch)
     for part in ("train", "test"):
-        images(f"data/cifar10-jpeg/{part}", tuple("abcdefghij"), 2, 32)
+        images(f"data/cifar10/{part}", tuple("abcdefghij"), 2, 32)
     images("flowers", ("daisy", "rose", "tulip"), 10, 64)
     images(".", ("photographs", "images"), 2, 8, "L")
     images(".", ("holiday",), 2, 64)
