@@ -1,4 +1,4 @@
-"""Measure a training step of `LightNN` with each loss on logits, the teacher's logits given, against that with KD."""
+"""Measure a training step of `LightNN` with each loss on logits, the teacher's logits given."""
 
 import time
 from collections.abc import Callable
@@ -28,7 +28,8 @@ from kd_lightning.modules import DistillModule
 
 BATCH, STEPS = 128, 50
 
-KD = "KD"
+KD, COSTLIEST = "KD", "DKD"
+"""What the others are compared with, and the loss that takes most time by itself."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     KD: {"soft_loss": soft_target_loss},
@@ -63,11 +64,11 @@ def benchmark(folder: Path, images: int | None) -> Benchmark:
     )
     steps = {name: _step(options, batch) for name, options in OPTIONS.items()}
     each = {name: partial(_milliseconds, step) for name, step in steps.items()}
-    others = [run for name, run in each.items() if name != KD]
+    costliest = each.pop(COSTLIEST)
     return Benchmark(
-        f"a training step of LightNN on {size} images with given teacher's logits: the slowest loss against KD",
+        f"a training step of LightNN on {size} images with given teacher's logits: {COSTLIEST} against KD",
         "ms",
-        {OURS: lambda: max(run() for run in others), **each},
+        {OURS: costliest, **each},
         {KD: 1.03},
     )
 
