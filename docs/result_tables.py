@@ -79,7 +79,8 @@ def headlines(measured: dict[str, dict[str, Any]]) -> str:
             row = rows[stage]
             cells += [_published(row), interval(row["figures"], digits)]
         cells[-1] = f"**{cells[-1]}**"
-        lines.append([*cells, str(len(rows[distilled]["figures"]))])
+        counts = dict.fromkeys(str(len(rows[stage]["figures"])) for stage in (alone, distilled))
+        lines.append([*cells, ", ".join(counts)])
     return _table(lines)
 
 

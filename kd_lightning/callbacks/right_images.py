@@ -24,6 +24,9 @@ class RightImages:
             self._is_known = False
             return
         batch = as_batch(batch)
+        if len(outputs) != len(batch.label):
+            self._is_known = False
+            return
         self._parts.append(torch.stack([batch.index, (outputs.argmax(dim=-1) == batch.label).long()]))
 
     def gather(self, trainer: Trainer, module: LightningModule) -> None:

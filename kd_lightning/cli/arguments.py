@@ -213,13 +213,9 @@ def sweep_arguments() -> Arguments:
     parser.add_argument("--temperatures", type=_numbers, metavar="T,…", help="each above 0")
     parser.add_argument("--soft_weights", type=_numbers, metavar="W,…", help="each at least 0")
     parser.add_argument("--space", type=path, metavar="FILE", help="YAML with the values of each option to search")
-    parser.add_argument(
-        "--tries", type=count, default=TRIES, metavar="N", help="settings of --space to try (default: %(default)s)"
-    )
-    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
-    parser.add_argument(
-        "--at_once", type=count, default=STACK_SIZE, metavar="M", help="students in a stack (default: %(default)s)"
-    )
+    parser.add_argument("--tries", type=count, metavar="N", help=f"settings of --space to try (default: {TRIES})")
+    parser.add_argument("--seeds", type=count, metavar="N", help="seeds 0 to N-1 (default: 1)")
+    parser.add_argument("--at_once", type=count, metavar="M", help=f"students in a stack (default: {STACK_SIZE})")
     parser.add_argument(
         "--runs",
         type=path,

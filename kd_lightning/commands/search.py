@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from rich.table import Table
 
+from kd_lightning.cli.arguments import TRIES
 from kd_lightning.commands.loggers import chosen_loggers, loggers_of_run, override_words
 from kd_lightning.commands.plan import Run, StagePlan
 from kd_lightning.commands.reproduce import complete
@@ -59,14 +60,15 @@ def search(options: argparse.Namespace, overrides: list[list[str]]) -> None:
     words = [f"--config={options.config}", "--trainer.enable_model_summary=false", *override_words(overrides)]
     plan = StagePlan(Stage(name, options.config), 1, words, overrides, {}, (options.runs, f"sweep/{name}"), {}, "sweep")
     console = quiet_console()
+    tries = options.tries or TRIES
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     runs: list[Run] = []
-    for number in range(1, options.tries + 1):
+    for number in range(1, tries + 1):
         trial = study.ask()
         setting = {option: _draw(trial, option, values) for option, values in space.items()}
         earlier = next((run for run in runs if run.setting == setting), None)
         run = earlier or plan.try_of(setting, number)
-        prefix = f"[{number}/{options.tries}] sweep"
+        prefix = f"[{number}/{tries}] sweep"
         if earlier:
             console.print(f"{prefix}: the setting of try {earlier.try_number} again")
         else:

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from kd_lightning.callbacks.plots.write import send
 from kd_lightning.cli import lightning
-from kd_lightning.cli.arguments import sweep_arguments
+from kd_lightning.cli.arguments import STACK_SIZE, sweep_arguments
 from kd_lightning.cli.next_steps import finish_loggers
 from kd_lightning.cli.parser import pairs
 from kd_lightning.cli.run_config import DEFAULT_LOGGER, build_logger
@@ -45,6 +45,9 @@ STUDENT_OPTIONS = (
     "--ckpt_path",
 )
 """Options of `fit` that `sweep` sets for each student."""
+
+GRID_OPTIONS = ("temperatures", "soft_weights", "seeds", "at_once")
+"""Options of the grid, which a search of a space does not have."""
 
 HEAT_MAP = "accuracy.png"
 
@@ -74,14 +77,18 @@ def main(words: list[str]) -> None:
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         raise UserError(f"sweep: {words[0]} found, the config of a distilled student expected first")
     options, further = sweep_arguments().parse_known_args(words)
+    of_grid = [name for name in GRID_OPTIONS if getattr(options, name) is not None]
     if options.space:
-        if options.temperatures or options.soft_weights:
-            raise UserError("sweep: --space found with --temperatures or --soft_weights, one way of two expected")
+        if of_grid:
+            raise UserError(f"sweep: --{of_grid[0]} found with --space, which has values of any option")
         search(options, pairs(further, "sweep", RUN_OPTIONS))
         return
     if not (options.temperatures and options.soft_weights):
         raise UserError("sweep: --temperatures and --soft_weights expected, or --space FILE")
-    grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, range(options.seeds))]
+    if options.tries is not None:
+        raise UserError(f"sweep: --tries {options.tries} found without --space, whose settings it counts")
+    seeds = range(options.seeds or 1)
+    grid = [Student(*place) for place in product(options.temperatures, options.soft_weights, seeds)]
     console = quiet_console()
     overrides = override_words(pairs(further, "sweep", STUDENT_OPTIONS))
     given = lightning.parse(["fit", f"--config={options.config}", *overrides])
@@ -91,7 +98,7 @@ def main(words: list[str]) -> None:
     reason = _reason_not_to_stack(config)
     if reason:
         console.print(f"one student after another: {reason}")
-    size = 1 if reason else options.at_once
+    size = 1 if reason else options.at_once or STACK_SIZE
     results: list[Result] = []
     for start in range(0, len(grid), size):
         students = grid[start : start + size]

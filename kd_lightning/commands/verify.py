@@ -9,7 +9,8 @@ from kd_lightning.commands.plan import options_digest, planned_words
 from kd_lightning.commands.reproduce import Command
 from kd_lightning.errors import UserError
 from kd_lightning.reports.comparison import Comparison, read_comparison
-from kd_lightning.reports.rows import RULES, MadeBy, Row
+from kd_lightning.reports.made_by import MadeBy
+from kd_lightning.reports.rows import RULES, Row
 from kd_lightning.stage import Stage
 
 COMMAND = ["kd-lightning", "reproduce"]

@@ -263,7 +263,7 @@ def terminal_table(comparison: Comparison, names: Sequence[str] = ()) -> Group:
     tables = [_table([{name: row[name] for name in row if name not in apart} for row in shown], title)]
     compared = [{name: row[name] for name in ("stage", *apart)} for row in shown if any(row[name] for name in apart)]
     if compared:
-        tables.append(_table(compared, "Differences to controls: mean and 95 % interval over seeds"))
+        tables.append(_table(compared, "Differences to controls: mean and 95 % interval"))
     tables[-1].caption = comparison.source
     return Group(*tables)
 

@@ -125,7 +125,9 @@ def test_a_setting_that_diverges_or_comes_again_does_not_stop_the_search(capsys:
         ("trainer.max_epochs: [1]", ["--trainer.max_epochs=2"], "--trainer.max_epochs: found, but the tries of"),
         ("trainer.max_epochs: [1]", ["--data.val_size=0"], "no validation images found"),
         ("trainer.max_epochs: [1]", ["--trainer.logger=false"], "sweep: trainer.logger false found, a logger expected"),
-        ("trainer.max_epochs: [1]", ["--temperatures", "2"], "--space found with --temperatures"),
+        ("trainer.max_epochs: [1]", ["--temperatures", "2"], "sweep: --temperatures found with --space"),
+        ("trainer.max_epochs: [1]", ["--seeds", "2"], "sweep: --seeds found with --space"),
+        ("trainer.max_epochs: [1]", ["--at_once", "2"], "sweep: --at_once found with --space"),
         ("trainer.max_epochs: [1]", ["--seed_everything=2"], "--seed_everything=2 found, but sweep sets it"),
     ],
 )
@@ -141,6 +143,9 @@ def test_a_missing_package_is_named(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(WORDS) == 2
     assert 'optuna is not installed: pip install "kd_lightning[search]"' in capsys.readouterr().err
+    grid = ["sweep", "mine/student.yaml", "--temperatures", "2", "--soft_weights", "1", "--tries", "3"]
+    assert main(grid) == 2
+    assert "sweep: --tries 3 found without --space" in capsys.readouterr().err
     assert main(["sweep", "mine/student.yaml"]) == 2
     assert "--temperatures and --soft_weights expected, or --space FILE" in capsys.readouterr().err
 

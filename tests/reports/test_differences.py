@@ -267,7 +267,7 @@ def test_table_csv_and_record_have_the_differences(runs: Path, capsys: pytest.Ca
     assert "+1.47 │" in out
     assert "(+1.14 to +1.80) │" in out
     assert main(words) == 0
-    first, second = capsys.readouterr().out.split("Differences to controls: mean and 95 % interval over seeds")
+    first, second = capsys.readouterr().out.split("Differences to controls: mean and 95 % interval")
     assert [name in first for name in ("│ baseline ", "│ kd ", "nll", "minus")] == [True, True, True, False]
     assert [name in second for name in ("│ baseline ", "│ kd ", "│ dkd ", "nll")] == [False, True, True, False]
     report = runs / "compare" / "report.html"
