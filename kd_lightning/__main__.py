@@ -79,9 +79,9 @@ def _open_missing_streams() -> bool:
         if stream is None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this stream's
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # stays open, as the stream
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115  # stays open, as the stream
     return closed
 
 

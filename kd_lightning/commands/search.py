@@ -113,7 +113,7 @@ def _what_is_wrong(values: Any) -> str:
     if isinstance(values, list):
         return "" if values else "no values found, at least 1 expected"
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= set(RANGE):
-        return f"{one_line_of(values)} found, a list of values or a range {{low, high, log, step}} expected"
+        return f"{_as_json(values)} found, a list of values or a range {{low, high, log, step}} expected"
     low, high, step = values["low"], values["high"], values.get("step")
     numbers = [low, high, *([] if step is None else [step])]
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
@@ -126,7 +126,7 @@ def _what_is_wrong(values: Any) -> str:
     return ""
 
 
-def one_line_of(value: Any) -> str:
+def _as_json(value: Any) -> str:
     """Return a value as a short line."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:59]}…"
@@ -146,7 +146,7 @@ def _in_words(setting: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else one_line_of(value)
+    return f"{value:.4g}" if isinstance(value, float) else _as_json(value)
 
 
 def _figures(run: Run) -> tuple[float | None, float | None]:

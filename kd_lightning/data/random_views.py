@@ -138,10 +138,10 @@ def _seed(seed: int) -> None:
 @contextmanager
 def _random_state_restored() -> Iterator[None]:
     """Restore the state of the global random generators at the end."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # as above
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+        np.random.set_state(states[1])  # noqa: NPY002  # as above
         random.setstate(states[2])
